@@ -1,0 +1,105 @@
+"""Starts of finite density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pyro.infer.autoguide.initialization import init_to_median, init_to_sample
+from torch import Tensor
+
+from pyro_geo.errors import InitializationError, UnsupportedError, explain
+from pyro_geo.ops.derivatives import value_and_grad
+from pyro_geo.target._density import ModuleDensity
+from pyro_geo.target._model import ModelDensity
+
+if TYPE_CHECKING:
+    from pyro_geo.target._target import Target
+
+__all__ = ["Strategy", "initial_positions"]
+
+Strategy = Literal["uniform", "prior", "median"] | Callable[..., Any]
+
+_TRIES = 100
+
+
+def initial_positions(
+    target: Target,
+    num_chains: int,
+    strategy: Strategy,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw starts and redraw the rows whose density or gradient is not finite."""
+    q = torch.empty(num_chains, target.dim, dtype=target.dtype, device=target.device)
+    bad = torch.ones(num_chains, dtype=torch.bool, device=target.device)
+    for _ in range(_TRIES):
+        fresh = _draw(target, int(bad.sum()), strategy, generator)
+        q[bad] = fresh.to(q)
+        value, grad = value_and_grad(target.log_prob, q)
+        bad = ~(value.isfinite() & grad.isfinite().all(-1))
+        if not bad.any():
+            return q
+    chain = int(bad.nonzero()[0])
+    log_prob = float(target.log_prob(q[chain : chain + 1]))
+    raise InitializationError(
+        explain(
+            f"no finite start in {_TRIES} tries",
+            where=f"chain {chain}, {_culprit(target, q[chain])}",
+            found=f"log-density {log_prob}",
+            expected="a finite log-density and gradient",
+            todo="Check the data and the site named, or pass initial positions.",
+        )
+    )
+
+
+def _draw(
+    target: Target,
+    count: int,
+    strategy: Strategy,
+    generator: torch.Generator | None,
+) -> Tensor:
+    if isinstance(target.density, ModuleDensity) and strategy == "uniform":
+        return target.density.fresh_starts(count, generator).to(target.dtype)
+    if strategy == "uniform":
+        unit = torch.rand(count, target.dim, dtype=target.dtype, generator=generator)
+        return 4 * unit - 2
+    if not isinstance(target.density, ModelDensity):
+        raise UnsupportedError(
+            explain(
+                "this start needs a Pyro model",
+                where="argument strategy",
+                found=repr(strategy),
+                expected="'uniform' for a potential or a module",
+                todo="Use 'uniform' or pass initial positions.",
+            )
+        )
+    named = {"prior": init_to_sample, "median": init_to_median}
+    init_fn = named[strategy] if isinstance(strategy, str) else strategy
+    rows = []
+    for _ in range(count):
+        seed = int(torch.randint(2**31, (), generator=generator))
+        trace = target.density.prior_trace(target.data, seed, init_fn)
+        nodes: Any = trace.nodes
+        sites = {name: nodes[name]["value"] for name in target.layout.sites}
+        rows.append(target.unconstrain(sites))
+    return torch.stack(rows)
+
+
+def _culprit(target: Target, q: Tensor) -> str:
+    """Name the first site whose log-probability is not finite, with its value."""
+    if not isinstance(target.density, ModelDensity):
+        return "the potential"
+    values = target.layout.constrain(q)
+    for name, log_prob in target.density.site_log_probs(q, target.data).items():
+        if not log_prob.isfinite():
+            value = values.get(name)
+            shown = "observed data" if value is None else f"value {_short(value)}"
+            return f"site {name!r} ({shown}, log-probability {float(log_prob)})"
+    if target.log_prob(q[None]).isfinite().all():
+        return f"the gradient at {_short(q)}"
+    return f"the log-Jacobian at {_short(q)}"
+
+
+def _short(value: Tensor) -> str:
+    return str(value.detach().flatten()[:4].tolist())

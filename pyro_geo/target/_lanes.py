@@ -1,0 +1,111 @@
+"""Graphs whose lanes do not see where they are.
+
+A matrix product of all lanes with shared data is one call of the BLAS, and for some
+sizes its kernels treat rows at the edge of a tile differently: the same trajectory then
+has other last bits in another lane. One product per lane, of one shape, has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+__all__ = ["depends_on_lane", "hide_places", "separate_products"]
+
+_MM = torch.ops.aten.mm.default
+
+
+def hide_places(
+    graph: GraphModule, leaves: Sequence[Tensor], laned: Sequence[bool]
+) -> None:
+    """Change a graph, in place, whose lanes' numbers depend on their place.
+
+    Args:
+        graph: function of the leaves.
+        leaves: inputs whose lanes differ.
+        laned: whether each input has a leading axis of lanes; where none has, there is
+            nothing to do.
+    """
+    if any(laned) and depends_on_lane(graph, leaves, laned):
+        separate_products(graph, len(leaves[list(laned).index(True)]))
+
+
+def depends_on_lane(
+    graph: GraphModule, leaves: Sequence[Tensor], laned: Sequence[bool]
+) -> bool:
+    """Run a graph with the lanes in order and reversed, and compare every bit.
+
+    Args:
+        graph: function of the leaves, its outputs all with a leading axis of lanes.
+        leaves: inputs; lanes that are alike prove nothing.
+        laned: whether each input has a leading axis of lanes.
+
+    Returns:
+        Whether a lane's numbers depend on its place.
+    """
+    turned = [
+        leaf.flip(0) if has_lanes else leaf
+        for leaf, has_lanes in zip(leaves, laned, strict=True)
+    ]
+    with torch.no_grad():
+        forward, backward = graph(*leaves), graph(*turned)
+    return not all(
+        torch.equal(_bits(x), _bits(y.flip(0)))
+        for x, y in zip(forward, backward, strict=True)
+    )
+
+
+def separate_products(graph: GraphModule, num_lanes: int) -> None:
+    """Make each matrix product over lanes one product per lane, in place.
+
+    Costs about twice the time of the products concerned.
+
+    Args:
+        graph: traced graph; its nodes know their shapes.
+        num_lanes: length of the axis of lanes.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not _MM:
+            continue
+        first, second = node.args
+        rows, columns = first.meta["val"].shape[0], second.meta["val"].shape[1]
+        if num_lanes not in (rows, columns):
+            continue
+        with graph.graph.inserting_before(node):
+            if rows == num_lanes:
+                product = _each_row(graph, first, second, num_lanes)
+            else:
+                product = _transposed(
+                    graph,
+                    _each_row(
+                        graph,
+                        _transposed(graph, second),
+                        _transposed(graph, first),
+                        num_lanes,
+                    ),
+                )
+        node.replace_all_uses_with(product)
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _each_row(graph: GraphModule, rows: Node, matrix: Node, num_lanes: int) -> Node:
+    """Multiply `(lanes, k)` with `(k, n)`, row by row."""
+    aten = torch.ops.aten
+    call = graph.graph.call_function
+    single = call(aten.unsqueeze.default, (rows, 1))
+    shared = call(aten.unsqueeze.default, (matrix, 0))
+    shared = call(aten.expand.default, (shared, [num_lanes, -1, -1]))
+    return call(aten.squeeze.dim, (call(aten.bmm.default, (single, shared)), 1))
+
+
+def _transposed(graph: GraphModule, node: Node) -> Node:
+    return graph.graph.call_function(torch.ops.aten.t.default, (node,))
+
+
+def _bits(x: Tensor) -> Tensor:
+    """Compare NaN as a value like any other."""
+    return torch.where(x.isnan(), torch.inf, x) if x.is_floating_point() else x

@@ -1,0 +1,46 @@
+"""What every test stands on: one thread, fixed seeds, clean global state."""
+
+import os
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+from hypothesis import settings
+from pyro.infer.util import is_validation_enabled
+from pyro.util import get_rng_state, set_rng_state
+
+# Two workers share two cores; a thread pool in each would only get in the way.
+torch.set_num_threads(1)
+
+# Zero on every change; a nightly run sets another and prints it for the replay.
+SEED = int(os.environ.get("PYRO_GEO_SEED", "0"))
+
+settings.register_profile("fixed", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
+settings.load_profile("nightly" if SEED else "fixed")
+
+
+def pytest_report_header() -> str:
+    return f"pyro_geo: PYRO_GEO_SEED={SEED}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this run, for whatever takes `seed=` or a generator."""
+    return SEED
+
+
+@pytest.fixture(autouse=True)
+def _global_state() -> Iterator[None]:
+    """Start from fixed seeds, and put back what a test may have changed."""
+    before = get_rng_state()
+    dtype = torch.get_default_dtype()
+    validation = is_validation_enabled()
+    pyro.clear_param_store()
+    pyro.set_rng_seed(SEED)
+    yield
+    pyro.clear_param_store()
+    pyro.enable_validation(validation)
+    torch.set_default_dtype(dtype)
+    set_rng_state(before)

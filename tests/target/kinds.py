@@ -1,0 +1,290 @@
+"""The model kinds a target must serve, each with the highest rung it can reach."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor
+
+from pyro_geo.errors import FallbackWarning
+from pyro_geo.target import Rung, Target
+
+
+class Kind(NamedTuple):
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    rung: Rung = "traced"
+    warns: bool = False
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+    def target(self, dtype: torch.dtype = torch.float64, **options: Any) -> Target:
+        """The kind's target, without the warnings that a test is not about."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)
+            return Target.from_model(
+                self.model, *self.args, dtype=dtype, **options, **self.kwargs
+            )
+
+
+def _numbers(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+X, Y = _numbers(12, 3), _numbers(12, seed=1)
+COUNTS = _numbers(12, seed=2).abs().mul(4).floor()
+GROUP = torch.arange(12) % 4
+
+
+def eight_schools(sigma, y=None):
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("school", len(sigma)):
+        eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
+        theta = pyro.deterministic("theta", mu + tau * eta)
+        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+def regression(x, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
+    noise = pyro.sample("noise", dist.Gamma(2.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, noise), obs=y)
+
+
+def gaussian_process(x, y):
+    length = pyro.sample("length", dist.LogNormal(0.0, 1.0))
+    distance = torch.cdist(x, x) ** 2
+    cov = torch.exp(-distance / (2 * length**2)) + 0.1 * torch.eye(len(x))
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), cov), obs=y)
+
+
+def correlation(y):
+    scale = pyro.sample("scale", dist.HalfNormal(torch.ones(3)).to_event(1))
+    factor = pyro.sample("factor", dist.LKJCholesky(3, 2.0))
+    tril = scale.unsqueeze(-1) * factor
+    with pyro.plate("data", len(y)):
+        pyro.sample(
+            "y", dist.MultivariateNormal(torch.zeros(3), scale_tril=tril), obs=y
+        )
+
+
+def dirichlet(y):
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(5)))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Categorical(p), obs=y)
+
+
+def beta_binomial(y):
+    p = pyro.sample("p", dist.Beta(2.0, 3.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Binomial(20, p), obs=y)
+
+
+def gamma_poisson(y):
+    rate = pyro.sample("rate", dist.Gamma(1.0, 0.5))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def logistic(x, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+
+def student(y):
+    df = pyro.sample("df", dist.Gamma(2.0, 0.1))
+    loc = pyro.sample("loc", dist.Cauchy(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.StudentT(df, loc, 1.0), obs=y)
+
+
+def factor(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.factor("soft", -((x - y.mean()) ** 4))
+
+
+def scaled(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    with poutine.scale(scale=2.5), pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def masked(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)), poutine.mask(mask=y > 0):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def horseshoe(x, y):
+    tau = pyro.sample("tau", dist.HalfCauchy(1.0))
+    with pyro.plate("weight", x.shape[-1]):
+        local = pyro.sample("local", dist.HalfCauchy(1.0))
+        w = pyro.sample("w", dist.Normal(0.0, local * tau))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+
+def random_walk(y):
+    scale = pyro.sample("scale", dist.Exponential(1.0))
+    steps = pyro.sample("steps", dist.Normal(torch.zeros(len(y)), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(scale * steps.cumsum(-1), 1.0).to_event(1), obs=y)
+
+
+def network(x, y):
+    w1 = pyro.sample("w1", dist.Normal(torch.zeros(x.shape[-1], 4), 1.0).to_event(2))
+    w2 = pyro.sample("w2", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(torch.tanh(x @ w1) @ w2, 0.3), obs=y)
+
+
+class Module(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        linear: Any = PyroModule[torch.nn.Linear]
+        self.linear = linear(3, 1, dtype=torch.float64)
+        weight = dist.Normal(torch.zeros(1, 3, dtype=torch.float64), 1.0).to_event(2)
+        self.linear.weight = PyroSample(weight)
+
+    def forward(self, x, y):
+        mean = self.linear(x).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def with_param(y):
+    scale = pyro.param("s", torch.tensor(2.0), constraint=constraints.positive)
+    x = pyro.sample("x", dist.Normal(0.0, scale))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def nested_plates(y):
+    with pyro.plate("column", 3, dim=-1):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y), dim=-2):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def improper(y):
+    x = pyro.sample("x", dist.ImproperUniform(constraints.positive, (), ()))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def interval(y):
+    x = pyro.sample("x", dist.Uniform(-1.0, 3.0))
+    pyro.sample("y", dist.Normal(x.expand(len(y)), 1.0).to_event(1), obs=y)
+
+
+def sequential_plate(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    for i in pyro.plate("data", len(y)):
+        pyro.sample(f"y_{i}", dist.Normal(x, 1.0), obs=y[i])
+
+
+def data_as_number(y):
+    x = pyro.sample("x", dist.Normal(0.0, float(y.std())))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def mask_as_count(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    kept = y[y > 0]
+    with pyro.plate("data", int((y > 0).sum())):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=kept)
+
+
+def data_as_array(y):
+    x = pyro.sample("x", dist.Normal(0.0, float(np.std(y.numpy()))))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def selection(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    kept = y[y > 0]
+    with pyro.plate("data", len(kept)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=kept)
+
+
+def branch(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    scale = 1.0 if x > 0 else 2.0
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, scale), obs=y)
+
+
+def partly_observed(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y, obs_mask=y > 0)
+
+
+def with_module(net, x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    pyro.module("net", net)
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(slope * net(x).squeeze(-1), 1.0), obs=y)
+
+
+def with_keywords(*, x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+
+def ordered(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    cuts = torch.tensor([-1.0, 0.0, 1.0])
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.OrderedLogistic(x, cuts), obs=y)
+
+
+KINDS: dict[str, Kind] = {
+    "hierarchical": Kind(eight_schools, (X[:8, 0].abs() + 1, Y[:8])),
+    "regression": Kind(regression, (X, Y)),
+    "gaussian_process": Kind(gaussian_process, (X, Y)),
+    "lkj": Kind(correlation, (X,)),
+    "dirichlet": Kind(dirichlet, (GROUP,)),
+    "beta": Kind(beta_binomial, (COUNTS,)),
+    "gamma": Kind(gamma_poisson, (COUNTS,)),
+    "logistic": Kind(logistic, (X, (Y > 0).double())),
+    "student": Kind(student, (Y,)),
+    "factor": Kind(factor, (Y,)),
+    "scale": Kind(scaled, (Y,)),
+    "mask": Kind(masked, (Y,)),
+    "horseshoe": Kind(horseshoe, (X, Y)),
+    "random_walk": Kind(random_walk, (Y,)),
+    "network": Kind(network, (X, Y)),
+    "pyro_module": Kind(Module(), (X, Y)),
+    "pyro_param": Kind(with_param, (Y,)),
+    "nested_plates": Kind(nested_plates, (X,)),
+    "improper_uniform": Kind(improper, (Y,)),
+    "interval": Kind(interval, (Y,)),
+    "conditioned": Kind(
+        pyro.condition(eight_schools, {"y": Y[:8]}), (X[:8, 0].abs() + 1,)
+    ),
+    "obs_mask": Kind(partly_observed, (Y,)),
+    "module_argument": Kind(with_module, (torch.nn.Linear(3, 1).double(), X, Y)),
+    "keywords": Kind(with_keywords, (), kwargs={"y": Y, "x": X[:, 0]}),
+    "sequential_plate": Kind(sequential_plate, (Y,), warns=True),
+    "data_as_number": Kind(data_as_number, (Y,), warns=True),
+    "data_as_array": Kind(data_as_array, (Y,), warns=True),
+    "mask_as_count": Kind(mask_as_count, (Y,), warns=True),
+    "selection": Kind(selection, (Y,), warns=True),
+    "branch": Kind(branch, (Y,), "sequential", warns=True),
+    "ordered_logistic": Kind(ordered, (GROUP,), "sequential", warns=True),
+}

@@ -1,0 +1,99 @@
+"""The package as installed: light import, lazy names, version, citations."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import pyro_geo
+from pyro_geo.errors import ConfigurationError
+
+HEAVY = ("torch", "pyro", "arviz", "gpytorch", "matplotlib", "numpy")
+ROOT = Path(pyro_geo.__file__).parent
+
+
+def fresh(code: str) -> str:
+    """Run code in a new interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_import_loads_nothing_heavy():
+    code = f"""
+import sys, pyro_geo, pyro_geo.errors, pyro_geo._citation
+assert "Target" in dir(pyro_geo)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert fresh(code) == "[]"
+
+
+def test_lazy_names_are_importable_and_listed():
+    for name in pyro_geo.__all__:
+        assert name in dir(pyro_geo)
+        assert getattr(pyro_geo, name) is getattr(pyro_geo, name)
+
+
+def test_unknown_name_raises_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pyro_geo.nothing
+
+
+def test_version_is_that_of_the_distribution():
+    assert version("pyro_geo") == pyro_geo.__version__
+    record = (ROOT.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {pyro_geo.__version__}\n" in record
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", pyro_geo.__version__)
+
+
+def test_package_is_typed():
+    assert (ROOT / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_files_stay_small_and_public_modules_say_what_is_public(path):
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    if not path.name.startswith("_"):
+        assert re.search(r"^__all__ = ", text, re.MULTILINE)
+
+
+class Kernel:
+    citations = ("dims",)
+
+
+class Result:
+    kernel = Kernel()
+
+
+@pytest.mark.parametrize("obj", [Kernel, Kernel(), Result()])
+def test_citation_names_the_methods_used_and_the_libraries(obj):
+    text = pyro_geo.citation(obj)
+    assert "2605.15459" in text
+    assert re.findall(r"^@article\{(\w+),", text, re.MULTILINE) == [
+        "jacobsen2026dims",
+        "bingham2019pyro",
+        "kumar2019arviz",
+    ]
+    assert text.count("{") == text.count("}")
+
+
+def test_citation_of_nothing_is_that_of_the_libraries():
+    assert "jacobsen2026dims" not in pyro_geo.citation()
+
+
+def test_citation_of_an_unknown_key_is_named():
+    class Other:
+        citations = "unheard_of"
+
+    with pytest.raises(ConfigurationError, match=r"Other.*unheard_of"):
+        pyro_geo.citation(Other())
