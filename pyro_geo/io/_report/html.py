@@ -1,0 +1,237 @@
+"""The few pieces of HTML a report is made of. Every text is escaped here."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from pyro_geo.io._report.template import PAGE, STYLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Page", "Rows", "figure", "paragraph", "show", "table"]
+
+# A frame, a list of mappings, or a list of rows of which the first is the header.
+Rows: TypeAlias = "pd.DataFrame | Sequence[Mapping[str, object] | Sequence[object]]"
+
+
+def show(value: object) -> str:
+    """Write a table's or a card's entry: four significant digits, escaped.
+
+    Args:
+        value: anything.
+
+    Returns:
+        Text that is safe inside HTML.
+
+    Example:
+        >>> show(0.123456), show(12000), show(float("nan")), show("<b>")
+        ('0.1235', '12,000', 'n/a', '&lt;b&gt;')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if np.isnan(value):
+            return "n/a"
+        near = value == 0 or 1e-4 <= abs(value) < 1e6
+        text = f"{value:#.4g}".rstrip("0").rstrip(".") if near else f"{value:.3e}"
+        return text.replace("-", "\u2212", 1) if value < 0 else text
+    return escape(str(value))
+
+
+def paragraph(text: str, *, cut: bool = False) -> str:
+    """Make a paragraph.
+
+    Args:
+        text: plain text.
+        cut: whether it says that something was left out.
+
+    Returns:
+        HTML.
+    """
+    return f'<p class="cut">{escape(text)}</p>' if cut else f"<p>{escape(text)}</p>"
+
+
+def figure(png: bytes, alt: str, caption: str) -> str:
+    """Make a picture with its caption, the picture inside the page.
+
+    Args:
+        png: the picture.
+        alt: what it shows, for those who cannot see it.
+        caption: text under it.
+
+    Returns:
+        HTML.
+    """
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def table(rows: Rows, caption: str, *, limit: int = 200, open_rows: int = 60) -> str:
+    """Make a table that scrolls sideways, folded up when it is long.
+
+    Args:
+        rows: a frame (its index names the rows), a list of mappings, or a list of rows
+            of which the first is the header.
+        caption: what the table holds.
+        limit: rows to show at most; a line above says how many were left out.
+        open_rows: a longer table is folded up, one of a third can be.
+
+    Returns:
+        HTML.
+    """
+    header, body = _cells(rows)
+    kept = body[:limit]
+    numeric = [
+        all(isinstance(row[i], (int, float, np.number)) for row in kept if i < len(row))
+        for i in range(len(header))
+    ]
+    head = "".join(
+        f'<th scope="col"{"" if right else " class=text"}>{escape(str(name))}</th>'
+        for name, right in zip(header, numeric, strict=True)
+    )
+    lines = "".join(f"<tr>{_line(row, numeric)}</tr>" for row in kept)
+    html = (
+        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+    if len(kept) > open_rows // 3:
+        state = "" if len(kept) > open_rows else " open"
+        label = f"{escape(caption)}: {len(kept)} rows"
+        html = f"<details{state}><summary>{label}</summary>{html}</details>"
+    if len(kept) < len(body):
+        said = f"The first {len(kept):,} of {len(body):,} rows are shown."
+        html = paragraph(said, cut=True) + html
+    return html
+
+
+def _line(row: Sequence[object], numeric: Sequence[bool]) -> str:
+    """Make the cells of one row."""
+    cells = []
+    for i, value in enumerate(row):
+        if i == 0:
+            cells.append(f'<th scope="row">{show(value)}</th>')
+        else:
+            kind = "" if i < len(numeric) and numeric[i] else ' class="text"'
+            cells.append(f"<td{kind}>{show(value)}</td>")
+    return "".join(cells)
+
+
+def _cells(rows: Rows) -> tuple[list[object], list[Sequence[object]]]:
+    """Bring the three kinds of rows to a header and a body."""
+    if hasattr(rows, "itertuples"):
+        frame: pd.DataFrame = rows  # pyright: ignore[reportAssignmentType] (duck-typed)
+        return ["", *frame.columns], [list(row) for row in frame.itertuples()]
+    listed = list(rows)
+    if listed and isinstance(listed[0], Mapping):
+        maps = [row for row in listed if isinstance(row, Mapping)]
+        header: list[object] = list(dict.fromkeys(k for row in maps for k in row))
+        return header, [[row.get(str(key), "") for key in header] for row in maps]
+    lists = [list(row) for row in listed]
+    return (lists[0], list(lists[1:])) if lists else ([], [])
+
+
+@dataclass
+class Page:
+    """A page in the making: sections are added, then the whole is rendered.
+
+    Args:
+        notes: warnings, one entry each.
+        cards: headline numbers: label, value and whether it calls for attention.
+        sections: titles and bodies.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    cards: list[tuple[str, object, bool]] = field(default_factory=list)
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def card(self, label: str, value: object, *, alert: bool = False) -> None:
+        """Add a headline number.
+
+        Args:
+            label: what it is.
+            value: the number.
+            alert: whether it calls for attention.
+        """
+        self.cards.append((label, value, alert))
+
+    def add(self, title: str, *parts: str) -> None:
+        """Add a section, unless it is empty.
+
+        Args:
+            title: its heading.
+            *parts: HTML of its body.
+        """
+        if body := "\n".join(part for part in parts if part):
+            self.sections.append((title, body))
+
+    def render(self, title: str, facts: Mapping[str, str], foot: str) -> str:
+        """Put the page together.
+
+        Args:
+            title: heading of the page.
+            facts: name to value, under the heading.
+            foot: the last line.
+
+        Returns:
+            The whole page.
+        """
+        links = "".join(
+            f'<li><a href="#part-{i}">{escape(name)}</a></li>'
+            for i, (name, _) in enumerate(self.sections)
+        )
+        bodies = "\n".join(
+            f'<section aria-labelledby="part-{i}"><h2 id="part-{i}">{escape(name)}</h2>'
+            f"\n{body}</section>"
+            for i, (name, body) in enumerate(self.sections)
+        )
+        top = _facts(facts) + _cards(self.cards) + _notes(self.notes)
+        return PAGE.format(
+            title=escape(title),
+            style=STYLE,
+            top=top,
+            links=links,
+            bodies=bodies,
+            foot=escape(foot),
+        )
+
+
+def _facts(items: Mapping[str, str]) -> str:
+    """Make the list of facts at the top."""
+    rows = "".join(
+        f"<div><dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd></div>"
+        for name, value in items.items()
+    )
+    return f'<dl class="facts">{rows}</dl>' if rows else ""
+
+
+def _cards(items: Sequence[tuple[str, object, bool]]) -> str:
+    """Make the row of headline numbers."""
+    rows = "".join(
+        f"<li{' class=alert' if alert else ''}><strong>{show(value)}</strong>"
+        f"<span>{escape(label)}</span></li>"
+        for label, value, alert in items
+    )
+    return f'<ul class="cards">{rows}</ul>' if rows else ""
+
+
+def _notes(texts: Sequence[str]) -> str:
+    """Make the box of warnings."""
+    if not texts:
+        return ""
+    rows = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return (
+        '<aside class="notes" aria-labelledby="notes"><h2 id="notes">Please note</h2>'
+        f"<ul>{rows}</ul></aside>"
+    )

@@ -1,0 +1,278 @@
+"""Pictures of draws and their statistics, drawn without pyplot.
+
+Figures are made directly and written by the Agg canvas, so that the caller's backend,
+open figures and style stay as they are.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_geo.io._report.components import Component, finite
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FEW_CHAINS", "histograms", "marginals", "pair", "shorten", "stages"]
+
+_BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+_CHAINS = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
+    *("#56b4e9", "#d55e00", "#8a7a00", "#444444"),
+)
+# More chains than this are drawn as intervals, not as traces.
+FEW_CHAINS = len(_CHAINS)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Draw in one style whatever the caller's is; theirs returns afterwards."""
+    import matplotlib as mpl
+
+    ours = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": _GREY,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a site may be called "a$b"
+    }
+    # Not the backend: setting it would resolve or replace the caller's.
+    keep = {"backend", "backend_fallback", "interactive", "toolbar"}
+    settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k not in keep}
+    settings.update(ours)
+    with mpl.rc_context(settings):
+        yield
+
+
+def _draw(
+    width: float, height: float, paint: Callable[["Figure"], None], dpi: int = 110
+) -> bytes:
+    """Make a figure, let `paint` fill it and return it as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        paint(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=dpi)
+    return stream.getvalue()
+
+
+def _histogram(ax: "Axes", values: np.ndarray, **options: Any) -> None:
+    """Draw a histogram; a single line where all values are the same."""
+    low, high = values.min(), values.max()
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        around = 0.5 * max(abs(low), 1.0)
+        ax.axvline(low, color=_BLUE, linewidth=2)
+        ax.set_xlim(low - around, low + around)
+        ax.set_yticks([])
+        return
+    count = int(np.clip(math.sqrt(values.size), 6, 40))
+    ax.hist(values, bins=np.linspace(low, high, count + 1).tolist(), **options)
+    ax.set_yticks([])
+
+
+def _tail(values: np.ndarray) -> str:
+    """Say how many values of a panel cannot be drawn."""
+    missing = int(values.size - finite(values).sum())
+    return f"  ({missing} of {values.size} not finite)" if missing else ""
+
+
+def shorten(name: str, length: int = 34) -> str:
+    """Shorten a name that would run out of its panel.
+
+    Args:
+        name: a site's or a statistic's name.
+        length: characters to keep.
+
+    Returns:
+        The name, with an ellipsis if it was cut.
+    """
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def marginals(components: Sequence[Component], chain_name: str) -> bytes:
+    """Draw distributions, and traces or chain by chain intervals beside them.
+
+    Args:
+        components: one row each.
+        chain_name: what a chain is called.
+
+    Returns:
+        A PNG.
+    """
+
+    def paint(figure: "Figure") -> None:
+        grid = figure.subplots(len(components), 2, squeeze=False)
+        for (left, right), part in zip(grid, components, strict=True):
+            left.set_title(shorten(part.name) + _tail(part.values))
+            left.set_yticks([])
+            usable = part.values[finite(part.values)]
+            if not usable.size:
+                left.text(0.5, 0.5, "no finite draw", ha="center", va="center")
+                right.set_axis_off()
+                continue
+            _histogram(left, usable, color=_BLUE, alpha=0.35)
+            if 1 < len(part.values) <= FEW_CHAINS:
+                _chain_outlines(left, part.values)
+            if len(part.values) <= FEW_CHAINS:
+                _trace(right, part.values)
+            else:
+                _intervals(right, part.values, chain_name)
+
+    return _draw(9.4, 1.75 * len(components) + 0.25, paint)
+
+
+def _chain_outlines(ax: "Axes", values: np.ndarray) -> None:
+    """Draw each chain's histogram as an outline, scaled to the pooled one."""
+    usable = finite(values)
+    low, high = values[usable].min(), values[usable].max()
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        return
+    bins = np.linspace(low, high, int(np.clip(math.sqrt(values.shape[1]), 6, 30)) + 1)
+    pooled = int(np.clip(math.sqrt(usable.sum()), 6, 40))
+    for color, chain, keep in zip(_CHAINS, values, usable, strict=False):
+        weight = usable.sum() * (len(bins) - 1) / (pooled * max(keep.sum(), 1))
+        height = np.histogram(chain[keep], bins)[0] * weight
+        ax.stairs(height, bins, color=color, linewidth=1.1)
+
+
+def _trace(ax: "Axes", values: np.ndarray) -> None:
+    """Draw the draws in their order, a line per chain."""
+    for color, chain in zip(_CHAINS, values, strict=False):
+        y = np.where(finite(chain), chain, np.nan)
+        marker = "o" if len(chain) < 60 else ""
+        ax.plot(y, color=color, linewidth=0.7, marker=marker, markersize=2.5)
+    ax.set_xlabel("draw")
+
+
+def _intervals(ax: "Axes", values: np.ndarray, chain_name: str) -> None:
+    """Draw each chain's median and central 90 % interval."""
+    for index, chain in enumerate(values):
+        usable = chain[finite(chain)]
+        if usable.size:
+            low, middle, high = np.quantile(usable, [0.05, 0.5, 0.95])
+            ax.plot([index, index], [low, high], color=_BLUE, linewidth=0.9, alpha=0.7)
+            ax.plot(index, middle, "o", color=_BLUE, markersize=2.6)
+    ax.set_xlabel(chain_name)
+
+
+def stages(losses: Mapping[str, np.ndarray], limit: int = 300) -> bytes:
+    """Draw the loss of every draw through the stages of its trajectory.
+
+    Args:
+        losses: stage to losses, all of one shape, in the order of the stages.
+        limit: lines to draw at most.
+
+    Returns:
+        A PNG.
+    """
+    table = np.stack([np.ravel(v).astype(float) for v in losses.values()])
+    table = np.where(finite(table), table, np.nan)
+
+    def paint(figure: "Figure") -> None:
+        ax = figure.subplots()
+        step = max(1, math.ceil(table.shape[1] / limit))
+        ax.plot(table[:, ::step], color=_BLUE, alpha=0.25, linewidth=0.8)
+        middle = [
+            np.median(row[finite(row)] if finite(row).any() else np.nan)
+            for row in table
+        ]
+        ax.plot(middle, "o-", color="#16324f", linewidth=2, label="median")
+        known = table[~np.isnan(table)]
+        if known.size and known.min() > 0 and known.max() > 100 * known.min():
+            ax.set_yscale("log")
+        ax.set_xticks(range(len(losses)), list(losses))
+        ax.set_xlim(-0.2, len(losses) - 0.8)
+        ax.set_ylabel("loss")
+        ax.legend()
+
+    return _draw(7.4, 3.1, paint)
+
+
+def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
+    """Draw a small histogram of each statistic.
+
+    A statistic that is positive and spans three decades is drawn as its logarithm.
+
+    Args:
+        stats: name to values of any shape.
+
+    Returns:
+        A PNG.
+    """
+    rows = math.ceil(len(stats) / 3)
+
+    def paint(figure: "Figure") -> None:
+        grid = figure.subplots(rows, 3, squeeze=False).ravel()
+        for ax in grid[len(stats) :]:
+            ax.set_axis_off()
+        for ax, (name, raw) in zip(grid, stats.items(), strict=False):
+            values = np.ravel(raw).astype(float)
+            usable = values[finite(values)]
+            title = name
+            if usable.size and usable.min() > 0 and usable.max() > 1e3 * usable.min():
+                usable, title = np.log10(usable), f"log10 {name}"
+            ax.set_title(shorten(title) + _tail(values))
+            if usable.size:
+                _histogram(ax, usable, color=_BLUE, alpha=0.75)
+            else:
+                ax.set_axis_off()
+                ax.text(0.5, 0.5, "no finite value", ha="center", va="center")
+
+    return _draw(9.4, 1.7 * rows + 0.2, paint)
+
+
+def pair(
+    plane: np.ndarray,
+    labels: tuple[str, str],
+    chain: np.ndarray,
+    diverging: np.ndarray,
+    chain_name: str,
+) -> bytes:
+    """Draw the draws in a plane.
+
+    Args:
+        plane: coordinates, `(draws, 2)`.
+        labels: what the two axes are.
+        chain: the chain of each draw, `(draws,)`; told apart by colour if few.
+        diverging: draws to mark, `(draws,)`.
+        chain_name: what a chain is called.
+
+    Returns:
+        A PNG.
+    """
+    chains = np.unique(chain)
+    size = float(np.clip(2200 / max(len(plane), 1), 5, 28))
+
+    def paint(figure: "Figure") -> None:
+        ax = figure.subplots()
+        many = len(chains) > FEW_CHAINS
+        for color, index in zip(_CHAINS, [None] if many else chains, strict=False):
+            of = slice(None) if index is None else chain == index
+            x, y = plane[of].T
+            name = "draws" if index is None else f"{chain_name} {index}"
+            ax.scatter(x, y, s=size, color=color, alpha=0.55, linewidths=0, label=name)
+        if diverging.any():
+            x, y = plane[diverging].T
+            ax.scatter(x, y, s=40, marker="x", color=_RED, label="diverging")
+        if diverging.any() or 1 < len(chains) <= FEW_CHAINS:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.set_xlabel(labels[0])
+        ax.set_ylabel(labels[1])
+
+    return _draw(7.4, 4.6, paint)

@@ -1,0 +1,216 @@
+"""The part of a report about the draws."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyro_geo.io._report import html
+from pyro_geo.io._report.components import (
+    Component,
+    choose,
+    columns,
+    component_name,
+    finite,
+    sites_table,
+)
+from pyro_geo.io._report.pictures import FEW_CHAINS, marginals, pair, shorten
+from pyro_geo.io._summary import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["add_posterior", "component_table", "principal_plane"]
+
+_TABLE_ROWS = 40
+_PICTURED = 6
+_PLANE_DRAWS = 1000
+_RHAT_LIMIT = 1.01
+
+
+def add_posterior(
+    page: html.Page,
+    posterior: "xr.Dataset",
+    stats: "xr.Dataset | None",
+    chain_name: str,
+) -> None:
+    """Add summary, distributions and the plane of largest spread.
+
+    Args:
+        page: the page to add to.
+        posterior: at least one draw.
+        stats: the draws' statistics, for marking divergences.
+        chain_name: what a chain is called.
+    """
+    page.card(f"{chain_name}s", posterior.sizes["chain"])
+    page.card(f"draws per {chain_name}", posterior.sizes["draw"])
+    chosen, total = choose(posterior, _TABLE_ROWS)
+    page.card("scalar components", total)
+    if not chosen:
+        page.notes.append("The sites have no components.")
+        return
+    sites = sites_table(posterior)
+    if count := int(sites["not finite"].to_numpy().sum()):
+        page.notes.append(f"{count:,} numbers among the draws are not finite.")
+    frame = component_table(chosen)
+    _judge(page, frame, chain_name, " (tabulated)" if len(chosen) < total else "")
+    cut = (
+        f"{len(chosen)} of {total:,} components are shown: scalar sites, those with "
+        "the largest split R-hat (to two decimals), then the first of each site. The "
+        "second table covers all of them, site by site."
+    )
+    said = frame.attrs.get("r_hat")
+    page.add(
+        "Summary",
+        html.paragraph(cut, cut=True) if len(chosen) < total else "",
+        html.table(frame, "ArviZ summary" + (f"; R-hat of {said}" if said else "")),
+        html.table(sites, "Sites: range and spread over their components", limit=60),
+    )
+    page.add("Distributions", _marginals(posterior, total, chain_name))
+    page.add("Largest spread", _pair(posterior, stats, chain_name))
+
+
+def component_table(chosen: Sequence[Component]) -> "pd.DataFrame":
+    """Tabulate components with ArviZ's summary.
+
+    Args:
+        chosen: the components.
+
+    Returns:
+        One row each, under the components' names.
+    """
+    import xarray as xr
+
+    # Neutral names: a component's own may hold what xarray takes for a path.
+    arrays = {f"c{i}": (("chain", "draw"), c.values) for i, c in enumerate(chosen)}
+    chains, draws = chosen[0].values.shape
+    coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
+    table = summary(xr.Dataset(arrays, coords=coords))
+    table.index = [part.name for part in chosen]
+    return table
+
+
+def _judge(page: html.Page, frame: "pd.DataFrame", chain_name: str, scope: str) -> None:
+    """Say how far chains agree and how many draws they are worth."""
+    rhat = frame["r_hat"].to_numpy(dtype=float)
+    if np.isfinite(rhat).any():
+        worst = float(np.nanmax(rhat))
+        page.card(f"largest R-hat{scope}", round(worst, 3), alert=worst > _RHAT_LIMIT)
+        if worst > _RHAT_LIMIT:
+            who = f"{chain_name}s disagree".capitalize()
+            if said := frame.attrs.get("r_hat"):
+                who = f"Parts of the run disagree ({said})"
+            page.notes.append(
+                f"{who}: R-hat is above {_RHAT_LIMIT} for "
+                f"{int((rhat > _RHAT_LIMIT).sum())} of the {len(rhat)} components "
+                f"tabulated, largest for {frame.index[int(np.nanargmax(rhat))]}."
+            )
+    size = frame["ess_bulk"].to_numpy(dtype=float)
+    if np.isfinite(size).any():
+        page.card(f"smallest effective size{scope}", round(float(np.nanmin(size))))
+
+
+def _marginals(posterior: "xr.Dataset", total: int, chain_name: str) -> str:
+    """Picture a few components."""
+    parts, _ = choose(posterior, _PICTURED)
+    few = posterior.sizes["chain"] <= FEW_CHAINS
+    beside = (
+        f"the draws in their order, one colour per {chain_name}"
+        if few
+        else f"median and central 90 % interval of every {chain_name}"
+    )
+    alt = "; ".join(f"{part.name}: {_in_words(part.values)}" for part in parts)
+    which = "" if len(parts) == total else f"{len(parts)} of {total:,} components. "
+    return html.figure(
+        marginals(parts, chain_name),
+        f"Distributions. {alt}.",
+        f"{which}Left: histogram of all draws. Right: {beside}.",
+    )
+
+
+def _in_words(values: np.ndarray) -> str:
+    """Describe a distribution by three quantiles."""
+    usable = values[finite(values)]
+    if not usable.size:
+        return "no finite draw"
+    low, middle, high = np.quantile(usable, [0.05, 0.5, 0.95])
+    return f"median {middle:.3g}, central 90 % from {low:.3g} to {high:.3g}"
+
+
+def principal_plane(
+    posterior: "xr.Dataset",
+) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
+    """Project the draws on the two directions in which they spread most.
+
+    Args:
+        posterior: arrays with leading axes chain and draw.
+
+    Returns:
+        Coordinates `(draws, 2)`, the index of each of these draws in the flattened run
+        and a label per direction; None with fewer than three usable draws or without
+        two directions of spread. Long runs are thinned evenly.
+    """
+    arrays = list(posterior.data_vars.values())
+    usable = [finite(columns(a)).all(axis=-1).ravel() for a in arrays]
+    rows = np.flatnonzero(np.logical_and.reduce(usable))
+    rows = rows[:: max(1, -(-len(rows) // _PLANE_DRAWS))]
+    if len(rows) < 3:
+        return None
+    flat = np.concatenate([_flat_rows(a, rows) for a in arrays], axis=-1)
+    centred = flat - flat.mean(axis=0)
+    # The smaller of the two products has the same leading eigenvalues as the other.
+    wide = centred.shape[0] < centred.shape[1]
+    values, vectors = np.linalg.eigh(
+        centred @ centred.T if wide else centred.T @ centred
+    )
+    values, vectors = values[:-3:-1], vectors[:, :-3:-1]
+    total = float((centred**2).sum())
+    if len(values) < 2 or not values[1] > 1e-12 * max(total, 1e-300):
+        return None
+    plane = vectors * np.sqrt(values) if wide else centred @ vectors
+    loadings = centred.T @ vectors if wide else vectors  # (components, 2)
+    labels = [
+        f"{share:.0%} of the variance\nmostly {_heaviest(arrays, loading)}"
+        for share, loading in zip(values / total, loadings.T, strict=True)
+    ]
+    return plane, rows, (labels[0], labels[1])
+
+
+def _flat_rows(array: "xr.DataArray", rows: np.ndarray) -> np.ndarray:
+    """Return some draws of a site, `(len(rows), components)`."""
+    draws = columns(array)
+    return draws.reshape(draws.shape[0] * draws.shape[1], draws.shape[2])[rows]
+
+
+def _heaviest(arrays: Sequence["xr.DataArray"], loading: np.ndarray) -> str:
+    """Name the two components that weigh most in a direction."""
+    sizes = np.cumsum([0, *(int(np.prod(a.shape[2:])) for a in arrays)])
+    names = []
+    for column in np.argsort(-np.abs(loading))[:2]:
+        site = int(np.searchsorted(sizes, column, side="right")) - 1
+        names.append(shorten(component_name(arrays[site], int(column - sizes[site]))))
+    return " and ".join(names)
+
+
+def _pair(posterior: "xr.Dataset", stats: "xr.Dataset | None", chain_name: str) -> str:
+    """Picture the plane of largest spread."""
+    found = principal_plane(posterior)
+    if found is None:
+        return html.paragraph("The draws do not spread in two directions.")
+    plane, rows, labels = found
+    draws = posterior.sizes["draw"]
+    diverging = np.zeros(len(rows), dtype=bool)
+    if stats is not None and "diverging" in stats:
+        flags = np.ravel(stats["diverging"].values)
+        if flags.size == posterior.sizes["chain"] * draws:
+            diverging = flags[rows].astype(bool)
+    total = posterior.sizes["chain"] * draws
+    thinned = f" {len(rows):,} of {total:,} draws." if len(rows) < total else ""
+    return html.figure(
+        pair(plane, labels, rows // draws, diverging, chain_name),
+        "Draws in the plane of the two directions of largest spread: "
+        f"{'; '.join(labels)}.".replace("\n", ", "),
+        "Draws projected on the two principal directions of all components together, "
+        f"in the sites' own units, about their mean.{thinned}",
+    )

@@ -1,0 +1,173 @@
+"""ArviZ itself: its import, its containers and its summary table."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from pyro_geo.errors import ConfigurationError, explain
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import pandas as pd
+    import xarray as xr
+    from arviz import InferenceData
+
+    ArvizData: TypeAlias = InferenceData | xr.DataTree
+
+__all__ = ["get_group", "import_arviz", "major_version", "summary"]
+
+
+def import_arviz() -> "ModuleType":
+    """Import ArviZ without its announcement of the next major version.
+
+    ArviZ 0.23 gives a `FutureWarning` on the first import of a day, which would stop a
+    program that runs with warnings as errors. Only that message is filtered, and only
+    during the import.
+
+    Returns:
+        The module.
+
+    Example:
+        >>> int(import_arviz().__version__.split(".")[0]) in (0, 1)
+        True
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning
+        )
+        import arviz
+    return arviz
+
+
+def major_version() -> int:
+    """Return the major version of the installed ArviZ."""
+    return int(import_arviz().__version__.split(".")[0])
+
+
+def get_group(idata: "ArvizData", name: str) -> "xr.Dataset | None":
+    """Return one group as a dataset, whichever container it is in.
+
+    Args:
+        idata: an `InferenceData` or a `DataTree`.
+        name: the group.
+
+    Returns:
+        The dataset, or None where there is no such group.
+
+    Example:
+        >>> from pyro_geo.io.arviz import to_arviz
+        >>> idata = to_arviz({"posterior": {"w": np.zeros((2, 5))}})
+        >>> get_group(idata, "posterior")["w"].shape
+        (2, 5)
+        >>> get_group(idata, "prior") is None
+        True
+    """
+    import xarray as xr
+
+    if isinstance(idata, xr.DataTree):
+        return idata.children[name].to_dataset() if name in idata.children else None
+    return idata[name] if name in idata.groups() else None
+
+
+def summary(
+    idata: "ArvizData | xr.Dataset",
+    *,
+    var_names: Sequence[str] | None = None,
+    interval: float = 0.9,
+    round_to: int | None = None,
+) -> "pd.DataFrame":
+    """Tabulate a posterior: ArviZ's summary, for one chain too.
+
+    R-hat compares chains, so ArviZ gives NaN for a single one. Here a single chain of
+    at least 16 draws is cut in four and R-hat compares the parts; the table's
+    `attrs["r_hat"]` says that it was. Effective sizes and the other columns are of the
+    whole chain. Degenerate draws (constant, not finite, or very few) give NaN without
+    a remark.
+
+    Args:
+        idata: a result of :func:`to_arviz`, or the dataset of its posterior.
+        var_names: the sites to tabulate; all of them by default.
+        interval: probability of the highest-density interval (the equal-tailed one
+            under ArviZ 1.x).
+        round_to: number of decimals; the bare numbers by default.
+
+    Returns:
+        One row per component, with ArviZ's columns.
+
+    Raises:
+        ConfigurationError: `interval` is not between 0 and 1, or there is no posterior.
+
+    Example:
+        >>> from pyro_geo.io.arviz import to_arviz
+        >>> rng = np.random.default_rng(0)
+        >>> idata = to_arviz({"posterior": {"w": rng.normal(size=(1, 400))}})
+        >>> table = summary(idata)
+        >>> bool(table.loc["w", "r_hat"] < 1.05), table.attrs["r_hat"]
+        (True, 'one chain, cut in four')
+    """
+    import xarray as xr
+
+    if not 0 < interval < 1:
+        raise ConfigurationError(
+            explain("Bad interval", "", interval, "between 0 and 1", "Pass 0.9, say.")
+        )
+    is_dataset = isinstance(idata, xr.Dataset)
+    posterior = idata if is_dataset else get_group(idata, "posterior")
+    if posterior is None or not posterior.sizes.get("draw", 0):
+        raise ConfigurationError(
+            explain(
+                "Nothing to tabulate",
+                "group 'posterior'",
+                "no draws",
+                "at least one draw",
+                "Run the sampler first.",
+            )
+        )
+    if var_names is not None:
+        posterior = posterior[list(var_names)]
+    arviz = import_arviz()
+    level = "ci_prob" if major_version() >= 1 else "hdi_prob"
+    options: dict[str, Any] = {"round_to": "none", level: interval}
+    # ArviZ 0.23 keeps its logger to itself; 1.x says such things below the level shown.
+    with _quiet(getattr(arviz, "_log", logging.getLogger("arviz"))):
+        table = arviz.summary(posterior, **options)
+        if posterior.sizes["chain"] == 1 and posterior.sizes["draw"] >= 16:
+            parts = arviz.summary(_cut_in_four(posterior), **options)
+            table["r_hat"] = parts["r_hat"]
+            table.attrs["r_hat"] = "one chain, cut in four"
+    return table if round_to is None else table.round(round_to)
+
+
+def _cut_in_four(posterior: "xr.Dataset") -> "xr.Dataset":
+    """Turn one chain into four, leaving out up to three draws at its start."""
+    import xarray as xr
+
+    length = posterior.sizes["draw"] // 4
+    first = posterior.sizes["draw"] - 4 * length
+    parts: list[xr.Dataset] = []
+    for k in range(4):
+        begin = first + k * length
+        part = posterior.isel(draw=slice(begin, begin + length))
+        parts.append(part.assign_coords(chain=[k], draw=np.arange(length)))
+    return xr.concat(parts, "chain")
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keep ArviZ from remarking on constant draws, NaN and short chains."""
+
+    def unwanted(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(unwanted)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    finally:
+        logger.removeFilter(unwanted)

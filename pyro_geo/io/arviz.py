@@ -1,0 +1,224 @@
+"""NumPy draws to ArviZ objects: the half of the bridge that is free of torch.
+
+ArviZ 0.23 keeps results in an `InferenceData`, ArviZ 1.x in xarray's `DataTree`. The
+arrays, names, labels and attributes in them are the same; only the container differs.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import pyro_geo
+from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
+from pyro_geo.io._names import SAMPLE_DIMS, label_group, storable
+from pyro_geo.io._summary import get_group, import_arviz, major_version, summary
+
+if TYPE_CHECKING:
+    from pyro_geo.io._summary import ArvizData
+
+__all__ = ["get_group", "import_arviz", "summary", "to_arviz"]
+
+# One run's draws: these groups share their chains and draws.
+_RUN = ("posterior", "sample_stats", "log_likelihood")
+_SAMPLED = (
+    *_RUN,
+    "posterior_predictive",
+    "predictions",
+    "prior",
+    "prior_predictive",
+    "sample_stats_prior",
+    "unconstrained_posterior",
+    "warmup_posterior",
+    "warmup_sample_stats",
+)
+_DATA = ("observed_data", "constant_data", "predictions_constant_data")
+_ATTRIBUTED = ("posterior", "sample_stats")
+
+
+def to_arviz(
+    groups: Mapping[str, Mapping[str, Any]],
+    *,
+    dims: Mapping[str, Sequence[str | None]] | None = None,
+    coords: Mapping[str, Sequence[object] | np.ndarray] | None = None,
+    attrs: Mapping[str, str | int | float] | None = None,
+) -> "ArvizData":
+    """Put groups of NumPy arrays into the container of the installed ArviZ.
+
+    The class methods `to_arviz` of results call this one; use it directly for draws
+    that come from elsewhere. Chain `i` of the result is row `i` of the arrays. No
+    model is run and no random number is drawn.
+
+    Args:
+        groups: group name to array name to array. Arrays of `observed_data`,
+            `constant_data` and `predictions_constant_data` have any shape, those of
+            every other group `(chains, draws, *shape)`.
+        dims: array name to names of the axes after chain and draw, from the left.
+            Axes without a name, or with None, get ArviZ's default names. In
+            `log_likelihood` names beyond the array's axes are left out, because its
+            event axes are summed.
+        coords: axis name to one label per entry; integers from 0 where none are given.
+            In the groups of predictions labels of another length are left out.
+        attrs: facts about the run, recorded on `posterior` and `sample_stats`. True
+            and False are recorded as 1 and 0 and an integer beyond 64 bits as text,
+            because a NetCDF file holds neither.
+
+    Returns:
+        An `InferenceData` under ArviZ 0.23, a `DataTree` under 1.x. Groups without
+        arrays are left out. Arrays, names or labels that do not fit together are a
+        :class:`~pyro_geo.errors.ShapeError`.
+
+    Raises:
+        ConfigurationError: a group that ArviZ does not know, or an attribute that is
+            not a text or a number.
+
+    Warns:
+        FallbackWarning: a name cannot be stored as it is and was changed; the change
+            is recorded in the attribute `renamed` too.
+
+    Example:
+        >>> draws = {"w": np.zeros((4, 50, 3)), "scale": np.ones((4, 50))}
+        >>> idata = to_arviz(
+        ...     {"posterior": draws},
+        ...     dims={"w": ["feature"]},
+        ...     coords={"feature": ["age", "bmi", "sex"]},
+        ...     attrs={"seed": 1},
+        ... )
+        >>> posterior = get_group(idata, "posterior")
+        >>> dict(posterior["w"].sizes), posterior.attrs["seed"]
+        ({'chain': 4, 'draw': 50, 'feature': 3}, 1)
+    """
+    import xarray as xr
+
+    known = {*_SAMPLED, *_DATA}
+    if unknown := sorted(set(groups) - known):
+        raise ConfigurationError(
+            explain(
+                "Unknown groups",
+                "",
+                unknown,
+                f"some of {sorted(known)}",
+                "Move their arrays to one of ArviZ's groups.",
+            )
+        )
+    stored, changed = _rename(groups, dims or {})
+    _check_samples(stored)
+    common = {"created_at": datetime.now(UTC).isoformat()}
+    facts = _attributes({"inference_library": "pyro_geo", **(attrs or {})})
+    facts.setdefault("inference_library_version", pyro_geo.__version__)
+    if changed:
+        facts["renamed"] = ", ".join(changed)
+        warnings.warn(
+            explain(
+                "Names that cannot be stored were changed",
+                "",
+                facts["renamed"],
+                "names without '/' that are not 'chain' or 'draw'",
+                "Nothing to do; look them up under the new names.",
+            ),
+            FallbackWarning,
+            stacklevel=2,
+        )
+    datasets = {}
+    for group, arrays in stored.items():
+        labels = label_group(
+            group,
+            arrays,
+            {storable(site): names for site, names in (dims or {}).items()},
+            coords or {},
+            sampled=group in _SAMPLED,
+            cut=group == "log_likelihood",
+            new_data="predictions" in group,
+        )
+        datasets[group] = xr.Dataset(
+            {site: (labels.dims[site], array) for site, array in arrays.items()},
+            coords={**_sample_coords(group, arrays), **labels.coords},
+            attrs={**common, **(facts if group in _ATTRIBUTED else {})},
+        )
+    arviz = import_arviz()
+    if major_version() >= 1:
+        return xr.DataTree.from_dict(datasets)
+    return arviz.InferenceData(**datasets)
+
+
+def _rename(
+    groups: Mapping[str, Mapping[str, Any]],
+    dims: Mapping[str, Sequence[str | None]],
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Give every array and axis a name that can be stored; say which ones changed."""
+    stored: dict[str, dict[str, np.ndarray]] = {}
+    changed: dict[str, str] = {}
+    for group, arrays in groups.items():
+        names = {site: storable(site) for site in arrays}
+        if len(set(names.values())) < len(names):
+            raise ShapeError(
+                explain(
+                    "Two sites would be stored under one name",
+                    f"group {group!r}",
+                    sorted(names),
+                    "names that differ once '/' is written '.'",
+                    "Rename one of the sites.",
+                )
+            )
+        if arrays:
+            stored[group] = {names[k]: np.asarray(v) for k, v in arrays.items()}
+            axes = {d: storable(d) for s in arrays for d in dims.get(s, ()) if d}
+            changed |= names | axes
+    return stored, [f"{old} -> {new}" for old, new in changed.items() if old != new]
+
+
+def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Check that sampled arrays lead with the same chains and draws."""
+    seen: dict[str, tuple[int, ...]] = {}
+    for group, arrays in groups.items():
+        if group in _DATA:
+            continue
+        run = "run" if group in _RUN else group
+        for site, array in arrays.items():
+            lead = seen.setdefault(run, array.shape[:2])
+            if array.ndim < 2 or array.shape[:2] != lead:
+                raise ShapeError(
+                    explain(
+                        "Arrays disagree about chains and draws",
+                        f"group {group!r}, site {site!r}",
+                        f"shape {array.shape}",
+                        "two leading axes (chains, draws)"
+                        + (f" = {lead}" if len(lead) == 2 else ""),
+                        "Group the draws by chain before you hand them over.",
+                    )
+                )
+
+
+def _sample_coords(
+    group: str, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Number chains and draws."""
+    if group in _DATA:
+        return {}
+    lead = next(iter(arrays.values())).shape[:2]
+    return {n: np.arange(size) for n, size in zip(SAMPLE_DIMS, lead, strict=True)}
+
+
+def _attributes(attrs: Mapping[str, object]) -> dict[str, str | int | float]:
+    """Turn facts into what a NetCDF file can hold and gives back unchanged."""
+    facts: dict[str, str | int | float] = {}
+    for name, value in attrs.items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if not isinstance(value, (str, int, float)):
+            raise ConfigurationError(
+                explain(
+                    "An attribute cannot be stored",
+                    f"attribute {name!r}",
+                    type(value).__name__,
+                    "a text or a number",
+                    "Leave it out, or write it as text, with `json.dumps` say.",
+                )
+            )
+        if isinstance(value, int):
+            value = int(value)  # True and False too
+            value = value if -(2**63) <= value < 2**63 else str(value)
+        facts[name] = value
+    return facts

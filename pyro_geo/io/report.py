@@ -1,0 +1,97 @@
+"""A one-file HTML report of a run: tables from ArviZ, pictures, warnings.
+
+The page needs no network and no JavaScript, and prints.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyro_geo
+from pyro_geo.io._report import html
+from pyro_geo.io._report.posterior import add_posterior
+from pyro_geo.io._report.stats import add_stats
+from pyro_geo.io.arviz import get_group
+
+if TYPE_CHECKING:
+    from pyro_geo.io._report.html import Rows
+    from pyro_geo.io._summary import ArvizData
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    idata: "ArvizData",
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    notes: Sequence[str] = (),
+    tables: "Mapping[str, Rows] | None" = None,
+    chain_name: str = "chain",
+) -> Path:
+    """Write a one-file HTML report of a run.
+
+    It opens with the facts, headline numbers and a box of everything that calls for
+    attention (the notes given, divergences, draws that did not converge, R-hat above
+    1.01, draws that are not finite). Then come the extra tables, ArviZ's summary,
+    distributions and traces, the plane of largest spread and the run's statistics.
+    Large models are cut down to the components that matter most, and the page says so.
+
+    Args:
+        idata: a result of :func:`pyro_geo.io.arviz.to_arviz`; groups that it lacks are
+            left out of the page.
+        path: the file to write; missing folders are made, an existing file is replaced
+            once the new one is complete.
+        title: heading of the page.
+        facts: what was run: model, kernel, seed, versions, time and the like.
+        notes: warnings of the run, one sentence or two each.
+        tables: further tables by caption, such as scores: a frame, a list of mappings
+            or a list of rows of which the first is the header.
+        chain_name: what a chain stands for, where it is not a Markov chain.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from pyro_geo.io.arviz import to_arviz
+        >>> draws = np.random.default_rng(0).normal(size=(4, 100))
+        >>> idata = to_arviz({"posterior": {"w": draws}})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_report(
+        ...         idata, f"{folder}/report.html", title="A run", facts={"seed": "1"}
+        ...     )
+        ...     print(path.name, path.read_text("utf-8")[:15])
+        report.html <!doctype html>
+    """
+    posterior = get_group(idata, "posterior")
+    stats = get_group(idata, "sample_stats")
+    page = html.Page(list(notes))
+    page.add(
+        "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
+    )
+    if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
+        add_posterior(page, posterior, stats, chain_name)
+    else:
+        page.notes.append("There are no draws in this run.")
+    if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
+        add_stats(page, stats)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
+    return _write(Path(path), page.render(title, facts, foot))
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace the file by the finished page, never by half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,102 @@
+"""The torch-free half of the bridge, checked under whatever ArviZ runs this file.
+
+Run as `python bridge_check.py MAJOR OLD_FILE NEW_FILE`: the major version expected, a
+NetCDF file written elsewhere to read back (or "-"), and where to write one.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from pyro_geo.errors import ShapeError
+from pyro_geo.io.arviz import get_group, import_arviz, summary, to_arviz
+from pyro_geo.io.report import write_report
+
+ATTRS = {"seed": 7, "rung": "compiled", "seconds": 1.25}
+SCHOOLS = ["a", "b", "c"]
+
+
+def group(idata, name) -> xr.Dataset:
+    found = get_group(idata, name)
+    assert found is not None, name
+    return found
+
+
+def made():
+    """Twelve chains; those of chain 10 diverge, and it is told by its values."""
+    rng = np.random.default_rng(0)
+    chains = np.arange(12)[:, None].repeat(30, 1)
+    return to_arviz(
+        {
+            "posterior": {
+                "chain_number": chains,
+                "theta": rng.normal(size=(12, 30, 3)),
+                "w": rng.normal(size=(12, 30, 3, 2)),
+            },
+            "sample_stats": {
+                "diverging": chains == 10,
+                "lp": rng.normal(size=(12, 30)),
+            },
+            "log_likelihood": {"y": rng.normal(size=(12, 30, 3))},
+            "observed_data": {"y": rng.normal(size=3)},
+        },
+        dims={"theta": ["school"], "w": ["school"], "y": ["school"]},
+        coords={"school": SCHOOLS},
+        attrs=ATTRS,
+    )
+
+
+def check(idata):
+    """Hold a result against what `made` put into it."""
+    posterior, stats = group(idata, "posterior"), group(idata, "sample_stats")
+    assert posterior["theta"].dims == ("chain", "draw", "school")
+    assert posterior["w"].dims == ("chain", "draw", "school", "w_dim_1")
+    assert posterior["school"].values.tolist() == SCHOOLS
+    assert group(idata, "observed_data")["y"].dims == ("school",)
+    for chain in range(12):
+        assert (posterior["chain_number"].sel(chain=chain) == chain).all()
+    assert stats["diverging"].dtype == bool
+    assert stats["diverging"].sum("draw").values.tolist() == [0] * 10 + [30, 0]
+    for found in (posterior, stats):
+        assert {key: found.attrs[key] for key in ATTRS} == ATTRS
+    table = summary(idata)
+    assert table.loc["theta[b]", "r_hat"] < 1.1
+    assert np.isfinite(table.loc["w[c, 1]", "ess_bulk"])
+    result = import_arviz().loo(idata)
+    assert result.n_data_points == 3
+
+
+def main(major, old, new):
+    arviz = import_arviz()
+    assert int(arviz.__version__.split(".")[0]) == major, arviz.__version__
+    idata = made()
+    if major >= 1:
+        assert isinstance(idata, xr.DataTree)
+    check(idata)
+    if old != "-":
+        check(arviz.from_netcdf(old))
+    idata.to_netcdf(new)
+    check(arviz.from_netcdf(new))
+
+    walk = np.random.default_rng(1).normal(size=(1, 200)).cumsum(1)
+    one = summary(to_arviz({"posterior": {"w": walk}}))
+    assert one.loc["w", "r_hat"] > 1.1
+    said = ""
+    try:
+        to_arviz({"posterior": {"w": walk}}, dims={"w": ["a"]})
+    except ShapeError as error:
+        said = str(error)
+    assert "site 'w'" in said
+
+    path = write_report(idata, Path(new).with_suffix(".html"), title="t", facts={})
+    page = path.read_text("utf-8")
+    assert page.count("data:image/png") == 3
+    assert "30 of 360 draws are marked as diverging." in page
+    assert "torch" not in sys.modules
+    print(arviz.__version__)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
