@@ -153,8 +153,8 @@ class Lifted:
             *examples: inputs of the shapes to come.
             rung: the rung wanted.
             laned: which inputs, and with them all outputs, have a leading axis of
-                lanes that must not see their own place: the graph is then tried on
-                the examples, whose lanes should differ, and changed where it fails.
+                lanes that must not see their own place: the graph is then tried with
+                its lanes in other orders, and changed where that shows.
 
         Returns:
             A function of the inputs alone; other shapes are not checked.

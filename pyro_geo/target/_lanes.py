@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 __all__ = ["depends_on_lane", "hide_places", "separate_products"]
 
+_ROUNDS = 8  # of a few lanes one may round alike by luck
 _MM = torch.ops.aten.mm.default
 
 
@@ -25,7 +26,7 @@ def hide_places(
 
     Args:
         graph: function of the leaves.
-        leaves: inputs whose lanes differ.
+        leaves: inputs of the shapes to come.
         laned: whether each input has a leading axis of lanes; where none has, there is
             nothing to do.
     """
@@ -36,26 +37,54 @@ def hide_places(
 def depends_on_lane(
     graph: GraphModule, leaves: Sequence[Tensor], laned: Sequence[bool]
 ) -> bool:
-    """Run a graph with the lanes in order and reversed, and compare every bit.
+    """Run a graph with the lanes in order and in two others, and compare every bit.
 
     Args:
         graph: function of the leaves, its outputs all with a leading axis of lanes.
-        leaves: inputs; lanes that are alike prove nothing.
+        leaves: inputs; those with lanes are shaken, for lanes that are alike, or all
+            zeros, prove nothing.
         laned: whether each input has a leading axis of lanes.
 
     Returns:
         Whether a lane's numbers depend on its place.
     """
-    turned = [
-        leaf.flip(0) if has_lanes else leaf
+    num_lanes = len(leaves[list(laned).index(True)])
+    orders = torch.arange(num_lanes).flip(0), torch.arange(num_lanes).roll(1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_ROUNDS):
+        shaken = [
+            _shaken(leaf, generator) if has_lanes else leaf
+            for leaf, has_lanes in zip(leaves, laned, strict=True)
+        ]
+        if any(_differs(graph, shaken, laned, order) for order in orders):
+            return True
+    return False
+
+
+def _differs(
+    graph: GraphModule,
+    leaves: Sequence[Tensor],
+    laned: Sequence[bool],
+    order: Tensor,
+) -> bool:
+    moved = [
+        leaf[order] if has_lanes else leaf
         for leaf, has_lanes in zip(leaves, laned, strict=True)
     ]
     with torch.no_grad():
-        forward, backward = graph(*leaves), graph(*turned)
+        straight, other = graph(*leaves), graph(*moved)
     return not all(
-        torch.equal(_bits(x), _bits(y.flip(0)))
-        for x, y in zip(forward, backward, strict=True)
+        torch.equal(_bits(x[order]), _bits(y))
+        for x, y in zip(straight, other, strict=True)
     )
+
+
+def _shaken(leaf: Tensor, generator: torch.Generator) -> Tensor:
+    """Change floating numbers a little, each by its own amount."""
+    if not leaf.is_floating_point():
+        return leaf
+    noise = 0.05 * torch.randn(leaf.shape, generator=generator).to(leaf)
+    return torch.where(leaf == 0, noise, leaf * (1 + noise))
 
 
 def separate_products(graph: GraphModule, num_lanes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -51,10 +52,18 @@ def evaluation_mode(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-class _ImproperStart(Messenger):
-    """Give sites that cannot be sampled a value, so that a model can be traced."""
+class _SiteStart(Messenger):
+    """Give every site randomness of its own, and improper ones a value.
+
+    Seeded by name, so that starts do not depend on the order of the sites.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
 
     def _pyro_sample(self, msg: Any) -> None:
+        torch.manual_seed(self.seed ^ zlib.crc32(msg["name"].encode()))
         if isinstance(msg["fn"], dist.ImproperUniform) and msg["value"] is None:
             transform = torch.distributions.biject_to(msg["fn"].support)
             shape = transform.inverse_shape(msg["fn"].shape())
@@ -133,7 +142,7 @@ class ModelDensity:
         """Trace the model once with its own randomness, or with `init_fn`'s values."""
         args, kwargs = self._arguments(data)
         # innermost, so that no strategy samples what cannot be sampled
-        model = _ImproperStart()(self.model)
+        model = _SiteStart(seed)(self.model)
         if init_fn is not None:
             model = InitMessenger(init_fn)(model)
         with torch.no_grad(), private_randomness(seed), evaluation_mode(self.dtype):

@@ -26,7 +26,10 @@ def random_sites(trace: poutine.Trace) -> dict[str, Any]:
 
 
 def layout_of(trace: poutine.Trace) -> Layout:
-    """Lay out the unobserved sites of a trace, in its order.
+    """Lay out the unobserved sites of a trace, by name.
+
+    In order of their names, as Pyro has them: draws then do not depend on the order in
+    which a model samples its sites.
 
     Args:
         trace: of the model, with no latent site conditioned.
@@ -45,7 +48,7 @@ def layout_of(trace: poutine.Trace) -> Layout:
             _check_not_subsampled(name, site["fn"])
     supports, dims = {}, {}
     sites = random_sites(trace)
-    for name, site in sites.items():
+    for name, site in sorted(sites.items()):
         if not site["is_observed"]:
             support = _continuous_support(name, site["fn"])
             supports[name] = (site["value"].shape, support)
@@ -100,10 +103,14 @@ def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
     """Name all axes of a site: its plates where it has one, ArviZ's own elsewhere."""
     value = site["value"]
     batch = value.dim() - len(site["fn"].event_shape)
-    plates = {f.dim: f.name for f in site["cond_indep_stack"] if f.vectorized}
+    if site["infer"].get("_deterministic"):
+        batch = value.dim()  # Pyro counts all its axes as one event, plates included
+    plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
     names = [f"{name}_dim_{axis}" for axis in range(value.dim())]
     for axis in range(batch):
-        names[axis] = plates.get(axis - batch, names[axis])
+        frame = plates.get(axis - batch)
+        if frame is not None and value.shape[axis] == frame.size:
+            names[axis] = frame.name
     return tuple(names)
 
 

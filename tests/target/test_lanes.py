@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_geo.target import Lifted, Target
 from pyro_geo.target._lanes import depends_on_lane, separate_products
@@ -11,7 +12,8 @@ from tests.target.kinds import KINDS
 SHAPES = [(64, 10, 6, torch.float32), (64, 5, 100, torch.float64)]
 
 
-def product(num_rows, inner, columns, dtype, flip):
+def product(shape, flip):
+    num_rows, inner, columns, dtype = shape
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(num_rows, inner, generator=generator, dtype=dtype)
     x = torch.randn(columns, inner, generator=generator, dtype=dtype)
@@ -23,7 +25,7 @@ def product(num_rows, inner, columns, dtype, flip):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lanes_can_be_permuted_bitwise(shape, flip):
-    q, x, fn = product(*shape, flip)
+    q, x, fn = product(shape, flip)
     step = Lifted(fn, name="product").specialise((x,), q, laned=(True,))
     values = step(q)
     torch.testing.assert_close(values, fn((x,), q))
@@ -46,8 +48,8 @@ def test_only_graphs_that_need_it_are_changed():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_separate_products_are_the_same_products(flip):
-    q, x, fn = product(*SHAPES[0], flip)
-    graph = torch.fx.experimental.proxy_tensor.make_fx(lambda q: [fn((x,), q)])(q)
+    q, x, fn = product(SHAPES[0], flip)
+    graph = make_fx(lambda q: [fn((x,), q)])(q)
     separate_products(graph, len(q))
     targets = [str(node.target) for node in graph.graph.nodes]
     assert not any("aten.mm" in target for target in targets)
@@ -60,7 +62,7 @@ def test_a_lane_dependence_is_seen():
         return [q.sum(-1) + torch.arange(len(q))]
 
     q = torch.randn(4, 2)
-    graph = torch.fx.experimental.proxy_tensor.make_fx(first_is_special)(q)
+    graph = make_fx(first_is_special)(q)
     assert depends_on_lane(graph, [q], [True])
 
 

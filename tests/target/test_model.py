@@ -72,7 +72,7 @@ def test_names_of_axes_and_observed_values():
 
 def test_latents_are_chosen_by_name():
     conditioned, plain = KINDS["conditioned"].target(), KINDS["hierarchical"].target()
-    assert list(conditioned.layout.sites) == ["mu", "tau", "eta"]
+    assert list(conditioned.layout.sites) == ["eta", "mu", "tau"]
     q = positions(plain)
     for ours, theirs in zip(conditioned.terms(q), plain.terms(q), strict=True):
         torch.testing.assert_close(ours, theirs)

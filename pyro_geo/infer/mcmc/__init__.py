@@ -1,0 +1,1 @@
+"""Batched Markov chains and trajectories on any target."""

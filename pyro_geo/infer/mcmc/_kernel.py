@@ -1,0 +1,115 @@
+"""What a kernel offers the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
+from pyro_geo.target import Rung, Target
+
+__all__ = ["Block", "BlockKernel"]
+
+
+class Block(NamedTuple):
+    """A fixed number of finished draws of some chains.
+
+    Attributes:
+        state: what the next block of the same chains starts from.
+        q: draws, `(chains, draws, dim)`, unconstrained.
+        stats: name to `(chains, draws)`.
+        num_steps: batched steps taken; the ladder counts them.
+        rung: rung that the step ran on.
+    """
+
+    state: Any
+    q: Tensor
+    stats: dict[str, Tensor]
+    num_steps: int
+    rung: Rung
+
+
+@runtime_checkable
+class BlockKernel(Protocol):
+    """A kernel as the batched runner sees it.
+
+    The runner does everything else between blocks: progress, interrupts, keeping
+    draws, going up the ladder. A block depends on its arguments alone, so it can be
+    run again, in another process, or in another order.
+    """
+
+    @property
+    def stats(self) -> tuple[str, ...]:
+        """Names of the statistics of each draw; a class attribute will do."""
+        ...
+
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the works the kernel comes from."""
+        ...
+
+    @property
+    def chain_name(self) -> str:
+        """What a chain is, for the report."""
+        ...
+
+    def make_target(self, *args: Any, **kwargs: Any) -> Target:
+        """Turn the model and the arguments of `run` into a density."""
+        ...
+
+    def default_warmup(self, num_samples: int) -> int:
+        """Warm-up steps where the user names none."""
+        ...
+
+    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
+        """Draws of each chain in one block, fixed for a run."""
+        ...
+
+    def prepare(
+        self,
+        target: Target,
+        chains: Sequence[int],
+        *,
+        num_samples: int,
+        num_chains: int,
+        warmup_steps: int,
+        initial: Tensor | None,
+        noise: Noise,
+    ) -> Iterator[Any]:
+        """Start and adapt; yield the state after each warm-up block, at least once.
+
+        Args:
+            target: the density.
+            chains: indices of the chains of this group.
+            num_samples: draws each chain will be asked for in all.
+            num_chains: chains of the whole run.
+            warmup_steps: steps of warm-up.
+            initial: unconstrained starts, `(chains, dim)`, or None.
+            noise: streams of the warm-up, addressed by block.
+        """
+        ...
+
+    def block(
+        self,
+        target: Target,
+        state: Any,
+        chains: Sequence[int],
+        draws: int,
+        noise: BlockNoise,
+    ) -> Block:
+        """Make the next `draws` draws of each chain."""
+        ...
+
+    def review(
+        self, states: Sequence[Any], stats: dict[str, Tensor]
+    ) -> list[PyroGeoWarning]:
+        """Say what a user must know of finished draws.
+
+        Args:
+            states: last state of every group of chains.
+            stats: name to `(chains, draws)`.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Dissipative sampling of loss minima."""

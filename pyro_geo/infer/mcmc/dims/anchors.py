@@ -1,0 +1,349 @@
+"""Anchors: the trained solutions that particles leave from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import (
+    AnchorNotConvergedWarning,
+    NonFiniteLossError,
+    PyroGeoWarning,
+    UnboundedMinimumWarning,
+    explain,
+)
+from pyro_geo.infer.mcmc.dims.lanes import map_lanes
+from pyro_geo.infer.mcmc.dims.objective import Objective
+from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polish import ROUNDING, PolishState, polish
+from pyro_geo.ops.derivatives import value_and_grad
+from pyro_geo.target import Target
+
+__all__ = ["Anchors", "examine_anchors", "polish_lanes", "train_anchors"]
+
+_CHUNK = 250  # steps between two looks at the loss
+_RAY = 8  # points looked at on the way to three times the norm
+_PATIENCE = 4  # Newton steps of an anchor, in units of those of a draw
+_SHARPEN = 5  # more of them once it has converged: each squares what is left
+_TRAINED = 10.0  # promise of a trained anchor, in units of the draws' tolerance
+
+
+class Anchors(NamedTuple):
+    """Trained positions, `(chains, dim)`, and what is known about them.
+
+    Attributes:
+        q: positions, `(chains, dim)`.
+        loss: loss there, `(chains,)`.
+        grad: gradient there, `(chains, dim)`.
+        predicted: decrease that a Newton step still promises, `(chains,)`.
+        unbounded: loss still falls while the norm doubles, boolean, `(chains,)`.
+    """
+
+    q: Tensor
+    loss: Tensor
+    grad: Tensor
+    predicted: Tensor
+    unbounded: Tensor
+
+    def warnings(self, polish_tol: float) -> list[PyroGeoWarning]:
+        """Say which anchors are no minima."""
+        tol = _TRAINED * polish_tol
+        found: list[PyroGeoWarning] = []
+        if bool(self.unbounded.any()):
+            found.append(
+                UnboundedMinimumWarning(
+                    explain(
+                        "the loss still falls while the parameters double in size",
+                        where=f"anchors {_rows(self.unbounded)}",
+                        found=f"loss {float(self.loss[self.unbounded][0]):.6g}",
+                        expected="a loss that takes its minimum",
+                        todo="add a prior (prior_weight, or loss='joint' with a proper "
+                        "one), smooth labels, or reparametrise",
+                    )
+                )
+            )
+        loose = ~(self.predicted <= tol) & ~self.unbounded
+        if bool(loose.any()):
+            worst = float(self.predicted[loose].nan_to_num(math.inf).max())
+            found.append(
+                AnchorNotConvergedWarning(
+                    explain(
+                        "anchors are not at a minimum",
+                        where=f"anchors {_rows(loose)}",
+                        found=f"a Newton step still promises {worst:.3g} nat",
+                        expected=f"at most {tol:.3g}",
+                        todo="raise anchor_steps, or pass trained anchors",
+                    )
+                )
+            )
+        return found
+
+
+def train_anchors(
+    target: Target,
+    objective: Objective,
+    start: Tensor,
+    options: DIMSOptions,
+    num_lanes: int,
+    chains: Sequence[int] | None = None,
+) -> Anchors:
+    """Carry starts to minima: Adam while it wins, then the Newton polish.
+
+    Anchors are trained a fixed number at a time, so that an anchor does not depend on
+    how many others there are.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        start: starts, `(chains, dim)`.
+        options: `anchor_steps`, `anchor_step_size` and the polish's numbers.
+        num_lanes: anchors trained side by side.
+        chains: what errors call the rows, their number if None.
+
+    Returns:
+        The anchors. One whose loss or gradient is not finite is a
+        :class:`~pyro_geo.errors.NonFiniteLossError`.
+
+    References:
+        Kingma & Ba (2015), Adam: a method for stochastic optimization, 1412.6980.
+    """
+
+    def train(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _adam(target, objective, rows, options)
+
+    trained, halfway = map_lanes(train, start, num_lanes)
+    tol = min(options.polish_tol, 1e-3)
+    state = polish_lanes(
+        target,
+        objective,
+        trained,
+        num_lanes,
+        tol=tol,
+        max_iter=_PATIENCE * options.polish_max_iter,
+    )
+    _check_finite(state, chains)
+    converged = state.predicted <= tol
+    sharp = polish_lanes(
+        target,
+        objective,
+        state.q,
+        num_lanes,
+        tol=min(tol, torch.finfo(state.q.dtype).eps ** 0.5),
+        max_iter=_SHARPEN,
+    )
+    lower = sharp.loss <= state.loss + _rounding(state.loss)
+    better = converged & lower & (sharp.predicted <= tol)
+    row = better.unsqueeze(-1)
+    q = torch.where(row, sharp.q, state.q)
+    loss = torch.where(better, sharp.loss, state.loss)
+    grad = torch.where(row, sharp.grad, state.grad)
+    predicted = torch.where(better, sharp.predicted, state.predicted)
+
+    def loss_at(x: Tensor) -> Tensor:
+        return map_lanes(
+            lambda rows: objective.value_and_grad(target, rows)[0], x, num_lanes
+        )
+
+    unbounded = _falls_along_ray(loss_at, q, loss, q - halfway)
+    unbounded |= _falls_along_axis(loss_at, q, loss, q - trained)
+    return Anchors(q, loss, grad, predicted, unbounded)
+
+
+def examine_anchors(
+    target: Target,
+    objective: Objective,
+    q: Tensor,
+    options: DIMSOptions,
+    num_lanes: int,
+    chains: Sequence[int] | None = None,
+) -> Anchors:
+    """Look at given anchors: loss, gradient, and what a Newton step would still win.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        q: positions, `(chains, dim)`.
+        options: the polish's numbers.
+        num_lanes: anchors looked at side by side.
+        chains: what errors call the rows, their number if None.
+
+    Returns:
+        The anchors, where they were. One whose loss or gradient is not finite is a
+        :class:`~pyro_geo.errors.NonFiniteLossError`.
+    """
+    tol = min(options.polish_tol, 1e-3)
+    state = polish_lanes(target, objective, q, num_lanes, tol=tol, max_iter=0)
+    _check_finite(state, chains)
+    bounded = torch.zeros_like(state.loss, dtype=torch.bool)
+    return Anchors(state.q, state.loss, state.grad, state.predicted, bounded)
+
+
+def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
+    finite = state.loss.isfinite() & state.grad.isfinite().all(-1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise NonFiniteLossError(
+            explain(
+                "an anchor has no finite loss",
+                where=f"anchor {row if chains is None else chains[row]}",
+                found=f"loss {float(state.loss[row])}, "
+                f"gradient of norm {float(state.grad[row].norm())}",
+                expected="a finite loss and gradient",
+                todo="pass another anchor, or check the data",
+            )
+        )
+
+
+def polish_lanes(
+    target: Target,
+    objective: Objective,
+    q: Tensor,
+    num_lanes: int,
+    *,
+    tol: float,
+    max_iter: int,
+) -> PolishState:
+    """Polish any number of positions, a fixed number at a time.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        q: positions, `(n, dim)`.
+        num_lanes: how many at a time.
+        tol: predicted decrease at which to stop, in nats.
+        max_iter: Newton steps allowed.
+
+    Returns:
+        The final state, leading axis `n`.
+    """
+
+    def run(rows: Tensor) -> PolishState:
+        return polish(
+            lambda x: objective.value_and_grad(target, x),
+            lambda x, v: objective.hvp(target, x, v),
+            rows,
+            tol=tol,
+            max_iter=max_iter,
+        )
+
+    return map_lanes(run, q, num_lanes)
+
+
+def _adam(
+    target: Target, objective: Objective, q: Tensor, options: DIMSOptions
+) -> tuple[Tensor, Tensor]:
+    """Run Adam with a falling step size; return the best and the halfway positions.
+
+    A row that has stopped winning is frozen, so that none depends on its neighbours.
+
+    Returns:
+        Both, `(lanes, dim)` each.
+    """
+    lifted = target.lift(
+        (*objective.key, "adam"),
+        lambda data, *state: _adam_step(objective, target.bind(data), *state),
+        "a step of Adam",
+    )
+    moments = (torch.zeros_like(q), torch.zeros_like(q))
+    best_q, halfway = q, q
+    best = torch.full_like(q[:, 0], torch.inf)
+    last, done = best, torch.zeros_like(best, dtype=torch.bool)
+    one = q.new_ones(())
+    laned = (True, True, True, False, False)
+    step = lifted.specialise(
+        target.data, q, *moments, one, one, rung="traced", laned=laned
+    )
+    for t in range(1, options.anchor_steps + 1):
+        share = (t - 1) / options.anchor_steps
+        size = options.anchor_step_size * 0.5 * (1 + math.cos(math.pi * share))
+        loss, new_q, *moments = step(q, *moments, one * t, one * size)
+        better = (loss < best) & ~done
+        best_q = torch.where(better.unsqueeze(-1), q, best_q)
+        best = torch.where(better, loss, best)
+        q = torch.where(done.unsqueeze(-1), q, new_q)
+        if t % _CHUNK == 0:
+            done = done | (last - best <= 1e-3 + 1e-4 * best.abs())
+            if bool(done.all()):
+                break
+            last = best
+            if t <= options.anchor_steps // 2:
+                halfway = torch.where(done.unsqueeze(-1), halfway, best_q)
+    return best_q, halfway
+
+
+def _adam_step(
+    objective: Objective,
+    target: Target,
+    q: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    t: Tensor,
+    size: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss, grad = value_and_grad(objective.on(target), q)
+    usable = (loss.isfinite() & grad.isfinite().all(-1)).unsqueeze(-1)
+    grad = torch.where(usable, grad, 0.0)
+    mean = 0.9 * mean + 0.1 * grad
+    square = 0.999 * square + 0.001 * grad * grad
+    hat = mean / (1 - 0.9**t)
+    scale = (square / (1 - 0.999**t)).sqrt() + 1e-8
+    return loss, q - size * hat / scale, mean, square
+
+
+def _falls_along_ray(
+    loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, direction: Tensor
+) -> Tensor:
+    """Follow the last direction of training until the norm has doubled.
+
+    A minimum at infinity, as separable data have, shows as a loss that never rises on
+    the way and ends lower by more than its rounding.
+
+    Returns:
+        Whether it does, boolean, `(chains,)`.
+    """
+    length = direction.norm(dim=-1, keepdim=True)
+    reach = q.norm(dim=-1, keepdim=True)
+    unit = direction / length.clamp(min=torch.finfo(q.dtype).tiny)
+    falls = (length > 1e-3 * (1 + reach)).squeeze(-1)
+    last = loss
+    for k in range(1, _RAY + 1):
+        here = loss_at(q + (k / _RAY) * 2 * reach * unit)
+        falls &= here <= last
+        last = here
+    return falls & (last < loss - _rounding(loss))
+
+
+def _falls_along_axis(
+    loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, way: Tensor
+) -> Tensor:
+    """Go on by one along the axis on which the Newton steps went furthest.
+
+    A density without a mode, as that of a scale that shrinks with what it scales, has
+    a valley too bent for a ray and too narrow for floating numbers: the polish ends on
+    its wall, where it sees no decrease although whole nats are left down the axis.
+
+    Returns:
+        Whether at least one nat is left, boolean, `(chains,)`.
+    """
+    axis = way.abs().argmax(-1, keepdim=True)
+    far = way.gather(-1, axis)
+    falls = (far.abs() >= 1).squeeze(-1)
+    last = loss
+    for k in (0.5, 1.0):
+        here = loss_at(q.scatter_add(-1, axis, k * far.sign()))
+        falls &= here < last - 0.5
+        last = here
+    return falls
+
+
+def _rounding(loss: Tensor) -> Tensor:
+    return ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
+
+
+def _rows(mask: Tensor) -> str:
+    rows = mask.nonzero().flatten().tolist()
+    return ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")

@@ -1,0 +1,246 @@
+"""Options of the flow and of the sampler, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.infer.mcmc.dims.state import FlowParams, flow_params
+
+__all__ = [
+    "DIMSOptions",
+    "FlowOptions",
+    "FrictionLaw",
+    "Integrator",
+    "Velocity",
+    "friction_pair",
+]
+
+FrictionLaw = Literal["kinetic", "linear", "mixed"]
+Integrator = Literal["splitting", "dopri5"]
+VelocityFunction = Callable[[Tensor, int, torch.Generator], Tensor]
+Velocity = Literal["laplace", "isotropic", "fixed_energy"] | VelocityFunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """Everything a dissipative flow can be told; see :func:`dissipative_flow`.
+
+    Raises:
+        ConfigurationError: an option is outside its range.
+    """
+
+    alpha: float = 1.0
+    gravity: float = 1.0
+    friction: float | tuple[float, float] = 0.1
+    friction_law: FrictionLaw = "kinetic"
+    explore_time: float = 2.0
+    settle_time: float = 6.0
+    settle_friction: float = 3.0
+    step_tol: float = 0.3
+    energy_atol: float = 1e-2
+    k_stop: float = 1e-4
+    max_evals: int = 20_000
+    integrator: Integrator = "splitting"
+    rtol: float = 1e-7
+    atol: float = 1e-6
+    num_lanes: int | None = None
+
+    def __post_init__(self) -> None:
+        friction_pair(self.friction, self.friction_law)
+        for name in (
+            "alpha",
+            "gravity",
+            "explore_time",
+            "settle_time",
+            "settle_friction",
+            "energy_atol",
+            "k_stop",
+            "rtol",
+        ):
+            check_number(name, getattr(self, name))
+        total = self.explore_time + self.settle_time
+        check_number("explore_time + settle_time", total, strict=True)
+        check_number("step_tol", self.step_tol, 0.0, 1.0, strict=True)
+        check_number("atol", self.atol, strict=True)
+        check_number("max_evals", self.max_evals, 1)
+        check_number("num_lanes", 1 if self.num_lanes is None else self.num_lanes, 1)
+        check_choice("integrator", self.integrator, ("splitting", "dopri5"))
+
+    @property
+    def euclidean(self) -> bool:
+        """Whether the surface is flat, so that no second derivatives are needed."""
+        return self.alpha == 0
+
+    def lanes(self, count: int, dim: int = 1) -> int:
+        """Number of trajectories in flight for `count` in all.
+
+        In high dimension a step costs as much per lane however many there are, and
+        more waiting trajectories per lane make up for slow ones. Above 16 it is a
+        multiple of 16: in compiled code the last lanes of another number take another
+        path, and a trajectory's last bits would depend on its lane.
+
+        Args:
+            count: trajectories in all.
+            dim: dimension.
+
+        Returns:
+            The number of lanes, the user's own where it is given.
+        """
+        wanted = self.num_lanes
+        if wanted is None:
+            wanted = min(count, 64 if dim > 100 else 256)
+        return wanted if wanted <= 16 else 16 * -(-wanted // 16)
+
+    def params(
+        self, dtype: torch.dtype, device: torch.device | str | None = None
+    ) -> FlowParams:
+        """Turn the options into the tensors that a step takes."""
+        linear, quadratic = friction_pair(self.friction, self.friction_law)
+        return flow_params(
+            dtype=dtype,
+            device=device,
+            alpha=self.alpha,
+            gravity=self.gravity,
+            step_tol=self.step_tol,
+            energy_atol=self.energy_atol,
+            k_stop=self.k_stop,
+            max_evals=self.max_evals,
+            end_time=(self.explore_time, self.settle_time),
+            mu_linear=(linear, self.settle_friction),
+            mu_quadratic=(quadratic, 0.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIMSOptions(FlowOptions):
+    """The flow's options and those of the sampler around it; see :class:`DIMS`.
+
+    Raises:
+        ConfigurationError: an option is outside its range.
+    """
+
+    velocity: Velocity = "laplace"
+    velocity_scale: float = 1.0
+    initial_energy: float | None = None
+    polish: bool = True
+    polish_tol: float = 1e-2
+    polish_max_iter: int = 25
+    anchor_steps: int = 2_000
+    anchor_step_size: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.velocity):
+            laws = ("laplace", "isotropic", "fixed_energy")
+            check_choice("velocity", self.velocity, laws)
+        check_number("velocity_scale", self.velocity_scale, strict=True)
+        check_number("polish_tol", self.polish_tol)
+        check_number("polish_max_iter", self.polish_max_iter)
+        check_number("anchor_steps", self.anchor_steps)
+        check_number("anchor_step_size", self.anchor_step_size, strict=True)
+        if (self.initial_energy is None) == (self.velocity == "fixed_energy"):
+            raise ConfigurationError(
+                _out_of_range(
+                    "initial_energy",
+                    self.initial_energy,
+                    "a number with velocity='fixed_energy' and None with any other",
+                )
+            )
+        if self.initial_energy is not None:
+            check_number("initial_energy", self.initial_energy, strict=True)
+
+
+def _out_of_range(name: str, found: object, expected: str) -> str:
+    """Say that an option is outside its range."""
+    return explain(
+        "Option out of range",
+        f"argument {name!r}",
+        found,
+        expected,
+        f"Change {name!r} and call again.",
+    )
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the choices.
+
+    Args:
+        name: argument to name in the message.
+        value: its value.
+        choices: what it may be.
+
+    Raises:
+        ConfigurationError: the value is none of them.
+    """
+    if value not in choices:
+        expected = " or ".join(map(repr, choices))
+        raise ConfigurationError(_out_of_range(name, repr(value), expected))
+
+
+def check_number(
+    name: str,
+    value: float,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    strict: bool = False,
+) -> None:
+    """Refuse a number outside its range, or one that is not finite.
+
+    Args:
+        name: argument to name in the message.
+        value: its value.
+        low: least value allowed.
+        high: upper limit, itself not allowed.
+        strict: whether `low` itself is forbidden too.
+
+    Raises:
+        ConfigurationError: the number is outside.
+    """
+    inside = (low < value if strict else low <= value) and value < high
+    if not inside:
+        above = "above" if strict else "at least"
+        below = f" and below {high:g}" if math.isfinite(high) else " and finite"
+        expected = f"{above} {low:g}{below}"
+        raise ConfigurationError(_out_of_range(name, value, expected))
+
+
+def friction_pair(
+    friction: float | tuple[float, float], law: FrictionLaw
+) -> tuple[float, float]:
+    """Turn a friction law and its value into friction per time and per length.
+
+    Args:
+        friction: a number, or for `"mixed"` the pair (per time, per length).
+        law: the law.
+
+    Returns:
+        Friction per time and friction per length.
+
+    Raises:
+        ConfigurationError: the law does not fit the value; likewise if it is unknown
+            or a friction is negative.
+
+    Example:
+        >>> friction_pair(0.1, "kinetic"), friction_pair(0.1, "linear")
+        ((0.0, 0.1), (0.1, 0.0))
+    """
+    check_choice("friction_law", law, ("kinetic", "linear", "mixed"))
+    values = tuple(friction) if isinstance(friction, tuple | list) else (friction,)
+    if len(values) != (2 if law == "mixed" else 1):
+        expected = "a pair (per time, per length)" if law == "mixed" else "one number"
+        expected = f"{expected} for friction_law={law!r}"
+        raise ConfigurationError(_out_of_range("friction", friction, expected))
+    for value in values:
+        check_number("friction", value)
+    first, last = values[0], values[-1]
+    if law == "mixed":
+        return first, last
+    return (first, 0.0) if law == "linear" else (0.0, last)

@@ -1,0 +1,197 @@
+"""One block of trajectories: explore, settle, polish, and their statistics."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
+from pyro_geo.infer.mcmc.dims.dopri5 import (
+    DopriState,
+    dopri5_init,
+    dopri5_is_active,
+    dopri5_step,
+)
+from pyro_geo.infer.mcmc.dims.driver import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.flow import splitting_step
+from pyro_geo.infer.mcmc.dims.lanes import map_lanes, run_lanes
+from pyro_geo.infer.mcmc.dims.objective import Objective
+from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polish import CONVERGED, ROUNDING
+from pyro_geo.infer.mcmc.dims.state import (
+    FlowState,
+    init_state,
+    is_active,
+)
+from pyro_geo.target import Rung, Target
+
+__all__ = ["STATS", "run_trajectories"]
+
+AnyState = FlowState | DopriState
+
+STATS = (
+    "lp",
+    "loss_anchor",
+    "loss_explored",
+    "loss_settled",
+    "loss",
+    "energy",
+    "energy_initial",
+    "energy_dissipated",
+    "energy_error",
+    "kinetic",
+    "grad_norm",
+    "peak_loss",
+    "path_length",
+    "displacement",
+    "polish_displacement",
+    "integration_time",
+    "n_steps",
+    "n_rejected",
+    "n_evals",
+    "step_size",
+    "converged",
+    "diverging",
+)
+
+_AT_REST = 1e-2  # kinetic energy of a trajectory that has come to rest
+
+
+def run_trajectories(
+    target: Target,
+    objective: Objective,
+    options: DIMSOptions,
+    q: Tensor,
+    v: Tensor,
+    num_lanes: int,
+) -> tuple[Tensor, dict[str, Tensor], int, Rung]:
+    """Throw particles and follow them to rest.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        options: all numbers.
+        q: starts, `(n, dim)`.
+        v: velocities, `(n, dim)`.
+        num_lanes: trajectories in flight.
+
+    Returns:
+        End points `(n, dim)`, statistics `(n,)` by the names of `STATS`, the number
+        of batched steps and the rung they ran on.
+    """
+    anchor_loss, flow, steps, rung = _flow(target, objective, options, q, v, num_lanes)
+    theta = flow.theta
+    minimal = torch.ones_like(flow.diverging)
+    n_evals = flow.n_evals
+    if options.polish:
+        polished = polish_lanes(
+            target,
+            objective,
+            theta,
+            num_lanes,
+            tol=options.polish_tol,
+            max_iter=options.polish_max_iter,
+        )
+        theta, loss, grad = polished.q, polished.loss, polished.grad
+        n_evals = n_evals + polished.n_evals
+        # a promise below the loss's rounding cannot be kept
+        rounding = ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
+        minimal = (polished.status == CONVERGED) | (polished.predicted <= rounding)
+    else:
+        loss, grad = map_lanes(
+            lambda x: objective.value_and_grad(target, x), theta, num_lanes
+        )
+    at_rest = flow.kinetic <= _AT_REST
+    balanced = flow.energy_error.abs() <= options.step_tol
+    stats = {
+        "lp": -loss,
+        "loss_anchor": anchor_loss,
+        "loss_explored": flow.loss_explored,
+        "loss_settled": flow.loss_settled,
+        "loss": loss,
+        "energy": flow.energy,
+        "energy_initial": flow.energy_initial,
+        "energy_dissipated": flow.energy_dissipated,
+        "energy_error": flow.energy_error,
+        "kinetic": flow.kinetic,
+        "grad_norm": grad.norm(dim=-1),
+        "peak_loss": flow.peak_loss,
+        "path_length": flow.path_length,
+        "displacement": (theta - q).norm(dim=-1),
+        "polish_displacement": (theta - flow.theta).norm(dim=-1),
+        "integration_time": flow.integration_time,
+        "n_steps": flow.n_steps,
+        "n_rejected": flow.n_rejected,
+        "n_evals": n_evals,
+        "step_size": flow.step_size,
+        "converged": flow.finished & at_rest & balanced & minimal,
+        "diverging": flow.diverging,
+    }
+    return theta, stats, steps, rung
+
+
+def _flow(
+    target: Target,
+    objective: Objective,
+    options: DIMSOptions,
+    q: Tensor,
+    v: Tensor,
+    num_lanes: int,
+) -> tuple[Tensor, FlowResult, int, Rung]:
+    """Explore and settle; also tell the losses at the start, the steps and the rung."""
+    params = options.params(q.dtype, q.device)
+    splitting = options.integrator == "splitting"
+    init = init_state if splitting else dopri5_init
+    euclidean = options.euclidean
+    start = target.lift(
+        (*objective.key, "start", euclidean, splitting),
+        lambda data, params, q, v: init(
+            objective.on(target.bind(data)), q, v, params, euclidean=euclidean
+        ),
+        "the start of DIMS trajectories",
+    )
+    laned = (False, True, True)
+    queue: AnyState = map_lanes(
+        lambda pair: start(target.data, params, *pair, rung="traced", laned=laned),
+        (q, v),
+        num_lanes,
+    )
+    tolerances = {} if splitting else {"rtol": options.rtol, "atol": options.atol}
+    advance = partial(
+        splitting_step if splitting else dopri5_step, euclidean=euclidean, **tolerances
+    )
+    lifted = target.lift(
+        (*objective.key, "step", euclidean, *tolerances.items(), splitting),
+        lambda data, params, state: advance(
+            objective.on(target.bind(data)), params, state
+        ),
+        "a step of DIMS",
+    )
+    rows = torch.arange(num_lanes, device=q.device).clamp(max=len(q) - 1)
+    lanes: AnyState = pytree.tree_map(lambda x: x.index_select(0, rows), queue)
+    bound = lifted.specialise(
+        target.data, params, lanes, rung=target.rung, laned=(False, True)
+    )
+    count = 0
+
+    def step(state: AnyState) -> AnyState:
+        nonlocal count
+        count += 1
+        return bound(params, state)
+
+    final = run_lanes(step, queue, num_lanes, active=_is_under_way)
+    start_loss = _flow_of(queue).loss
+    return start_loss, flow_result(_flow_of(final)), count, lifted.rung
+
+
+def _flow_of(state: AnyState) -> FlowState:
+    return state if isinstance(state, FlowState) else state.flow
+
+
+def _is_under_way(state: AnyState) -> Tensor:
+    if isinstance(state, FlowState):
+        return is_active(state)
+    return dopri5_is_active(state)

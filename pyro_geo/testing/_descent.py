@@ -1,0 +1,150 @@
+"""Descent of many independent starts at once: Adam, then L-BFGS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["adam", "lbfgs"]
+
+ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring
+_HALVINGS = 12
+
+
+def adam(fn: ValueAndGrad, q: Tensor, num_steps: int, learning_rate: float) -> Tensor:
+    """Minimise by Adam with a step that falls along a cosine.
+
+    A lane whose gradient is not finite does not move in that step.
+
+    Args:
+        fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
+        q: starts, `(lanes, dim)`.
+        num_steps: how many steps.
+        learning_rate: size of the first step.
+
+    Returns:
+        The last positions, `(lanes, dim)`.
+
+    References:
+        Kingma and Ba (2015), Adam: a method for stochastic optimization, algorithm 1.
+    """
+    first, second = torch.zeros_like(q), torch.zeros_like(q)
+    for t in range(1, num_steps + 1):
+        _, g = fn(q)
+        usable = g.isfinite().all(-1, keepdim=True)
+        g = torch.where(usable, g, 0.0)
+        first = 0.9 * first + 0.1 * g
+        second = 0.999 * second + 0.001 * g * g
+        size = learning_rate * 0.5 * (1.0 + math.cos(math.pi * (t - 1) / num_steps))
+        scale = (second / (1.0 - 0.999**t)).sqrt() + 1e-8
+        move = size * first / (1.0 - 0.9**t) / scale
+        q = q - torch.where(usable, move, 0.0)
+    return q
+
+
+class _Pairs(NamedTuple):
+    """Differences of positions and gradients, newest last."""
+
+    step: list[Tensor]  # (lanes, dim) each
+    bend: list[Tensor]  # (lanes, dim) each
+    inverse: list[Tensor]  # 1 / (step . bend), (lanes, 1); 0 where it is of no use
+
+
+def lbfgs(fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20) -> Tensor:
+    """Minimise by L-BFGS, a history and a backtracking line search for every lane.
+
+    Losses never rise. A lane that finds no lower point stays where it is.
+
+    Args:
+        fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
+        q: starts, `(lanes, dim)`.
+        num_steps: most steps.
+        memory: pairs kept.
+
+    Returns:
+        The last positions, `(lanes, dim)`.
+
+    References:
+        Nocedal and Wright (2006), Numerical optimization, algorithms 7.4 and 3.1.
+    """
+    value, g = fn(q)
+    pairs = _Pairs([], [], [])
+    for _ in range(num_steps):
+        direction = _two_loops(g, pairs)
+        slope = (g * direction).sum(-1)
+        # rounding can turn the direction uphill: start again from the gradient
+        uphill = ~(slope < 0)
+        direction = torch.where(uphill[:, None], -g, direction)
+        slope = torch.where(uphill, -(g * g).sum(-1), slope)
+        new_q, new_value, new_g = _backtrack(fn, q, value, g, direction, slope)
+        if torch.equal(new_q, q):
+            if not pairs.step:
+                break
+            pairs = _Pairs([], [], [])  # stuck everywhere: one last try downhill
+            continue
+        step, bend = new_q - q, new_g - g
+        curvature = (step * bend).sum(-1, keepdim=True)
+        useful = curvature > 1e-10 * (step * step).sum(-1, keepdim=True)
+        inverse = torch.where(useful, 1.0 / curvature, 0.0)
+        for kept, new in zip(pairs, (step, bend, inverse), strict=True):
+            kept.append(new)
+            del kept[:-memory]
+        q, value, g = new_q, new_value, new_g
+    return q
+
+
+def _two_loops(g: Tensor, pairs: _Pairs) -> Tensor:
+    """Multiply minus the gradient by the inverse Hessian that the pairs stand for."""
+    r = -g
+    weights = []
+    for step, bend, inverse in reversed(list(zip(*pairs, strict=True))):
+        weights.append(inverse * (step * r).sum(-1, keepdim=True))
+        r = r - weights[-1] * bend
+    r = r * _scale(g, pairs)
+    for step, bend, inverse in zip(*pairs, strict=True):
+        r = r + step * (weights.pop() - inverse * (bend * r).sum(-1, keepdim=True))
+    return r
+
+
+def _scale(g: Tensor, pairs: _Pairs) -> Tensor:
+    """Scale of the first guess, `(lanes, 1)`: newest curvature, else a short step."""
+    scale = 1.0 / g.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    for bend, inverse in zip(pairs.bend, pairs.inverse, strict=True):
+        newer = 1.0 / (inverse * (bend * bend).sum(-1, keepdim=True))
+        scale = torch.where(inverse > 0, newer, scale)
+    return scale
+
+
+def _backtrack(
+    fn: ValueAndGrad,
+    q: Tensor,
+    value: Tensor,
+    g: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Halve every lane's own step until its loss has fallen enough."""
+    size = torch.ones_like(value)
+    done = ~(slope < 0)  # nothing to win there, or not finite
+    best = q, value, g
+    for _ in range(_HALVINGS):
+        trial = torch.where(done[:, None], q, q + size[:, None] * direction)
+        new_value, new_g = fn(trial)
+        lower = ~done & (new_value <= value + _SUFFICIENT * size * slope)
+        lower &= (new_value < value) & new_g.isfinite().all(-1)
+        best = (
+            torch.where(lower[:, None], trial, best[0]),
+            torch.where(lower, new_value, best[1]),
+            torch.where(lower[:, None], new_g, best[2]),
+        )
+        done = done | lower
+        if done.all():
+            break
+        size = size * 0.5
+    return best

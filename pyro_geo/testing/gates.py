@@ -1,0 +1,132 @@
+"""Gates: checks that a sound kernel passes and a broken one does not.
+
+The statistical one states its false-alarm rate; the others are exact up to the
+tolerance of the integrator.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_geo.infer.mcmc.dims.driver import FlowResult
+
+__all__ = ["check_covariance", "check_gaussian", "check_ledger", "student_limit"]
+
+_LARGEST_R_HAT = 1.01
+_LEAST_EFFECTIVE = 400.0
+
+
+def check_ledger(result: FlowResult, tol: float = 1e-2) -> None:
+    """Every trajectory ended by itself and its energy and friction work balance.
+
+    Args:
+        result: of a dissipative flow.
+        tol: imbalance allowed, as a share of the energy there was to lose.
+
+    Raises:
+        AssertionError: the ledger is broken.
+    """
+    if not bool(result.finished.all()):
+        bad = int((~result.finished).sum())
+        raise AssertionError(f"{bad} of {len(result.finished)} trajectories got stuck")
+    worst = float(result.energy_error.abs().max())
+    if not worst <= tol:
+        raise AssertionError(f"the ledger misses {worst:.2e} of the energy, not {tol}")
+
+
+def check_gaussian(
+    draws: Tensor, mean: Tensor, covariance: Tensor, false_alarm: float = 1e-4
+) -> None:
+    """Chains that started in a normal distribution are still in it.
+
+    All first and second moments are held against the truth by the spread of chain
+    means, which needs no autocorrelation; the rate of false alarms is divided over
+    all comparisons. A stuck chain inflates its own error bar, so R-hat must be below
+    1.01 and the effective size above 400 as well.
+
+    Args:
+        draws: `(chains, draws, dim)`, from at least 30 independent chains.
+        mean: `(dim,)`.
+        covariance: `(dim, dim)`.
+        false_alarm: probability that a sound kernel fails the comparison of moments.
+
+    Raises:
+        AssertionError: the draws are not from that distribution.
+    """
+    draws = draws.double()
+    chains, length, dim = draws.shape
+    moved = draws - mean.double()
+    upper = torch.triu_indices(dim, dim)
+    products = moved[..., upper[0]] * moved[..., upper[1]]
+    wanted = covariance.double()[upper[0], upper[1]]
+    excess = torch.cat([moved, products - wanted], -1).mean(1)
+    score = _scores(excess)
+    limit = student_limit(chains - 1, false_alarm / excess.shape[1])
+    if not bool((score.abs() <= limit).all()):
+        worst = float(score.abs().max())
+        raise AssertionError(f"a moment is off by {worst:.1f} standard errors")
+    within = draws.var(1).mean(0)
+    between = draws.mean(1).var(0)
+    r_hat = ((length - 1) / length + between / within).sqrt()
+    # of independent draws the chain means vary by 1 / length of the variance
+    effective = chains * torch.diagonal(covariance.double()) / between
+    noise = 1.0 / (2 * length)  # R-hat of independent draws is above one by this
+    if not bool((r_hat <= _LARGEST_R_HAT + noise).all()):
+        raise AssertionError(f"R-hat is {float(r_hat.max()):.3f}: chains disagree")
+    if not bool((effective >= _LEAST_EFFECTIVE).all()):
+        raise AssertionError(f"effective size is only {float(effective.min()):.0f}")
+
+
+def check_covariance(
+    draws: Tensor, covariance: Tensor, false_alarm: float = 1e-4
+) -> None:
+    """Independent draws have mean zero and a given covariance.
+
+    Args:
+        draws: `(n, dim)`.
+        covariance: `(dim, dim)`.
+        false_alarm: probability that sound draws fail.
+
+    Raises:
+        AssertionError: a first or second moment is off.
+    """
+    draws = draws.double()
+    dim = draws.shape[1]
+    upper = torch.triu_indices(dim, dim)
+    products = draws[:, upper[0]] * draws[:, upper[1]]
+    wanted = covariance.double()[upper[0], upper[1]]
+    score = _scores(torch.cat([draws, products - wanted], -1))
+    limit = student_limit(len(draws) - 1, false_alarm / len(score))
+    worst = float(score.abs().max())
+    if not worst <= limit:
+        raise AssertionError(f"a moment is off by {worst:.1f} standard errors")
+
+
+def student_limit(freedom: int, false_alarm: float) -> float:
+    """Two-sided limit of Student's t, by its expansion around the normal.
+
+    Args:
+        freedom: degrees of freedom, at least 29.
+        false_alarm: probability beyond it.
+
+    Returns:
+        The limit.
+
+    Example:
+        >>> round(student_limit(1_000_000, 0.05), 2)
+        1.96
+    """
+    z = -float(torch.special.ndtri(torch.tensor(false_alarm / 2, dtype=torch.float64)))
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _scores(values: Tensor) -> Tensor:
+    """Student's t of the mean of each column, `(n, columns)` to `(columns,)`."""
+    error = values.std(0) / math.sqrt(len(values))
+    return values.mean(0) / error

@@ -1,0 +1,237 @@
+"""A minimal kernel for tests: HMC with a fixed step size and no adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import DivergenceWarning, PyroGeoWarning, explain
+from pyro_geo.infer.mcmc._kernel import Block
+from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
+from pyro_geo.ops.derivatives import value_and_grad
+from pyro_geo.target import Target
+
+__all__ = ["FixedHMC", "HMCState", "leapfrog_transition"]
+
+_DRAWS = 25  # transitions per block
+_LARGEST_ERROR = 1e3  # energy error beyond which a transition counts as divergent
+
+
+class HMCState(NamedTuple):
+    """Positions with their potential and gradient.
+
+    Attributes:
+        q: positions, `(chains, dim)`.
+        potential: minus the log-density there, `(chains,)`.
+        grad: its gradient, `(chains, dim)`.
+    """
+
+    q: Tensor
+    potential: Tensor
+    grad: Tensor
+
+
+class HMCInfo(NamedTuple):
+    """What happened in one transition, `(chains,)` each."""
+
+    energy: Tensor
+    energy_error: Tensor
+    acceptance_rate: Tensor
+    diverging: Tensor
+
+
+def leapfrog_transition(
+    potential: Callable[[Tensor], Tensor],
+    state: HMCState,
+    momentum: Tensor,
+    uniform: Tensor,
+    step_size: Tensor,
+    num_steps: int,
+) -> tuple[HMCState, HMCInfo]:
+    r"""Make one transition of every chain: leapfrog, then Metropolis.
+
+    Args:
+        potential: batched potential, `(chains, dim) -> (chains,)`.
+        state: where the chains are.
+        momentum: standard normal momenta, `(chains, dim)`.
+        uniform: uniform numbers for the acceptance, `(chains,)`.
+        step_size: `()`.
+        num_steps: leapfrog steps.
+
+    Returns:
+        The next state and what happened.
+
+    References:
+        Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
+    """
+    q, grad, p = state.q, state.grad, momentum
+    value = state.potential
+    for _ in range(num_steps):
+        p = p - 0.5 * step_size * grad
+        q = q + step_size * p
+        value, grad = value_and_grad(potential, q)
+        p = p - 0.5 * step_size * grad
+    start = state.potential + 0.5 * momentum.square().sum(-1)
+    error = value + 0.5 * p.square().sum(-1) - start
+    error = torch.where(error.isnan(), torch.inf, error)
+    accept = uniform < (-error).exp()
+    row = accept.unsqueeze(-1)
+    new = HMCState(
+        torch.where(row, q, state.q),
+        torch.where(accept, value, state.potential),
+        torch.where(row, grad, state.grad),
+    )
+    rate = (-error).exp().clamp(max=1.0)
+    return new, HMCInfo(start, error, rate, error > _LARGEST_ERROR)
+
+
+class FixedHMC:
+    """Hamiltonian Monte Carlo with everything fixed by hand.
+
+    It proves the runner and serves as a reference; for work use an adaptive sampler.
+
+    Args:
+        model: a Pyro model or a target.
+        step_size: leapfrog step.
+        num_steps: leapfrog steps per transition.
+        transition: the transition; broken twins replace it.
+
+    Example:
+        >>> from pyro_geo.infer import MCMC
+        >>> target = Target.from_potential(lambda q: 0.5 * q.square().sum(), 2)
+        >>> kernel = FixedHMC(target, step_size=0.5, num_steps=4)
+        >>> fit = MCMC(kernel, 100, num_chains=50, seed=0, progress_bar=False).run()
+        >>> fit.get_samples()["q"].shape
+        torch.Size([5000, 2])
+    """
+
+    stats = ("lp", "energy", "energy_error", "acceptance_rate", "n_steps", "diverging")
+    citations = ()
+    chain_name: str = "chain"
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | Target,
+        *,
+        step_size: float = 0.1,
+        num_steps: int = 10,
+        transition: Callable[..., tuple[HMCState, HMCInfo]] = leapfrog_transition,
+    ) -> None:
+        self.model = model
+        self.step_size = step_size
+        self.num_steps = num_steps
+        self.transition = transition
+
+    def make_target(
+        self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> Target:
+        """Turn the model and its arguments into a density."""
+        if isinstance(self.model, Target):
+            return (
+                self.model.with_data(*args, **kwargs) if args or kwargs else self.model
+            )
+        return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
+
+    def default_warmup(self, num_samples: int) -> int:
+        """Burn in as long as Pyro does."""
+        return num_samples
+
+    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
+        """A fixed number of transitions."""
+        return _DRAWS
+
+    def prepare(
+        self,
+        target: Target,
+        chains: Sequence[int],
+        *,
+        num_samples: int,
+        num_chains: int,
+        warmup_steps: int,
+        initial: Tensor | None,
+        noise: Noise,
+    ) -> Iterator[HMCState]:
+        """Start every chain from its own stream, then burn in block by block."""
+        if initial is None:
+            streams = noise.block(chains, 0)
+            rows = [
+                target.initial(1, "uniform", streams.generator(i))
+                for i in range(len(chains))
+            ]
+            initial = torch.cat(rows)
+        value, grad = value_and_grad(lambda q: -target.log_prob(q), initial)
+        state = HMCState(initial, value, grad)
+        yield state
+        for index, first in enumerate(range(0, warmup_steps, _DRAWS), start=1):
+            draws = min(_DRAWS, warmup_steps - first)
+            streams = noise.block(chains, index)
+            state = self.block(target, state, chains, draws, streams).state
+            yield state
+
+    def block(
+        self,
+        target: Target,
+        state: HMCState,
+        chains: Sequence[int],
+        draws: int,
+        noise: BlockNoise,
+    ) -> Block:
+        """Make `draws` transitions of every chain."""
+        dtype = target.dtype
+        momenta = noise.normal(draws, target.dim, dtype=dtype)
+        uniforms = noise.uniform(draws, dtype=dtype)
+        size = torch.tensor(self.step_size, dtype=dtype)
+        lifted = target.lift(
+            ("fixed_hmc", self.transition, self.num_steps),
+            lambda data, state, momentum, uniform, size: self.transition(
+                lambda q: -target.bind(data).log_prob(q),
+                state,
+                momentum,
+                uniform,
+                size,
+                self.num_steps,
+            ),
+            "a transition of HMC",
+        )
+        step = lifted.specialise(
+            target.data, state, momenta[:, 0], uniforms[:, 0], size, rung=target.rung
+        )
+        positions, rows = [], []
+        for i in range(draws):
+            state, info = step(state, momenta[:, i], uniforms[:, i], size)
+            positions.append(state.q)
+            rows.append((-state.potential, *info))
+        lp, energy, error, rate, diverging = (
+            torch.stack(column, 1) for column in zip(*rows, strict=True)
+        )
+        stats = {
+            "lp": lp,
+            "energy": energy,
+            "energy_error": error,
+            "acceptance_rate": rate,
+            "n_steps": torch.full_like(lp, self.num_steps, dtype=torch.long),
+            "diverging": diverging,
+        }
+        return Block(state, torch.stack(positions, 1), stats, draws, lifted.rung)
+
+    def review(
+        self, states: Sequence[HMCState], stats: dict[str, Tensor]
+    ) -> list[PyroGeoWarning]:
+        """Count the divergent transitions."""
+        bad = stats["diverging"]
+        if not bool(bad.any()):
+            return []
+        return [
+            DivergenceWarning(
+                explain(
+                    "transitions diverged",
+                    where="FixedHMC",
+                    found=f"{int(bad.sum())} of {bad.numel()}",
+                    expected="none",
+                    todo="lower step_size or reparametrise",
+                )
+            )
+        ]

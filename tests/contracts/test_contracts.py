@@ -1,0 +1,34 @@
+"""Every check on every case: a new kernel needs no test of its own here."""
+
+import pytest
+import torch
+
+from pyro_geo.testing.contracts import CHECKS, Case, check_rungs
+from tests.cases import FAST, SLOW
+
+CASES = [
+    *(pytest.param(case, id=case.name) for case in FAST),
+    *(pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in SLOW),
+]
+# In double precision: in single a particle near a ridge turns rounding into distance.
+# One is compiled on every change, the others in the slow suite.
+DOUBLE = [case for case in [*FAST, *SLOW] if case.dtype == torch.float64]
+QUICK = "dims-regression-double-3"
+COMPILED = [
+    pytest.param(
+        case, id=case.name, marks=[] if case.name == QUICK else pytest.mark.slow
+    )
+    for case in DOUBLE
+    if case.chains > 1
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES)
+def test_contract(case: Case, check):
+    check(case)
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_contract(case: Case):
+    check_rungs(case, ("traced", "compiled"))
