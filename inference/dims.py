@@ -40,6 +40,7 @@ def main() -> None:
         scores = score_table(
             fit.target, test, {"DiMS": fit.positions.flatten(0, 1)}, seed=arguments.seed
         )
+        scores.loc["DiMS", "cpu_s"] = fit.cpu_seconds
         tables["Held-out scores"] = scores.round(4)
         print("\nHeld-out scores (nll and calibration: smaller is better)")
         print(scores.round(4).to_string())

@@ -132,6 +132,7 @@ class BatchedDensity:
             The function on the ladder, shared by all siblings.
         """
         place = (key, self.ceiling)
+        said = next((lifted.said for lifted in self._lifted.values()), set())
         if place not in self._lifted:
             # one function has found out, and said, that data must be constants
             known = any(lifted.constant_data for lifted in self._lifted.values())
@@ -142,6 +143,7 @@ class BatchedDensity:
                 constant_data=known,
                 dtype=self.dtype,
             )
+            self._lifted[place].said = said
         return self._lifted[place]
 
     # -- densities ----------------------------------------------------------------

@@ -114,6 +114,7 @@ class Lifted:
         self.constant_data = constant_data
         self.dtype = dtype
         self.notes: list[str] = []
+        self.said: set[str] = set()  # shared by the functions of one target
         self._variants: dict[Any, _Variant] = {}
         self._traces: dict[Any, _Traced] = {}
         # ids are safe as keys because the data are kept alive beside them
@@ -244,7 +245,17 @@ class Lifted:
             self.constant_data, self.ceiling = False, "mapped"
             self._step_down(rung, "mapped", reason)
             return None
-        hide_places(graph, leaves, [False] * (len(leaves) - len(flat)) + laned)
+        marks = [False] * (len(leaves) - len(flat)) + laned
+        if not hide_places(graph, leaves, marks):
+            self._say(
+                explain(
+                    f"{self.name} rounds by lane",
+                    where="the ladder",
+                    found="last bits that depend on a lane's place",
+                    expected="lanes that do not see where they are",
+                    todo="Keep the number of chains and lanes to reproduce draws.",
+                )
+            )
         traced = _Traced(graph, probe.rebuild, not self.constant_data)
         self._traces[self._key(inputs)] = traced
         return traced
@@ -258,7 +269,14 @@ class Lifted:
             else "a function of tensors alone",
             to=f"it goes on with '{to}'",
         )
+        self._say(note, f"{rung} {to} {type(reason).__name__}")
+
+    def _say(self, note: str, about: str = "") -> None:
+        """Record a note; warn unless another function has said the same."""
         self.notes.append(note)
+        if about and about in self.said:
+            return
+        self.said.add(about)
         warnings.warn(note, FallbackWarning, stacklevel=2)
 
 

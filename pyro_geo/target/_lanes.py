@@ -21,7 +21,7 @@ _MM = torch.ops.aten.mm.default
 
 def hide_places(
     graph: GraphModule, leaves: Sequence[Tensor], laned: Sequence[bool]
-) -> None:
+) -> bool:
     """Change a graph, in place, whose lanes' numbers depend on their place.
 
     Args:
@@ -29,9 +29,14 @@ def hide_places(
         leaves: inputs of the shapes to come.
         laned: whether each input has a leading axis of lanes; where none has, there is
             nothing to do.
+
+    Returns:
+        Whether lanes are now independent of their place.
     """
-    if any(laned) and depends_on_lane(graph, leaves, laned):
-        separate_products(graph, len(leaves[list(laned).index(True)]))
+    if not any(laned) or not depends_on_lane(graph, leaves, laned):
+        return True
+    separate_products(graph, len(leaves[list(laned).index(True)]))
+    return not depends_on_lane(graph, leaves, laned)
 
 
 def depends_on_lane(

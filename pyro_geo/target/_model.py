@@ -284,7 +284,8 @@ class ModelDensity:
 
     def _check_deterministic(self, data: Data) -> None:
         """Refuse a model that draws random numbers outside its sample statements."""
-        q = torch.full((self.layout.dim,), 0.1, dtype=self.dtype)
+        device = data[0].device if data else None
+        q = torch.full((self.layout.dim,), 0.1, dtype=self.dtype, device=device)
         with torch.no_grad(), private_randomness(2):
             first = self.site_log_probs(q, data)
             second = self.site_log_probs(q, data)

@@ -181,8 +181,8 @@ class FixedHMC:
     ) -> Block:
         """Make `draws` transitions of every chain."""
         dtype = target.dtype
-        momenta = noise.normal(draws, target.dim, dtype=dtype)
-        uniforms = noise.uniform(draws, dtype=dtype)
+        momenta = noise.normal(draws, target.dim, dtype=dtype).to(target.device)
+        uniforms = noise.uniform(draws, dtype=dtype).to(target.device)
         size = torch.tensor(self.step_size, dtype=dtype)
         lifted = target.lift(
             ("fixed_hmc", self.transition, self.num_steps),

@@ -16,6 +16,7 @@ from pyro_geo.geometry.curvature import (
     ggn,
     ggn_diagonal,
     ggn_product,
+    prior_diagonal,
     prior_hessian,
 )
 from pyro_geo.target import Target
@@ -346,3 +347,25 @@ def test_one_position_is_needed():
     target = KINDS["factor"].target()
     with pytest.raises(ShapeError, match=r"found \(1, 1\), expected \(1,\)"):
         ggn_product(target, torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_the_prior_diagonal_is_exact_for_independent_priors():
+    model, args, *_ = KINDS["network"]
+    target = Target.from_model(model, *args, dtype=torch.float64)
+    q = target.initial(1, "uniform", torch.Generator().manual_seed(0))[0]
+    found = prior_diagonal(target, q, 8, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, prior_hessian(target, q).diagonal())
+
+
+def test_the_prior_diagonal_is_unbiased_for_hierarchical_priors():
+    model, args, *_ = KINDS["horseshoe"]
+    target = Target.from_model(model, *args, dtype=torch.float64)
+    q = target.initial(1, "uniform", torch.Generator().manual_seed(0))[0]
+    hessian = prior_hessian(target, q)
+    probes = 20_000
+    found = prior_diagonal(target, q, probes, torch.Generator().manual_seed(1))
+    # the estimate's variance is the sum of squares off the diagonal; 5 sigma
+    off = hessian - torch.diag(hessian.diagonal())
+    error = (off.square().sum(-1) / probes).sqrt()
+    assert bool(((found - hessian.diagonal()).abs() <= 5 * error + 1e-9).all())
+    assert bool(off.abs().sum() > 0)

@@ -391,3 +391,25 @@ def test_a_correlated_gaussian():
     kernel = FixedHMC(normal, step_size=0.7, num_steps=2)
     fit = run(kernel, 300, 200, warmup_steps=50)
     check_gaussian(fit.positions, torch.zeros(2), COVARIANCE, false_alarm=1e-4)
+
+
+def test_an_unknown_compile_is_refused():
+    kernel = FixedHMC(Target.from_potential(lambda q: q.square().sum(), 1))
+    wrong: Any = "yes"
+    with pytest.raises(ConfigurationError, match="argument compile.*'yes'"):
+        MCMC(kernel, 10, compile=wrong)
+
+
+def test_a_step_down_is_said_once_for_all_functions_of_a_run():
+    def model(y):
+        x = pyro.sample("x", dist.Normal(0.0, float(y.std())))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    target = Target.from_model(model, torch.tensor([0.0, 1.0, 3.0]))
+    fit = MCMC(FixedHMC(target), 10, 5, seed=0, progress_bar=False)
+    with pytest.warns(FallbackWarning, match="constants"):
+        fit.run()
+    # warnings are errors here
+    target.value_and_grad(torch.zeros(2, 1))
+    target.hvp(torch.zeros(2, 1), torch.ones(2, 1))

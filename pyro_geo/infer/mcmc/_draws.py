@@ -56,7 +56,7 @@ class PosteriorDraws:
     @property
     def notes(self) -> list[str]:
         """What the run had to say: warnings and steps down the ladder."""
-        return list(dict.fromkeys([*self.target.notes, *self._notes]))
+        return list(dict.fromkeys(self._notes))
 
     def get_samples(
         self, num_samples: int | None = None, group_by_chain: bool = False

@@ -103,6 +103,16 @@ class MCMC(PosteriorDraws):
             _at_least("warmup_steps", warmup_steps, 0)
         if chain_batch_size is not None:
             _at_least("chain_batch_size", chain_batch_size, 1)
+        if compile not in ("auto", True, False):
+            raise ConfigurationError(
+                explain(
+                    "unknown choice",
+                    where="argument compile",
+                    found=repr(compile),
+                    expected="'auto', True or False",
+                    todo="choose one of these",
+                )
+            )
         self.kernel = kernel
         self._chain_name = kernel.chain_name
         self.num_samples = num_samples
@@ -120,6 +130,7 @@ class MCMC(PosteriorDraws):
         self.rung: Rung = "traced"
         self.num_steps = 0
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._stats = {}
         self._notes = []
 
@@ -150,7 +161,7 @@ class MCMC(PosteriorDraws):
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         self.run_seed = seed
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         blocks: list[Block] = []
         with _one_thread(), self._bar() as bar:
             try:
@@ -166,6 +177,7 @@ class MCMC(PosteriorDraws):
                 self.interrupted = True
             finally:
                 self.seconds = time.perf_counter() - started
+                self.cpu_seconds = time.process_time() - cpu
                 if blocks:
                     self._keep(blocks)
         self._review(blocks[-1].state)
@@ -296,6 +308,8 @@ class MCMC(PosteriorDraws):
         }
 
     def _review(self, states: Sequence[Any]) -> None:
+        # what others do with the same target later is not this run's affair
+        self._notes = self.target.notes
         found = list(self.kernel.review(states, dict(self._stats)))
         if self.interrupted:
             kept = 0 if self._q is None else self._q.shape[1]
@@ -334,6 +348,7 @@ class MCMC(PosteriorDraws):
             "dtype": str(q.dtype).removeprefix("torch."),
             "rung": self.rung,
             "sampling_time": round(self.seconds, 3),
+            "processor_time": round(self.cpu_seconds, 3),
             "interrupted": int(self.interrupted),
             "inference_library": "pyro_geo",
             "inference_library_version": pyro_geo.__version__,

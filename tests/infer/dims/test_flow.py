@@ -16,7 +16,6 @@ from pyro_geo.infer.mcmc.dims.flow import (
     FlowParams,
     FlowState,
     flow_params,
-    friction_factor,
     init_state,
     is_active,
     splitting_step,
@@ -91,16 +90,6 @@ def test_angular_momentum_decays_exactly_at_any_step_size(euclidean, h):
     momentum = torch.linalg.cross(state.q, state.v)
     exact = torch.linalg.cross(q, v) * math.exp(-mu * h * count)
     torch.testing.assert_close(momentum, exact, rtol=0, atol=count * 8 * EPS)
-
-
-@pytest.mark.parametrize(("mu0", "mu1"), [(0.0, 0.4), (0.7, 0.0), (0.7, 0.4)])
-def test_friction_over_two_halves_is_friction_over_the_whole(mu0, mu1):
-    root, half = real([0.0, 0.5, 3.0]), real([0.25, 0.25, 0.25])
-    mu = real(mu0), real(mu1)
-    whole = friction_factor(2 * half, *mu, root)
-    first = friction_factor(half, *mu, root)
-    second = friction_factor(half, *mu, first * root)
-    torch.testing.assert_close(first * second, whole, rtol=8 * EPS, atol=0)
 
 
 @both_metrics

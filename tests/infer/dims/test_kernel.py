@@ -17,8 +17,10 @@ from pyro_geo.errors import (
     DivergenceWarning,
     EnergyLedgerWarning,
     FallbackWarning,
+    MissingCurvatureError,
     NonFiniteLossError,
     NotPositiveDefiniteError,
+    ObjectiveShapeError,
     PyroGeoWarning,
     ShapeError,
     UnboundedMinimumWarning,
@@ -138,7 +140,7 @@ def test_the_other_losses(plane):
 # -- statistics ---------------------------------------------------------------------
 
 
-def test_the_statistics_are_those_of_the_spec(fit):
+def test_the_statistics_are_those_documented(fit):
     assert tuple(fit.stats) == STATS
     assert len(STATS) == 22
     stats = fit.stats
@@ -601,3 +603,25 @@ def test_groups_of_chains_and_blocks_change_no_bit(plane):
     assert torch.equal(positions[0], positions[1])
     assert torch.equal(positions[0], positions[2])
     assert len({fit.num_steps for fit in runs}) == 1
+
+
+def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
+    """A loss that is no number per position; velocities without a curvature."""
+    monkeypatch.setattr(
+        "pyro_geo.infer.mcmc.dims.kernel.train_anchors",
+        lambda *args: pytest.fail("trained"),
+    )
+    target = Target.from_potential(lambda q: q.square().sum(), 2)
+    many = DIMS(target, loss=lambda z: z["q"], velocity="isotropic")
+    with pytest.raises(ObjectiveShapeError, match=r"'loss'.*\(2,\)"):
+        MCMC(many, 4, progress_bar=False).run()
+    with pytest.raises(MissingCurvatureError, match="isotropic"):
+        MCMC(DIMS(target), 4, progress_bar=False).run()
+
+
+@pytest.mark.parametrize(
+    "option", ["num_lanes", "max_evals", "polish_max_iter", "anchor_steps"]
+)
+def test_counts_are_integers(option):
+    with pytest.raises(ConfigurationError, match=f"'{option}'.*2.5.*an integer"):
+        DIMS(lambda: None, **{option: 2.5})

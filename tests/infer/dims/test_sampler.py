@@ -50,7 +50,9 @@ def check_draws(samples, count):
 def one_chain():
     torch.set_default_dtype(torch.float64)
     pyro.set_rng_seed(0)
-    return run(kernel(plane))
+    found = run(kernel(plane))
+    torch.set_default_dtype(torch.float32)
+    return found
 
 
 def test_one_chain(one_chain):

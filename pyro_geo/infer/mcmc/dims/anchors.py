@@ -206,6 +206,7 @@ def polish_lanes(
     *,
     tol: float,
     max_iter: int,
+    active: Tensor | None = None,
 ) -> PolishState:
     """Polish any number of positions, a fixed number at a time.
 
@@ -216,21 +217,25 @@ def polish_lanes(
         num_lanes: how many at a time.
         tol: predicted decrease at which to stop, in nats.
         max_iter: Newton steps allowed.
+        active: which positions to polish, `(n,)` boolean, default all.
 
     Returns:
         The final state, leading axis `n`.
     """
 
-    def run(rows: Tensor) -> PolishState:
+    def run(inputs: tuple[Tensor, Tensor]) -> PolishState:
+        rows, chosen = inputs
         return polish(
             lambda x: objective.value_and_grad(target, x),
             lambda x, v: objective.hvp(target, x, v),
             rows,
             tol=tol,
             max_iter=max_iter,
+            active=chosen,
         )
 
-    return map_lanes(run, q, num_lanes)
+    chosen = torch.ones_like(q[:, 0], dtype=torch.bool) if active is None else active
+    return map_lanes(run, (q, chosen), num_lanes)
 
 
 def _adam(
@@ -297,7 +302,7 @@ def _adam_step(
 def _falls_along_ray(
     loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, direction: Tensor
 ) -> Tensor:
-    """Follow the last direction of training until the norm has doubled.
+    """Follow the last direction of training until the norm has tripled.
 
     A minimum at infinity, as separable data have, shows as a loss that never rises on
     the way and ends lower by more than its rounding.

@@ -38,7 +38,6 @@ __all__ = [
     "FlowParams",
     "FlowState",
     "flow_params",
-    "friction_factor",
     "init_state",
     "is_active",
     "splitting_step",
@@ -54,31 +53,6 @@ def _log1p_ratio(x: Tensor) -> Tensor:
     """Evaluate `log(1 + x) / x`, which is 1 at 0."""
     zero = x == 0
     return torch.where(zero, 1.0, torch.log1p(x) / torch.where(zero, 1.0, x))
-
-
-def friction_factor(s: Tensor, mu0: Tensor, mu1: Tensor, root: Tensor) -> Tensor:
-    r"""Shrink of a velocity by friction alone over time `s`, in closed form.
-
-    Solves :math:`\dot v = -(\mu_0 + \mu_1 \sqrt K) v` with the metric held fixed:
-    :math:`c = e / (1 + \mu_1 r (1 - e)/\mu_0)`, :math:`e = \exp(-\mu_0 s)`, where
-    the limit :math:`\mu_0 \to 0` is taken exactly.
-
-    Args:
-        s: duration, `(lanes,)`.
-        mu0: friction per time, `(lanes,)` or `()`.
-        mu1: friction per length, `(lanes,)` or `()`.
-        root: square root of the kinetic energy at the start, `(lanes,)`.
-
-    Returns:
-        The factor, `(lanes,)`, in (0, 1].
-
-    Example:
-        >>> half = torch.tensor([0.5])
-        >>> friction_factor(half, torch.zeros(1), torch.ones(1), torch.tensor([2.0]))
-        tensor([0.5000])
-    """
-    shrink, reach = _linear_friction(s, mu0)
-    return (1.0 - shrink) / (1.0 + mu1 * root * reach)
 
 
 def _linear_friction(s: Tensor, mu0: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +74,8 @@ def splitting_step(
     drifts allow for the friction beside them, so that flat directions are exact at
     any step size. A step is kept if the energy balance closes,
 
-    .. math:: |E_{n+1} - E_n + q| \le \eta q + \epsilon h/T + 16 \epsilon_m |E_n|,
+    .. math:: |E_{n+1} - E_n + q| \le \eta q + \epsilon h/T
+              + 16 \epsilon_m (K_n + |g L_n|),
 
     with `q` the step's friction work; so :math:`E` falls along the kept steps up to
     the absolute term. A rejected lane stays where it is and shortens its step.
@@ -178,7 +153,9 @@ def splitting_step(
     info = torch.finfo(h.dtype)
     defect = (energy - state.energy + work).abs()
     share = h / (params.end_time[0] + params.end_time[1])
-    floor = ROUNDING * info.eps * state.energy.abs()
+    # of the parts, for their sum may cancel
+    parts = state.kinetic + (g * state.loss).abs()
+    floor = ROUNDING * info.eps * parts
     allowed = params.step_tol * work + params.energy_atol * share + floor
     finite = torch.isfinite(defect)
     possible = finite & (room >= 0.3)

@@ -13,10 +13,12 @@ from torch.distributions import constraints
 from pyro_geo.errors import (
     ConfigurationError,
     NotPositiveDefiniteError,
+    ObjectiveShapeError,
     PyroGeoWarning,
     ShapeError,
     explain,
 )
+from pyro_geo.geometry.curvature import ggn_product
 from pyro_geo.infer.mcmc._kernel import Block
 from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
 from pyro_geo.infer.mcmc.dims.anchors import (
@@ -172,6 +174,7 @@ class DIMSKernel:
     ) -> Iterator[DIMSState]:
         """Find or train the anchors and factor their Laplace precisions."""
         streams = noise.block(chains, 0)
+        self._check_early(target)
         anchors = self._find_anchors(target, chains, num_chains, initial, streams)
         factors: list[LaplaceFactor] = []
         if self.options.velocity == "laplace":
@@ -239,6 +242,23 @@ class DIMSKernel:
                 stats, options, torch.cat([state.furthest for state in states])
             ),
         ]
+
+    def _check_early(self, target: Target) -> None:
+        """Raise before anchors are trained what would be raised after."""
+        q = torch.full((1, target.dim), 0.1, dtype=target.dtype, device=target.device)
+        shape = tuple(self.objective.on(target)(q).shape)
+        if shape != (1,):
+            raise ObjectiveShapeError(
+                explain(
+                    "the loss has the wrong shape",
+                    where="argument 'loss'",
+                    found=f"{shape[1:]} per position",
+                    expected="one number per position",
+                    todo="sum it over everything but the positions",
+                )
+            )
+        if self.options.velocity == "laplace":
+            ggn_product(target, q[0], q)
 
     def _find_anchors(
         self,

@@ -69,8 +69,13 @@ class FlowOptions:
         check_number("explore_time + settle_time", total, strict=True)
         check_number("step_tol", self.step_tol, 0.0, 1.0, strict=True)
         check_number("atol", self.atol, strict=True)
-        check_number("max_evals", self.max_evals, 1)
-        check_number("num_lanes", 1 if self.num_lanes is None else self.num_lanes, 1)
+        check_number("max_evals", self.max_evals, 1, integer=True)
+        check_number(
+            "num_lanes",
+            1 if self.num_lanes is None else self.num_lanes,
+            1,
+            integer=True,
+        )
         check_choice("integrator", self.integrator, ("splitting", "dopri5"))
 
     @property
@@ -83,15 +88,16 @@ class FlowOptions:
 
         In high dimension a step costs as much per lane however many there are, and
         more waiting trajectories per lane make up for slow ones. Above 16 it is a
-        multiple of 16: in compiled code the last lanes of another number take another
-        path, and a trajectory's last bits would depend on its lane.
+        multiple of 16, a whole number of vectors: in compiled code the last lanes of
+        another number take another path than the first, and a trajectory's last bits
+        would depend on its lane. Up to 16 all take the same.
 
         Args:
             count: trajectories in all.
             dim: dimension.
 
         Returns:
-            The number of lanes, the user's own where it is given.
+            The number of lanes; the user's own, rounded up, where it is given.
         """
         wanted = self.num_lanes
         if wanted is None:
@@ -142,8 +148,8 @@ class DIMSOptions(FlowOptions):
             check_choice("velocity", self.velocity, laws)
         check_number("velocity_scale", self.velocity_scale, strict=True)
         check_number("polish_tol", self.polish_tol)
-        check_number("polish_max_iter", self.polish_max_iter)
-        check_number("anchor_steps", self.anchor_steps)
+        check_number("polish_max_iter", self.polish_max_iter, integer=True)
+        check_number("anchor_steps", self.anchor_steps, integer=True)
         check_number("anchor_step_size", self.anchor_step_size, strict=True)
         if (self.initial_energy is None) == (self.velocity == "fixed_energy"):
             raise ConfigurationError(
@@ -191,6 +197,7 @@ def check_number(
     high: float = math.inf,
     *,
     strict: bool = False,
+    integer: bool = False,
 ) -> None:
     """Refuse a number outside its range, or one that is not finite.
 
@@ -200,11 +207,14 @@ def check_number(
         low: least value allowed.
         high: upper limit, itself not allowed.
         strict: whether `low` itself is forbidden too.
+        integer: whether fractions are forbidden.
 
     Raises:
         ConfigurationError: the number is outside.
     """
     inside = (low < value if strict else low <= value) and value < high
+    if inside and integer and int(value) != value:
+        raise ConfigurationError(_out_of_range(name, value, "an integer"))
     if not inside:
         above = "above" if strict else "at least"
         below = f" and below {high:g}" if math.isfinite(high) else " and finite"

@@ -94,6 +94,7 @@ def run_trajectories(
             num_lanes,
             tol=options.polish_tol,
             max_iter=options.polish_max_iter,
+            active=~flow.diverging,
         )
         theta, loss, grad = polished.q, polished.loss, polished.grad
         n_evals = n_evals + polished.n_evals

@@ -13,10 +13,9 @@ from pyro_geo.errors import (
     ShapeError,
     explain,
 )
-from pyro_geo.geometry.curvature import ggn, ggn_diagonal, prior_hessian
+from pyro_geo.geometry.curvature import ggn, ggn_diagonal, prior_diagonal, prior_hessian
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.ops.derivatives import hvp
 from pyro_geo.target import Target
 
 __all__ = [
@@ -106,9 +105,7 @@ def laplace_factor(
 def _precision_diagonal(
     target: Target, q: Tensor, generator: torch.Generator
 ) -> Tensor:
-    ones = torch.ones_like(q)
-    # the row sums of a diagonal Hessian are its diagonal
-    prior = -hvp(target.log_prior, q[None], ones[None])[0]
+    prior = prior_diagonal(target, q, generator=generator)
     return ggn_diagonal(target, q, generator=generator) + prior
 
 
@@ -159,7 +156,7 @@ def draw_velocities(
         for row in rows:
             _check_custom(row, draws, dim)
         return options.velocity_scale * torch.stack(rows).to(anchors)
-    z = noise.normal(draws, dim, dtype=anchors.dtype)
+    z = noise.normal(draws, dim, dtype=anchors.dtype).to(anchors.device)
     if options.velocity == "isotropic":
         return options.velocity_scale * z
     if options.velocity == "fixed_energy":
