@@ -1,0 +1,158 @@
+"""What the benchmarks share: options, interleaved timing, and the result file."""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "pyro-ppl", "numpy")
+
+Row = dict[str, Any]
+
+
+class Timing(NamedTuple):
+    """Seconds per call: medians over repetitions, and the spread of the first."""
+
+    cpu: float
+    wall: float
+    sd: float
+
+
+def options(
+    doc: str | None, argv: list[str] | None = None, parts: Iterable[str] = ()
+) -> argparse.Namespace:
+    """Parse the options that every benchmark has.
+
+    Args:
+        doc: docstring of the benchmark.
+        argv: arguments, those of the process when left out.
+        parts: what it can measure apart; there is then an option for it.
+
+    Returns:
+        `quick` and `out`; `out` is `None` for a quick run that names no file. With
+        parts also `only`, those to measure.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="smallest cases, nothing written"
+    )
+    parser.add_argument("--out", type=Path, help="file for the results")
+    if names := tuple(parts):
+        parser.add_argument(
+            "--only",
+            type=lambda text: tuple(text.split(",")),
+            default=names,
+            help=f"measure some parts, keep the rest: {','.join(names)}",
+        )
+    return parser.parse_args(argv)
+
+
+def calls_for(fn: Callable[[], object], seconds: float) -> int:
+    """Count the calls of a warm function that fill about so many seconds."""
+    start = time.perf_counter()
+    fn()
+    return max(1, int(seconds / max(time.perf_counter() - start, 1e-7)))
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int = 5,
+    seconds: float = 0.1,
+) -> dict[str, Timing]:
+    """Time warm functions in turn, so that what disturbs one disturbs all.
+
+    Args:
+        functions: what to time, by name.
+        repetitions: rounds; the median over them is reported.
+        seconds: about how long each function runs in a round, one call at least.
+
+    Returns:
+        Processor and wall seconds per call, by name.
+    """
+    for fn in functions.values():
+        fn()
+    calls = {name: calls_for(fn, seconds) for name, fn in functions.items()}
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, fn in functions.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(calls[name]):
+                fn()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            seen[name].append((cpu / calls[name], wall / calls[name]))
+    return {name: timing(pairs) for name, pairs in seen.items()}
+
+
+def timing(pairs: Iterable[tuple[float, float]]) -> Timing:
+    """Take the medians of pairs of processor and wall seconds."""
+    cpu, wall = zip(*pairs, strict=True)
+    sd = statistics.stdev(cpu) if len(cpu) > 1 else 0.0
+    return Timing(statistics.median(cpu), statistics.median(wall), sd)
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Look versions up; a package that is missing is said to be."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write(
+    name: str,
+    rows: list[Row],
+    ratios: dict[str, float],
+    args: argparse.Namespace,
+    packages: Iterable[str] = PACKAGES,
+) -> None:
+    """Print the ratios, and write the results unless the run is a quick one.
+
+    Args:
+        name: of the benchmark.
+        rows: one measurement each.
+        ratios: the headline comparisons.
+        args: from :func:`options`.
+        packages: whose versions to record.
+    """
+    result = {
+        "name": name,
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "versions": versions(packages),
+        "command": f"make bench NAME={name}",
+        "rows": rows,
+        "ratios": ratios,
+    }
+    for key, value in ratios.items():
+        print(f"{key}: {value:.3g}")
+    path = args.out
+    if path is None and not args.quick:
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {path}")

@@ -1,0 +1,128 @@
+"""Write the checked-in benchmark figures into README.md and docs/benchmarks.md.
+
+Both pages hold a pair of markers; what lies between them is made from
+`benchmarks/results/*.json` and never edited by hand. `--check` changes nothing and
+exits with 1 when a page is stale.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+EMPTY = "No figures have been checked in yet."
+
+Result = dict[str, Any]
+
+
+def load(folder: Path) -> list[Result]:
+    """Read every result, in the order of their names."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def number(value: Any) -> str:
+    """Show three significant digits, or the reason why there is no number."""
+    if value is None:
+        return "not installed"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def table(head: list[str], right: int, rows: list[list[str]]) -> str:
+    """Lay out a Markdown table whose columns from `right` on are right-aligned."""
+    rule = ["---" if i < right else "---:" for i in range(len(head))]
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in [head, rule, *rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def ratios(results: list[Result]) -> str:
+    """Lay out the headline comparisons of all benchmarks in one table."""
+    rows = [
+        [result["name"], f"`{key}`", number(value)]
+        for result in results
+        for key, value in result.get("ratios", {}).items()
+    ]
+    return table(["benchmark", "comparison", "ours over theirs"], 2, rows)
+
+
+def origin(result: Result) -> str:
+    """Say where, when and with what a result was measured."""
+    versions = ", ".join(f"{k} {v}" for k, v in result.get("versions", {}).items())
+    return (
+        f"`{result['command']}`, {result['date']}, {result['processor']}, "
+        f"{result['cores']} cores; {versions}."
+    )
+
+
+def measurement(row: dict[str, Any]) -> list[str]:
+    """Turn one measurement into the cells of its table row."""
+    value = row.get("note") if row.get("value") is None else row["value"]
+    shown = number(value)
+    if row.get("sd") is not None:
+        shown += f" ± {number(row['sd'])}"
+    names = [str(row.get(key, "")) for key in ("case", "method", "metric")]
+    return [*names, shown, str(row.get("unit", "")), str(row.get("seeds", ""))]
+
+
+def section(result: Result) -> str:
+    """Lay out all measurements of one benchmark."""
+    head = ["case", "method", "metric", "value", "unit", "seeds"]
+    rows = [measurement(row) for row in result.get("rows", [])]
+    return f"## {result['name']}\n\n{origin(result)}\n\n{table(head, 3, rows)}"
+
+
+def readme(results: list[Result]) -> str:
+    """Fill the README: the ratios, and where they come from."""
+    if not results:
+        return EMPTY
+    lines = [f"- {result['name']}: {origin(result)}" for result in results]
+    return ratios(results) + "\n\n" + "\n".join(lines)
+
+
+def page(results: list[Result]) -> str:
+    """Fill the documentation page: the ratios, then everything measured."""
+    if not results:
+        return EMPTY
+    return "\n\n".join(["## Ratios", ratios(results), *map(section, results)])
+
+
+def replace(text: str, body: str) -> str:
+    """Put `body` between the markers of a page."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"found no pair of markers, expected {BEGIN} ... {END}")
+    return f"{before}{begin}\n\n{body}\n\n{end}{after}"
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+    """Fill both pages, or check that they are filled."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="exit 1 if stale")
+    options = parser.parse_args(argv)
+    results = load(root / "benchmarks" / "results")
+    pages = {"README.md": readme(results), "docs/benchmarks.md": page(results)}
+    stale = []
+    for name, body in pages.items():
+        path = root / name
+        old = path.read_text()
+        new = replace(old, body)
+        if new != old:
+            stale.append(name)
+            if not options.check:
+                path.write_text(new)
+    verb = "stale" if options.check else "written"
+    print(f"{verb}: {', '.join(stale) or 'none'}")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
