@@ -61,7 +61,7 @@ def run_lanes(
     num_lanes: int,
     *,
     active: Callable[[State], Tensor],
-    check_every: int = 8,
+    check_every: int = 4,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> State:
     """Carry a queue of trajectories to their end on a fixed number of lanes.
