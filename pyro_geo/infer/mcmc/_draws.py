@@ -169,7 +169,8 @@ class PosteriorDraws:
         from pyro_geo.io.report import write_report
 
         attributes = self._attributes()
-        attributes.pop("notes", None)
+        for name in ("notes", "citation"):  # notes are shown apart, BibTeX is too long
+            attributes.pop(name, None)
         return write_report(
             self.to_arviz(log_likelihood=False),
             path,
