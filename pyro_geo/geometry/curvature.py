@@ -176,6 +176,16 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
     density, data = target.density, target.data
     q = q.detach()
     if isinstance(density, ModelDensity):
+        if density.enumerated:
+            raise MissingCurvatureError(
+                explain(
+                    "no Gauss-Newton matrix where discrete latents are summed out",
+                    where=f"site {next(iter(density.enumerated))!r}",
+                    found="a sum over its values",
+                    expected="continuous latents only",
+                    todo="Use isotropic or fixed-energy velocities.",
+                )
+            )
         fixed = density.observations(q, data)
 
         def divergence(x: Tensor) -> Tensor:

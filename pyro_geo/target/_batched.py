@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyro_geo._seconds import Seconds
 from pyro_geo.errors import FallbackWarning, ShapeError, explain
 from pyro_geo.ops.derivatives import hvp, value_and_grad, value_grad_hvp
 from pyro_geo.target._density import Data, Density, Terms
@@ -105,6 +106,11 @@ class BatchedDensity:
     def notes(self) -> list[str]:
         """Steps down the ladder so far, each with its reason."""
         return self._notes + [n for f in self._lifted.values() for n in f.notes]
+
+    @property
+    def build_seconds(self) -> Seconds:
+        """Time spent on tracing and compiling, by this target and its siblings."""
+        return sum((f.build_seconds for f in self._lifted.values()), Seconds())
 
     def bind(self, data: Data) -> Self:
         """Return the same density on other tensors, for use inside lifted functions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from pyro_geo.target._model import ModelDensity
 if TYPE_CHECKING:
     from pyro_geo.target._target import Target
 
-__all__ = ["Strategy", "initial_positions"]
+__all__ = ["Strategy", "initial_each", "initial_positions"]
 
 Strategy = Literal["uniform", "prior", "median"] | Callable[..., Any]
 
@@ -31,16 +31,38 @@ def initial_positions(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Draw starts and redraw the rows whose density or gradient is not finite."""
+    return _search(
+        target,
+        num_chains,
+        lambda rows: _draw(target, len(rows), strategy, generator),
+    )
+
+
+def initial_each(
+    target: Target, generators: Sequence[torch.Generator], strategy: Strategy
+) -> Tensor:
+    """Draw each start from its own generator; try all, and redraw, together."""
+
+    def draw(rows: list[int]) -> Tensor:
+        return torch.cat([_draw(target, 1, strategy, generators[i]) for i in rows])
+
+    return _search(target, len(generators), draw)
+
+
+def _search(
+    target: Target, num_chains: int, draw: Callable[[list[int]], Tensor]
+) -> Tensor:
     q = torch.empty(num_chains, target.dim, dtype=target.dtype, device=target.device)
-    bad = torch.ones(num_chains, dtype=torch.bool, device=target.device)
+    bad = list(range(num_chains))
     for _ in range(_TRIES):
-        fresh = _draw(target, int(bad.sum()), strategy, generator)
-        q[bad] = fresh.to(q)
-        value, grad = value_and_grad(target.log_prob, q)
-        bad = ~(value.isfinite() & grad.isfinite().all(-1))
-        if not bad.any():
+        fresh = draw(bad).to(q)
+        q[bad] = fresh
+        value, grad = value_and_grad(target.log_prob, fresh)
+        finite = (value.isfinite() & grad.isfinite().all(-1)).tolist()
+        bad = [row for row, good in zip(bad, finite, strict=True) if not good]
+        if not bad:
             return q
-    chain = int(bad.nonzero()[0])
+    chain = bad[0]
     log_prob = float(target.log_prob(q[chain : chain + 1]))
     raise InitializationError(
         explain(
@@ -90,15 +112,30 @@ def _culprit(target: Target, q: Tensor) -> str:
     """Name the first site whose log-probability is not finite, with its value."""
     if not isinstance(target.density, ModelDensity):
         return "the potential"
+    density = target.density
     values = target.layout.constrain(q)
-    for name, log_prob in target.density.site_log_probs(q, target.data).items():
+    for name, log_prob in density.site_log_probs(q, target.data).items():
         if not log_prob.isfinite():
-            value = values.get(name)
-            shown = "observed data" if value is None else f"value {_short(value)}"
+            if name in values:
+                shown = f"value {_short(values[name])}"
+            elif name in density.enumerated:
+                shown = "each of its values"
+            else:
+                shown = _observed(density.observed_values(q, target.data)[name])
             return f"site {name!r} ({shown}, log-probability {float(log_prob)})"
-    if target.log_prob(q[None]).isfinite().all():
-        return f"the gradient at {_short(q)}"
-    return f"the log-Jacobian at {_short(q)}"
+    terms = density.terms(q, target.data)
+    if not (terms.log_prior + terms.log_likelihood).isfinite():
+        if terms.log_likelihood.isfinite() or not density.enumerated:
+            return f"the log-Jacobian at {_short(q)}"
+        return f"the sum over the discrete sites {list(density.enumerated)}"
+    return f"the gradient at {_short(q)}"
+
+
+def _observed(value: Tensor) -> str:
+    bad = int((~value.isfinite()).sum())
+    if bad:
+        return f"observed data, {bad} of {value.numel()} not finite"
+    return "observed data"
 
 
 def _short(value: Tensor) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_geo._seconds import Seconds
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
 from pyro_geo.target._lanes import hide_places
 from pyro_geo.target._modes import DataRole, default_dtype, tracing
@@ -115,6 +116,7 @@ class Lifted:
         self.dtype = dtype
         self.notes: list[str] = []
         self.said: set[str] = set()  # shared by the functions of one target
+        self.build_seconds = Seconds()
         self._variants: dict[Any, _Variant] = {}
         self._traces: dict[Any, _Traced] = {}
         # ids are safe as keys because the data are kept alive beside them
@@ -199,8 +201,10 @@ class Lifted:
     def _variant(self, inputs: _Inputs, rung: Rung) -> _Variant:
         variant = self._variants.get((rung, self._key(inputs)))
         if variant is None:
+            start = Seconds.now()
             with default_dtype(self.dtype):
                 variant = self._build(inputs, rung)
+            self.build_seconds += Seconds.now() - start
             # kept under what building has taught: the next call asks for that
             self._variants[lower_rung(rung, self.ceiling), self._key(inputs)] = variant
         return variant

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pyro_geo.errors import UnsupportedError, explain
+from pyro_geo.target._safe_linalg import REPLACED
 
 __all__ = ["DensityMode", "DataRole", "default_dtype", "tracing"]
 
@@ -92,7 +93,7 @@ class default_dtype:
 class DensityMode(TorchFunctionMode):
     """Keep failures to their chain, and numbers out of graphs that data enter.
 
-    A failed Cholesky gives NaN for its own chain, not an error for all.
+    A failed factorisation gives NaN for its own chain, not an error for all.
     """
 
     def __init__(self) -> None:
@@ -108,9 +109,8 @@ class DensityMode(TorchFunctionMode):
     ) -> Any:
         """Intercept the few functions concerned, leave every other alone."""
         kwargs = kwargs or {}
-        if func is torch.linalg.cholesky:
-            factor, info = torch.linalg.cholesky_ex(*args, **kwargs)
-            return torch.where((info > 0)[..., None, None], torch.nan, factor)
+        if func in REPLACED:
+            return REPLACED[func](*args, **kwargs)
         if func is binary_cross_entropy_with_logits and len(args) == 2:
             given = {name: value for name, value in kwargs.items() if value is not None}
             if given == {"reduction": "none"}:  # as log-probabilities ask for it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -12,7 +12,17 @@ from pyro.poutine.subsample_messenger import _Subsample
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError, explain
 from pyro_geo.target._layout import Layout
 
-__all__ = ["check_same_layout", "dims_of", "layout_of", "random_sites"]
+__all__ = [
+    "Values",
+    "check_same_layout",
+    "check_same_values",
+    "dims_of",
+    "enumerable_sites",
+    "first_line",
+    "is_enumerable",
+    "layout_of",
+    "random_sites",
+]
 
 
 def random_sites(trace: poutine.Trace) -> dict[str, Any]:
@@ -25,8 +35,102 @@ def random_sites(trace: poutine.Trace) -> dict[str, Any]:
     }
 
 
+def is_enumerable(site: Mapping[str, Any]) -> bool:
+    """Whether a site is latent with finitely many values, which are summed out."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and bool(getattr(site["fn"], "has_enumerate_support", False))
+    )
+
+
+class Values(NamedTuple):
+    """The shape of a discrete latent site, and how many values each entry takes."""
+
+    shape: tuple[int, ...]
+    number: int
+
+
+def enumerable_sites(trace: poutine.Trace) -> dict[str, Values]:
+    """Find the latent sites of a trace whose values can be listed.
+
+    Args:
+        trace: of the model, with no latent site conditioned.
+
+    Returns:
+        Name to shape and number of values.
+
+    Raises:
+        UnsupportedModelError: a discrete site without a list of its values.
+    """
+    found = {}
+    for name, site in random_sites(trace).items():
+        if not is_enumerable(site):
+            continue
+        try:
+            support = site["fn"].enumerate_support(expand=False)
+        except NotImplementedError as reason:
+            raise UnsupportedModelError(
+                explain(
+                    "the values of a discrete latent cannot be listed",
+                    where=f"site {name!r}",
+                    found=f"{type(site['fn']).__name__}: {first_line(reason)}",
+                    expected="one list of values for all entries of the site",
+                    todo="Give all entries the widest range, or sum it out by hand.",
+                )
+            ) from reason
+        found[name] = Values(tuple(site["value"].shape), len(support))
+    return found
+
+
+def first_line(reason: BaseException) -> str:
+    """Shorten an error of others for a message of ours."""
+    return (str(reason).strip().splitlines() or ["no message"])[0][:200]
+
+
+def check_same_values(
+    first: Mapping[str, Values],
+    second: Mapping[str, Values],
+    when: str = "between runs",
+) -> None:
+    """Refuse a model whose discrete latent sites are not always the same.
+
+    Args:
+        first: sites of one run.
+        second: sites of another.
+        when: what lies between the two, for the message.
+
+    Raises:
+        ModelError: a site is in one of them only.
+        ShapeError: a site has two shapes, or two numbers of values.
+    """
+    for name in sorted(set(first) | set(second)):
+        if name not in first or name not in second:
+            raise ModelError(_stray(name, when))
+        if first[name] != second[name]:
+            raise ShapeError(
+                explain(
+                    f"a discrete site changed {when}",
+                    where=f"site {name!r}",
+                    found=f"{first[name]} and {second[name]}",
+                    expected="one fixed shape and number of values",
+                    todo="Fix both by the data, not by another latent.",
+                )
+            )
+
+
+def _stray(name: str, when: str) -> str:
+    return explain(
+        f"the model's latent sites changed {when}",
+        where=f"site {name!r}",
+        found="a site that comes or goes",
+        expected="the same latent sites in every run",
+        todo="Write the choice with torch.where or a mask instead of if.",
+    )
+
+
 def layout_of(trace: poutine.Trace) -> Layout:
-    """Lay out the unobserved sites of a trace, by name.
+    """Lay out the continuous unobserved sites of a trace, by name.
 
     In order of their names, as Pyro has them: draws then do not depend on the order in
     which a model samples its sites.
@@ -35,12 +139,12 @@ def layout_of(trace: poutine.Trace) -> Layout:
         trace: of the model, with no latent site conditioned.
 
     Returns:
-        The layout, with plates as names of axes. A subsampled plate, or a latent
-        without a map to the reals, raises
-        :class:`~pyro_geo.errors.UnsupportedModelError`.
+        The layout, with plates as names of axes.
 
     Raises:
         ModelError: no latent site.
+        UnsupportedModelError: a subsampled plate, discrete latents alone, or a latent
+            that neither maps to the reals nor has finitely many values.
     """
     nodes: Any = trace.nodes
     for name, site in nodes.items():
@@ -49,10 +153,21 @@ def layout_of(trace: poutine.Trace) -> Layout:
     supports, dims = {}, {}
     sites = random_sites(trace)
     for name, site in sorted(sites.items()):
-        if not site["is_observed"]:
+        if not site["is_observed"] and not is_enumerable(site):
             support = _continuous_support(name, site["fn"])
             supports[name] = (site["value"].shape, support)
             dims[name] = dims_of(name, site)
+    discrete = [name for name, site in sites.items() if is_enumerable(site)]
+    if not supports and discrete:
+        raise UnsupportedModelError(
+            explain(
+                "the model has no continuous latent site",
+                where=f"site {discrete[0]!r}",
+                found="discrete latents only",
+                expected="at least one continuous latent",
+                todo="Their posterior is exact with pyro.infer.infer_discrete.",
+            )
+        )
     if not supports:
         raise ModelError(
             explain(
@@ -80,23 +195,31 @@ def _check_not_subsampled(name: str, fn: Any) -> None:
 
 
 def _continuous_support(name: str, fn: Any) -> Any:
+    support, discrete = None, True
     try:
         support = fn.support
         discrete = support.is_discrete
         torch.distributions.biject_to(support)
     except NotImplementedError:
-        support, discrete = None, True
-    if discrete:
-        raise UnsupportedModelError(
-            explain(
-                "latent site is discrete or has no map to real space",
-                where=f"site {name!r}",
-                found=f"{type(fn).__name__} with support {support}",
-                expected="a continuous latent",
-                todo="Sum the site out by hand (a mixture density) or observe it.",
-            )
+        discrete = True
+    if not discrete:
+        return support
+    todo = (
+        "Sum it out by hand (GammaPoisson for a Poisson of gamma rate), cut it off as "
+        "a Categorical, or observe it."
+    )
+    base = getattr(fn, "base_dist", None)
+    if getattr(base, "has_enumerate_support", False):
+        todo = "Put its entries in a plate instead of to_event, to sum out each."
+    raise UnsupportedModelError(
+        explain(
+            "latent site is neither continuous nor finite",
+            where=f"site {name!r}",
+            found=f"{type(fn).__name__} with support {support}",
+            expected="a map to real space, or finitely many discrete values",
+            todo=todo,
         )
-    return support
+    )
 
 
 def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,17 +252,8 @@ def check_same_layout(
         ShapeError: a site has two shapes.
         UnsupportedModelError: a site has two supports.
     """
-    strays = sorted(set(first.sites) ^ set(second.sites))
-    if strays:
-        raise ModelError(
-            explain(
-                f"the model's latent sites changed {when}",
-                where=f"site {strays[0]!r}",
-                found="a site that comes or goes",
-                expected="the same latent sites in every run",
-                todo="Write the choice with torch.where or a mask instead of if.",
-            )
-        )
+    for name in sorted(set(first.sites) ^ set(second.sites)):
+        raise ModelError(_stray(name, when))
     for name, site in first.sites.items():
         other = second.sites[name]
         shapes = tuple(site.constrained_shape), tuple(other.constrained_shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,11 @@ from torch.distributions import constraints
 from pyro_geo.errors import ShapeError, explain
 from pyro_geo.target._batched import AUTO_COMPILE_STEPS, BatchedDensity, Compile
 from pyro_geo.target._density import ModuleDensity, PotentialDensity, cast
-from pyro_geo.target._initial import Strategy, initial_positions
+from pyro_geo.target._initial import (
+    Strategy,
+    initial_each,
+    initial_positions,
+)
 from pyro_geo.target._layout import Layout
 from pyro_geo.target._model import ModelDensity
 
@@ -59,9 +63,10 @@ class Target(BatchedDensity):
     ) -> Self:
         """Make the posterior density of a Pyro model at its arguments.
 
-        Latent sites are the unobserved sample statements, in the order of the
-        model; they are told apart by name. Floating tensors among the arguments are
-        cast to `dtype`; all tensors become graph inputs.
+        Latent sites are the unobserved sample statements, in the order of their
+        names. Those with finitely many discrete values are summed out, as by Pyro's
+        HMC, and count as likelihood. Floating tensors among the arguments are cast to
+        `dtype`; all tensors become graph inputs.
 
         Args:
             model: an ordinary Pyro model, plates and `PyroModule` included.
@@ -74,7 +79,8 @@ class Target(BatchedDensity):
             The target, its potential equal to Pyro's. A model that cannot be used
             raises :class:`~pyro_geo.errors.ModelError` (no latent site, or sites that
             come and go), :class:`~pyro_geo.errors.UnsupportedModelError` (discrete
-            latents, subsampled plates, supports that depend on latents, random
+            latents without end, alone, or that the model cannot take all values of at
+            once, subsampled plates, supports that depend on latents, random
             operations outside sample statements) or
             :class:`~pyro_geo.errors.ShapeError` (a site's shape changes).
 
@@ -177,9 +183,9 @@ class Target(BatchedDensity):
         if not isinstance(self.density, ModelDensity):
             return {}
         q = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
-        sites = self.density.observations(q, self.data)
+        values = self.density.observed_values(q, self.data)
         # a factor is an observed site without a value
-        return {n: s.value for n, s in sites.items() if s.value.numel()}
+        return {name: value for name, value in values.items() if value.numel()}
 
     def constrain(self, q: Tensor) -> dict[str, Tensor]:
         """Values the model sees, site to `(..., *shape)`, for `q` of `(..., dim)`."""
@@ -215,6 +221,33 @@ class Target(BatchedDensity):
             :class:`~pyro_geo.errors.InitializationError` names the site.
         """
         return initial_positions(self, num_chains, strategy, generator)
+
+    def initial_each(
+        self,
+        generators: Sequence[torch.Generator],
+        strategy: Strategy = "uniform",
+    ) -> Tensor:
+        """Find one start per chain, each from a generator of its own.
+
+        Row `i` holds the numbers of `initial(1, strategy, generators[i])`, but all
+        rows are tried together: the model runs once for each round of tries, not once
+        for each chain.
+
+        Args:
+            generators: randomness, one for each chain.
+            strategy: as in :meth:`initial`.
+
+        Returns:
+            Positions, `(len(generators), dim)`. Where 100 tries bring a row no finite
+            start, :class:`~pyro_geo.errors.InitializationError` names the site.
+
+        Example:
+            >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+            >>> seeds = [torch.Generator().manual_seed(i) for i in range(3)]
+            >>> target.initial_each(seeds).shape
+            torch.Size([3, 2])
+        """
+        return initial_each(self, generators, strategy)
 
     # -- other data -------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ class Kind(NamedTuple):
     rung: Rung = "traced"
     warns: bool = False
     kwargs: Mapping[str, Any] = MappingProxyType({})
+    joined: bool = False  # data share a discrete latent: no likelihood for each
 
     def target(self, dtype: torch.dtype = torch.float64, **options: Any) -> Target:
         """The kind's target, without the warnings that a test is not about."""
@@ -44,6 +45,7 @@ def _numbers(*shape: int, seed: int = 0) -> Tensor:
 X, Y = _numbers(12, 3), _numbers(12, seed=1)
 COUNTS = _numbers(12, seed=2).abs().mul(4).floor()
 GROUP = torch.arange(12) % 4
+MULTINOMIAL = torch.tensor([[5, 3, 2], [10, 0, 0], [1, 0, 9]], dtype=torch.float64)
 
 
 def eight_schools(sigma, y=None):
@@ -194,6 +196,16 @@ def sequential_plate(y):
         pyro.sample(f"y_{i}", dist.Normal(x, 1.0), obs=y[i])
 
 
+def sequential_latents(y):
+    """A plate in another, latents inside, one of them discrete."""
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    for i in pyro.plate("block", 2):
+        x = pyro.sample(f"x_{i}", dist.Normal(0.0, 1.0))
+        z = pyro.sample(f"z_{i}", dist.Bernoulli(p))
+        for j in pyro.plate(f"row_{i}", 2):
+            pyro.sample(f"y_{i}{j}", dist.Normal(x + z, 1.0), obs=y[2 * i + j])
+
+
 def data_as_number(y):
     x = pyro.sample("x", dist.Normal(0.0, float(y.std())))
     with pyro.plate("data", len(y)):
@@ -227,6 +239,14 @@ def branch(y):
         pyro.sample("y", dist.Normal(x, scale), obs=y)
 
 
+def in_place(y):
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    mean = torch.zeros(len(y))
+    for i in range(1, len(y)):
+        mean[i] = 0.5 * mean[i - 1] + x
+    pyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
+
+
 def partly_observed(y):
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(y)):
@@ -251,6 +271,67 @@ def ordered(y):
     cuts = torch.tensor([-1.0, 0.0, 1.0])
     with pyro.plate("data", len(y)):
         pyro.sample("y", dist.OrderedLogistic(x, cuts), obs=y)
+
+
+def ordered_cuts(x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    widths = pyro.sample("widths", dist.Gamma(torch.ones(3), 1.0).to_event(1))
+    cuts = widths.cumsum(-1) - 2
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.OrderedLogistic(slope * x, cuts), obs=y)
+
+
+def multinomial(y):
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Multinomial(10, p), obs=y)
+
+
+def mixture(y):
+    weights = pyro.sample("weights", dist.Dirichlet(torch.full((3,), 2.0)))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    with pyro.plate("component", 3):
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+    pyro.deterministic("spread", loc.max() - loc.min())
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.deterministic("center", loc[z])
+        pyro.sample("y", dist.Normal(loc[z], scale), obs=y)
+
+
+def grouped_mixture(y):
+    loc = pyro.sample("loc", dist.Normal(torch.zeros(2), 2.0).to_event(1))
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("group", y.shape[1], dim=-1):
+        z = pyro.sample("z", dist.Bernoulli(p))
+        with pyro.plate("row", len(y), dim=-2):
+            pyro.sample("y", dist.Normal(loc[z.long()], 1.0), obs=y)
+
+
+def hidden_markov(y):
+    with pyro.plate("state", 2):
+        move = pyro.sample("move", dist.Dirichlet(torch.ones(2)))
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+    z = 0
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z_{t}", dist.Categorical(move[z]))
+        pyro.sample(f"y_{t}", dist.Normal(loc[z], 1.0), obs=y[t])
+
+
+def discrete_hmm(y):
+    with pyro.plate("state", 2):
+        move = pyro.sample("move", dist.Dirichlet(torch.ones(2)))
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+    noise = dist.Normal(loc, 1.0)
+    pyro.sample("y", dist.DiscreteHMM(torch.zeros(2), move.log(), noise), obs=y)
+
+
+def continuous_on_discrete(y):
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Bernoulli(p))
+        x = pyro.sample("x", dist.Normal(3 * z, 1 + z))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y)
 
 
 KINDS: dict[str, Kind] = {
@@ -280,11 +361,20 @@ KINDS: dict[str, Kind] = {
     "obs_mask": Kind(partly_observed, (Y,)),
     "module_argument": Kind(with_module, (torch.nn.Linear(3, 1).double(), X, Y)),
     "keywords": Kind(with_keywords, (), kwargs={"y": Y, "x": X[:, 0]}),
-    "sequential_plate": Kind(sequential_plate, (Y,), warns=True),
+    "sequential_plate": Kind(sequential_plate, (Y,)),
+    "sequential_latents": Kind(sequential_latents, (Y[:4],), joined=True),
     "data_as_number": Kind(data_as_number, (Y,), warns=True),
     "data_as_array": Kind(data_as_array, (Y,), warns=True),
     "mask_as_count": Kind(mask_as_count, (Y,), warns=True),
     "selection": Kind(selection, (Y,), warns=True),
     "branch": Kind(branch, (Y,), "sequential", warns=True),
-    "ordered_logistic": Kind(ordered, (GROUP,), "sequential", warns=True),
+    "in_place": Kind(in_place, (Y[:4],), "sequential", warns=True),
+    "ordered_logistic": Kind(ordered, (GROUP,)),
+    "ordered_cutpoints": Kind(ordered_cuts, (X[:, 0], GROUP)),
+    "multinomial": Kind(multinomial, (MULTINOMIAL,)),
+    "mixture": Kind(mixture, (Y,)),
+    "grouped_mixture": Kind(grouped_mixture, (X,), joined=True),
+    "hidden_markov": Kind(hidden_markov, (Y[:4],), joined=True),
+    "discrete_hmm": Kind(discrete_hmm, (Y,)),
+    "continuous_on_discrete": Kind(continuous_on_discrete, (Y,)),
 }

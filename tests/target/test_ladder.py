@@ -16,10 +16,10 @@ from pyro_geo.target import Lifted, Target, _ladder
 from tests.target.kinds import KINDS, X, Y
 
 ALL = pytest.mark.parametrize("name", KINDS)
-# Compiling takes seconds: three kinds on every change, the others at night.
+# Compiling takes seconds: four kinds on every change, the others at night.
 COMPILED = [
     name
-    if name in ("hierarchical", "regression", "network")
+    if name in ("hierarchical", "regression", "network", "mixture")
     else pytest.param(name, marks=pytest.mark.slow)
     for name, kind in KINDS.items()
     if kind.rung != "sequential"

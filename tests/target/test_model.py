@@ -9,7 +9,12 @@ import pytest
 import torch
 from pyro.infer.mcmc.util import initialize_model
 
-from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
+from pyro_geo.errors import (
+    ModelError,
+    ShapeError,
+    UnsupportedError,
+    UnsupportedModelError,
+)
 from pyro_geo.target import Target
 from tests.target.kinds import KINDS, Module, X, Y
 
@@ -50,6 +55,10 @@ def test_terms_and_data_sum_up(name):
     q = positions(target)
     log_prior, log_likelihood = target.terms(q)
     torch.testing.assert_close(target.log_prob(q), log_prior + log_likelihood)
+    if KINDS[name].joined:
+        with pytest.raises(UnsupportedError, match="log-likelihood each"):
+            target.pointwise_log_likelihood(q)
+        return
     pointwise = target.pointwise_log_likelihood(q)
     total = sum(v.reshape(len(q), -1).sum(-1) for v in pointwise.values())
     scale = 2.5 if name == "scale" else 1.0
@@ -127,18 +136,6 @@ def test_priors_that_validate_can_be_mapped():
     assert prior.base_dist._validate_args
 
 
-def discrete(y):
-    z = pyro.sample("z", dist.Bernoulli(0.5))
-    pyro.sample("y", dist.Normal(z.expand(y.shape), 1.0).to_event(1), obs=y)
-
-
-def enumerated(y):
-    p = pyro.sample("p", dist.Beta(1.0, 1.0))
-    with pyro.plate("data", len(y)):
-        z = pyro.sample("z", dist.Bernoulli(p), infer={"enumerate": "parallel"})
-        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
-
-
 def subsampled(y):
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     with pyro.plate("rows", len(y), subsample_size=3) as rows:
@@ -177,9 +174,21 @@ def come_with_values(y):
         pyro.sample("late", dist.Normal(x, 1.0))
 
 
+def unknown_label(y):
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Categorical(p), obs=torch.full((len(y),), 7))
+
+
+def counted(y):
+    """Sees one datum more on each run."""
+    runs.append(0)
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample(f"y_{len(runs)}", dist.Normal(x, 1.0), obs=y[0])
+
+
+runs: list[int] = []
 REFUSED = {
-    discrete: (UnsupportedModelError, "site 'z'"),
-    enumerated: (UnsupportedModelError, "site 'z'"),
     subsampled: (UnsupportedModelError, "plate 'rows'"),
     noisy: (UnsupportedModelError, "site 'y'"),
     without_latent: (ModelError, "argument model"),
@@ -187,6 +196,8 @@ REFUSED = {
     moving_shape: (ShapeError, "site 'x'"),
     come_and_go: (ModelError, "site 'sometimes'"),
     come_with_values: (ModelError, "site 'late'"),
+    unknown_label: (ModelError, "site 'y'"),
+    counted: (UnsupportedModelError, "site 'y_3'"),
 }
 
 

@@ -245,6 +245,62 @@ def test_starts_are_redrawn_until_they_are_finite():
     assert (starts > 0).all()
 
 
+def streams(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+@pytest.mark.parametrize(
+    "strategy", ["uniform", "prior", "median", init_to_value(values={"mean": Y[0]})]
+)
+def test_starts_of_a_batch_are_those_of_its_generators(strategy):
+    target = Target.from_model(normal_model, Y, dtype=torch.float64)
+    state = torch.get_rng_state()
+    starts = target.initial_each(streams(5), strategy)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert starts.dtype == torch.float64
+    one_by_one = [target.initial(1, strategy, g) for g in streams(5)]
+    assert torch.equal(starts, torch.cat(one_by_one))
+    assert torch.equal(starts[2:4], target.initial_each(streams(5)[2:4], strategy))
+
+
+def test_only_failed_starts_are_redrawn_each_from_its_own_generator():
+    rows = []
+
+    def half(q):
+        return torch.where(q[0] > 0, q[0], torch.inf)
+
+    class Rows(type(Target.from_potential(half, 1))):
+        def log_prob(self, q):
+            rows.append(len(q))
+            return super().log_prob(q)
+
+    target = Rows.from_potential(half, 1)
+    rows.clear()
+    starts = target.initial_each(streams(50))
+    assert (starts > 0).all()
+    assert rows[0] == 50
+    assert rows == sorted(rows, reverse=True)
+    # a row fails with probability one half: 2^-20 for each that is left after 20 rounds
+    assert len(rows) < 20
+    one_by_one = [target.initial(1, "uniform", g) for g in streams(50)]
+    assert torch.equal(starts, torch.cat(one_by_one))
+
+
+def test_modules_start_each_from_its_own_generator(module):
+    target = Target.from_module(module, loss, (X, Y))
+    starts = target.initial_each(streams(3))
+    one_by_one = [target.initial(1, "uniform", g) for g in streams(3)]
+    assert torch.equal(starts, torch.cat(one_by_one))
+
+
+def test_no_start_of_a_batch_names_its_chain():
+    def stuck(q):
+        return torch.where(q[0] < 100, torch.inf, q[0])
+
+    with pytest.raises(InitializationError, match="chain 0, the potential"):
+        Target.from_potential(stuck, 1).initial_each(streams(2))
+
+
 def test_no_start_names_the_site_and_its_value():
     def model(y):
         low = pyro.sample("low", dist.Uniform(0.0, 1.0))
@@ -264,6 +320,12 @@ def test_no_start_names_the_site_and_its_value():
 
     with pytest.raises(InitializationError, match=r"site 'z' \(value \[-?\d"):
         Target.from_model(far, Y).initial(1)
+    holes = torch.where(torch.arange(12) < 3, torch.nan, Y.float())
+    with pytest.raises(
+        InitializationError,
+        match=r"site 'y' \(observed data, 3 of 12 not finite, log-probability nan\)",
+    ):
+        Target.from_model(normal_model, holes).initial_each(streams(2))
     steep = Target.from_potential(
         lambda q: q[0].abs().sqrt() * 0 + (q - q).sqrt()[0], 1
     )

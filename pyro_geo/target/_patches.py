@@ -1,0 +1,159 @@
+"""Pieces of Pyro that cannot be mapped or traced, replaced while a density runs.
+
+Other threads may see a replacement while a density is evaluated here. They lose
+nothing by it: each gives what the original gives.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro.ops.special
+import torch
+from pyro.distributions import Categorical, OrderedLogistic
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+__all__ = ["mappable_pieces"]
+
+_NO_SHAPE = torch.Size()
+
+
+class SafeLog(torch.autograd.Function):
+    """Logarithm whose derivative stops growing at zero, for any transform of torch."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """Logarithm of `x`."""
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep `x` for the derivatives."""
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        """Divide by `x`, or by the machine's epsilon where `x` is smaller."""
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] / x.clamp(min=torch.finfo(x.dtype).eps)
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Tensor) -> Tensor:
+        """Forward derivative, the same division."""
+        (x,) = ctx.saved_tensors
+        return grad_inputs[0] / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+def ordered_log_probs(predictor: Tensor, cutpoints: Tensor) -> Tensor:
+    r"""Log-probabilities of the categories of an ordered logistic.
+
+    With :math:`a < b` the gaps from the predictor to two neighbouring cutpoints,
+
+    .. math:: \log(\sigma(b) - \sigma(a)) =
+        \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b}) ,
+
+    which cancels nothing, however far out.
+
+    Args:
+        predictor: any shape.
+        cutpoints: increasing along the last axis, `(..., categories - 1)`.
+
+    Returns:
+        Logarithms, `(..., categories)`; minus infinity between cutpoints that do not
+        increase.
+
+    Example:
+        >>> ordered_log_probs(torch.tensor(0.0), torch.tensor([0.0])).exp()
+        tensor([0.5000, 0.5000])
+    """
+    gaps = cutpoints - predictor.unsqueeze(-1)
+    below, above = logsigmoid(gaps), logsigmoid(-gaps)
+    width = gaps[..., 1:] - gaps[..., :-1]
+    increases = width > 0
+    width = torch.where(increases, width, torch.ones_like(width))
+    between = below[..., 1:] + above[..., :-1] + torch.log(-torch.expm1(-width))
+    between = torch.where(increases, between, -torch.inf)
+    return torch.cat([below[..., :1], between, above[..., -1:]], -1)
+
+
+def _ordered_logistic(
+    self: Any, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None
+) -> None:
+    """Construct an `OrderedLogistic` without the writes in place of Pyro's own."""
+    log_probs = ordered_log_probs(predictor, cutpoints)
+    shape = log_probs.shape[:-1]
+    self.predictor = predictor.expand(shape)
+    self.cutpoints = cutpoints.expand((*shape, cutpoints.shape[-1]))
+    Categorical.__init__(self, logits=log_probs, validate_args=validate_args)
+
+
+_SAMPLE, _ITERATE = _Subsample.sample, IndepMessenger.__iter__
+
+
+def _indices(self: Any, sample_shape: torch.Size = _NO_SHAPE) -> Tensor:
+    """Indices of a plate, marked where they are all of them in order."""
+    indices: Any = _SAMPLE(self, sample_shape)
+    if self.subsample_size is None or self.subsample_size >= self.size:
+        indices._pyro_geo_whole = True
+    return indices
+
+
+def _steps(self: Any) -> Iterator[int | float]:
+    """Steps of a sequential plate: numbers, where Pyro reads them off a tensor."""
+    if self.dim is not None or not getattr(self._indices, "_pyro_geo_whole", False):
+        yield from _ITERATE(self)
+        return
+    self._vectorized = False
+    for index in range(self.size):
+        self.next_context()
+        with self:
+            yield index
+
+
+_REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
+    (pyro.ops.special, "_SafeLog", SafeLog),
+    (OrderedLogistic, "__init__", _ordered_logistic),
+    (_Subsample, "sample", _indices),
+    (IndepMessenger, "__iter__", _steps),
+)
+
+
+class _Users:
+    """How many densities run now, in all threads, and what they replaced."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.originals: list[Any] = []
+
+
+_USERS = _Users()
+
+
+@contextmanager
+def mappable_pieces() -> Iterator[None]:
+    """Replace the pieces, and put the originals back when the last user leaves."""
+    with _USERS.lock:
+        if _USERS.count == 0:
+            _USERS.originals = [getattr(o, name) for o, name, _ in _REPLACEMENTS]
+            for owner, name, new in _REPLACEMENTS:
+                setattr(owner, name, new)
+        _USERS.count += 1
+    try:
+        yield
+    finally:
+        with _USERS.lock:
+            _USERS.count -= 1
+            if _USERS.count == 0:
+                parts = zip(_REPLACEMENTS, _USERS.originals, strict=True)
+                for (owner, name, _), old in parts:
+                    setattr(owner, name, old)

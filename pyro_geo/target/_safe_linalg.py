@@ -1,0 +1,91 @@
+"""Functions of torch that fail for all chains together, made to fail for one.
+
+A factorisation raises when one matrix of a batch has none. Here the chain with that
+matrix gets NaN, which is an infinite energy, and the others what they would get alone.
+Some writes in place have no rule under `vmap`; they are done out of place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["REPLACED"]
+
+
+def _where(failed: Tensor, result: Tensor, axes: int) -> Tensor:
+    """Put NaN where a matrix of the batch failed, over the last `axes` axes."""
+    return torch.where(failed[(..., *[None] * axes)], torch.nan, result)
+
+
+def _cholesky(a: Tensor, upper: bool = False) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(a, upper=upper)
+    return _where(info > 0, factor, 2)
+
+
+def _inverse(a: Tensor) -> Tensor:
+    inverse, info = torch.linalg.inv_ex(a)
+    return _where(info > 0, inverse, 2)
+
+
+def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
+    result, info = torch.linalg.solve_ex(a, b, left=left)
+    vector = b.dim() == 1 or b.shape == a.shape[:-1]
+    return _where(info > 0, result, 1 if vector else 2)
+
+
+def _on_finite(fn: Callable[..., Any], *axes: int) -> Callable[..., Any]:
+    """Keep from a decomposition what it raises on: matrices that are not finite.
+
+    Args:
+        fn: function of a matrix to a tensor or a named tuple of them.
+        *axes: how many axes of each result are no batch axes.
+
+    Returns:
+        The function, NaN where the matrix is not finite.
+    """
+
+    def guarded(a: Tensor, *args: Any, **kwargs: Any) -> Any:
+        bad = ~a.isfinite().all(-1).all(-1)
+        eye = torch.eye(*a.shape[-2:], dtype=a.dtype, device=a.device)
+        found = fn(torch.where(bad[..., None, None], eye, a), *args, **kwargs)
+        if isinstance(found, Tensor):
+            return _where(bad, found, axes[0])
+        parts = zip(found, axes, strict=True)
+        return type(found)([_where(bad, part, n) for part, n in parts])
+
+    return guarded
+
+
+def _set_item(x: Tensor, index: Any, value: Any) -> None:
+    if isinstance(index, Tensor) and index.dtype == torch.bool:
+        if index.shape == x.shape and not isinstance(value, Tensor):
+            x.masked_fill_(index, value)  # an index by mask has a shape of its own
+            return
+    x[index] = value
+
+
+def _clamp_(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(x.clamp(*args, **kwargs))
+
+
+REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.linalg.cholesky: _cholesky,
+    torch.cholesky: _cholesky,
+    torch.Tensor.cholesky: _cholesky,
+    torch.linalg.inv: _inverse,
+    torch.inverse: _inverse,
+    torch.Tensor.inverse: _inverse,
+    torch.linalg.solve: _solve,
+    torch.linalg.eigh: _on_finite(torch.linalg.eigh, 1, 2),
+    torch.linalg.eigvalsh: _on_finite(torch.linalg.eigvalsh, 1),
+    torch.linalg.svd: _on_finite(torch.linalg.svd, 2, 1, 2),
+    torch.linalg.svdvals: _on_finite(torch.linalg.svdvals, 1),
+    torch.linalg.pinv: _on_finite(torch.linalg.pinv, 2),
+    torch.Tensor.__setitem__: _set_item,
+    torch.Tensor.clamp_: _clamp_,
+}
+"""Function to what stands for it while a density is evaluated."""
