@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_geo import Target
 from pyro_geo.infer import DIMS
 from pyro_geo.infer.mcmc._noise import Noise
+from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.trajectories import run_trajectories
@@ -97,21 +98,21 @@ def make_case(
         starts = fan_in_starts(target, 1, seed)
         chosen["anchors"] = map_estimate(target, initial=starts, **steps)
     kernel, noise = DIMS(target, **chosen), Noise(seed)
-    *_, state = kernel.prepare(
-        target,
+    *_, warm = warm_up(
+        kernel,
+        lambda: target,
         [0],
         num_samples=num_particles,
         num_chains=1,
         warmup_steps=0,
-        initial=None,
         noise=noise.region(1),
     )
-    anchors = state.anchors
+    anchors, factors = warm.state.anchors, warm.state.factors
     v = draw_velocities(
         kernel.options,
         anchors.q,
         anchors.grad,
-        state.factors,
+        factors,
         num_particles,
         noise.block([0], 0),
     )

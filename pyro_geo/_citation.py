@@ -17,6 +17,26 @@ _RECORDS = {
   eprint        = {2605.15459},
   archivePrefix = {arXiv}
 }""",
+    "chees": """\
+@inproceedings{hoffman2021chees,
+  author    = {Hoffman, Matthew D. and Radul, Alexey and Sountsov, Pavel},
+  title     = {An Adaptive-{MCMC} Scheme for Setting Trajectory Lengths in
+               {Hamiltonian} {Monte} {Carlo}},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  series    = {PMLR},
+  volume    = {130},
+  pages     = {3907--3915},
+  year      = {2021}
+}""",
+    "fisher": """\
+@article{seyboldt2026fisher,
+  author        = {Seyboldt, Adrian and Carlson, Eliot and Carpenter, Bob},
+  title         = {Preconditioning {Hamiltonian} {Monte} {Carlo} by minimizing
+                   {Fisher} Divergence},
+  year          = {2026},
+  eprint        = {2603.18845},
+  archivePrefix = {arXiv}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

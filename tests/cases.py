@@ -15,7 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_geo.infer import DIMS
+from pyro_geo.infer import DIMS, HMC, MCMC, Noise
 from pyro_geo.infer.mcmc._kernel import BlockKernel
 from pyro_geo.testing.contracts import Case
 from pyro_geo.testing.hmc import FixedHMC
@@ -69,18 +69,64 @@ SUBJECTS = {
 }
 
 
+class Started(Case):
+    """Chains start in groups where they would all together.
+
+    A group of HMC after the first starts around the draws of the first, so other groups
+    mean other starts and other draws, on purpose. What can be asked is that a chain
+    with a given start and given tuning does not depend on its company.
+    """
+
+    def run(self, **options: Any) -> MCMC:
+        """Run, with the starts of all chains together where they are in groups."""
+        if "chain_batch_size" in options:
+            chains = range(self.chains)
+            noise = Noise(self.seed).region(1).block(chains, 0)
+            generators = [noise.generator(i) for i in chains]
+            q = self.target.initial_each(generators, "uniform")
+            options["initial_params"] = self.target.layout.unflatten(q)
+        return super().run(**options)
+
+
 class Maker(NamedTuple):
     """A kernel with its settings, and how far regrouping may move its draws."""
 
     make: Callable[[Any], BlockKernel]
     regrouping: float = 0.0
+    warmup: int | None = None
+    chains: tuple[int, ...] = (1, 3)
+    dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32)
+    case: type[Case] = Case
 
 
 # HMC runs as many lanes as there are chains, and another number of rows changes last
 # bits; over these short runs they stay small. DiMS runs a fixed number of lanes.
 HMC_REGROUPING = 1e-3
+# given and so never tuned, whatever the groups
+GIVEN = {"step_size": 0.1, "trajectory_length": 0.5}
 KERNELS = {
-    "hmc": Maker(partial(FixedHMC, step_size=0.1, num_steps=5), HMC_REGROUPING),
+    "fixed_hmc": Maker(
+        partial(FixedHMC, step_size=0.1, num_steps=5), HMC_REGROUPING, warmup=5
+    ),
+    "hmc": Maker(
+        partial(HMC, metric="dense", **GIVEN), HMC_REGROUPING, 0, case=Started
+    ),
+    "hmc_diagonal": Maker(
+        partial(HMC, metric="diagonal", unroll=3, **GIVEN),
+        HMC_REGROUPING,
+        0,
+        case=Started,
+    ),
+    # Chains that tune together are one group, or they would tune to something else:
+    # one chain alone has no other grouping. In single precision warm-up turns another
+    # order of sites into another tuning.
+    "hmc_tuned": Maker(HMC, warmup=60, chains=(1,), dtypes=(torch.float64,)),
+    "hmc_tuned_low_rank": Maker(
+        partial(HMC, metric="low_rank"),
+        warmup=60,
+        chains=(1,),
+        dtypes=(torch.float64,),
+    ),
     "dims": Maker(partial(DIMS, alpha=0.0, anchor_steps=500)),
     "dims_curved": Maker(
         partial(DIMS, explore_time=1.0, settle_time=10.0, anchor_steps=500)
@@ -96,34 +142,37 @@ ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-2}
 def case(kernel: str, subject: str, dtype: torch.dtype, chains: int) -> Case:
     """Put a case together."""
     model, args, permuted = SUBJECTS[subject]
-    make, regrouping = KERNELS[kernel]
+    maker = KERNELS[kernel]
     precision = "double" if dtype == torch.float64 else "single"
-    return Case(
+    return maker.case(
         f"{kernel}-{subject}-{precision}-{chains}",
-        make,
+        maker.make,
         model,
         args,
         permuted,
         chains=chains,
-        warmup=5 if kernel == "hmc" else None,
+        warmup=maker.warmup,
         dtype=dtype,
         rounding=ROUNDING[dtype],
-        regrouping=regrouping,
+        regrouping=maker.regrouping,
     )
 
 
 FAST = [
+    case("fixed_hmc", "effects", torch.float64, 3),
+    case("fixed_hmc", "regression", torch.float32, 2),
     case("hmc", "effects", torch.float64, 3),
-    case("hmc", "regression", torch.float32, 2),
+    case("hmc_diagonal", "regression", torch.float32, 2),
+    case("hmc_tuned", "effects", torch.float64, 1),
     case("dims", "regression", torch.float64, 3),
     case("dims_curved", "effects", torch.float32, 2),
 ]
 _NAMES = {one.name for one in FAST}
 SLOW = [
     one
-    for kernel in KERNELS
+    for kernel, maker in KERNELS.items()
     for subject in SUBJECTS
-    for dtype in (torch.float64, torch.float32)
-    for chains in (1, 3)
+    for dtype in maker.dtypes
+    for chains in maker.chains
     if (one := case(kernel, subject, dtype, chains)).name not in _NAMES
 ]

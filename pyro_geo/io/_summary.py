@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.io._rhat import nested_r_hat
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -89,6 +90,11 @@ def summary(
     whole chain. Degenerate draws (constant, not finite, or very few) give NaN without
     a remark.
 
+    Where the posterior's attribute `superchains` counts groups of consecutive chains
+    that started at one point, a column `nested_r_hat` is added: the rank-normalised
+    :func:`nested_r_hat`, which can be trusted where each chain is short. It is left
+    out where `num_chains`, an attribute too, says that chains are missing.
+
     Args:
         idata: a result of :func:`to_arviz`, or the dataset of its posterior.
         var_names: the sites to tabulate; all of them by default.
@@ -97,7 +103,7 @@ def summary(
         round_to: number of decimals; the bare numbers by default.
 
     Returns:
-        One row per component, with ArviZ's columns.
+        One row per component, with ArviZ's columns, and `nested_r_hat` last.
 
     Raises:
         ConfigurationError: `interval` is not between 0 and 1, or there is no posterior.
@@ -140,7 +146,21 @@ def summary(
             parts = arviz.summary(_cut_in_four(posterior), **options)
             table["r_hat"] = parts["r_hat"]
             table.attrs["r_hat"] = "one chain, cut in four"
+    if superchains := _superchains(posterior):
+        table["nested_r_hat"] = np.concatenate(
+            [
+                np.ravel(nested_r_hat(array.values, superchains, ranked=True))
+                for array in posterior.data_vars.values()
+            ]
+        )
     return table if round_to is None else table.round(round_to)
+
+
+def _superchains(posterior: "xr.Dataset") -> int:
+    """Number of superchains; 0 where there are none, or chains were left out."""
+    chains = posterior.sizes["chain"]
+    whole = int(posterior.attrs.get("num_chains", chains)) == chains
+    return int(posterior.attrs.get("superchains", 0)) if whole else 0
 
 
 def _cut_in_four(posterior: "xr.Dataset") -> "xr.Dataset":

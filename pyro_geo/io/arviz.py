@@ -14,12 +14,13 @@ import numpy as np
 import pyro_geo
 from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
 from pyro_geo.io._names import SAMPLE_DIMS, label_group, storable
+from pyro_geo.io._rhat import nested_r_hat
 from pyro_geo.io._summary import get_group, import_arviz, major_version, summary
 
 if TYPE_CHECKING:
     from pyro_geo.io._summary import ArvizData
 
-__all__ = ["get_group", "import_arviz", "summary", "to_arviz"]
+__all__ = ["get_group", "import_arviz", "nested_r_hat", "summary", "to_arviz"]
 
 # One run's draws: these groups share their chains and draws.
 _RUN = ("posterior", "sample_stats", "log_likelihood")

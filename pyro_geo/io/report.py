@@ -35,9 +35,10 @@ def write_report(
     """Write a one-file HTML report of a run.
 
     It opens with the facts, headline numbers and a box of everything that calls for
-    attention (the notes given, divergences, draws that did not converge, R-hat above
-    1.01, draws that are not finite). Then come the extra tables, ArviZ's summary,
-    distributions and traces, the plane of largest spread and the run's statistics.
+    attention (the notes given, divergences, draws that did not converge, R-hat or
+    nested R-hat above 1.01, E-BFMI below 0.3, draws that are not finite). Then come
+    the extra tables, ArviZ's summary, distributions and traces, the plane of largest
+    spread and the run's statistics.
     Large models are cut down to the components that matter most, and the page says so.
 
     Args:

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from pyro_geo.infer.mcmc._kernel import Block, BlockKernel
 from pyro_geo.infer.mcmc._noise import Noise
 from pyro_geo.infer.mcmc._runner import MCMC
+from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.io._summary import get_group
 from pyro_geo.target import Rung, Target
 
@@ -139,18 +140,19 @@ def _blocks(
     target = case.target.with_rung("traced")
     chains = range(case.chains) if chains is None else chains
     warmup = case.warmup
-    states = kernel.prepare(
-        target,
+    if warmup is None:
+        warmup = kernel.default_warmup(case.draws, case.chains)
+    *_, warm = warm_up(
+        kernel,
+        lambda: target,
         chains,
         num_samples=case.draws,
         num_chains=case.chains,
-        warmup_steps=kernel.default_warmup(case.draws) if warmup is None else warmup,
-        initial=None,
+        warmup_steps=warmup,
         noise=Noise(0, region=1),
     )
-    *_, state = states
     draws = min(case.draws, kernel.block_draws(case.target, case.draws, case.chains))
-    return _Blocks(kernel, target, chains, draws, state)
+    return _Blocks(kernel, target, chains, draws, warm.state)
 
 
 def check_output(case: Case) -> None:

@@ -1,7 +1,7 @@
 """Gates: checks that a sound kernel passes and a broken one does not.
 
-The statistical one states its false-alarm rate; the others are exact up to the
-tolerance of the integrator.
+The statistical ones state their false-alarm rate; :func:`check_ledger` is exact up to
+the tolerance of the integrator.
 """
 
 from __future__ import annotations
@@ -12,8 +12,25 @@ import torch
 from torch import Tensor
 
 from pyro_geo.infer.mcmc.dims.driver import FlowResult
+from pyro_geo.testing._known import KnownTarget
+from pyro_geo.testing._posterior_gate import (
+    PosteriorCheck,
+    check_posterior,
+    compare_posterior,
+    draws_needed,
+)
 
-__all__ = ["check_covariance", "check_gaussian", "check_ledger", "student_limit"]
+__all__ = [
+    "PosteriorCheck",
+    "check_covariance",
+    "check_exact",
+    "check_gaussian",
+    "check_ledger",
+    "check_posterior",
+    "compare_posterior",
+    "draws_needed",
+    "student_limit",
+]
 
 _LARGEST_R_HAT = 1.01
 _LEAST_EFFECTIVE = 400.0
@@ -78,6 +95,35 @@ def check_gaussian(
         raise AssertionError(f"R-hat is {float(r_hat.max()):.3f}: chains disagree")
     if not bool((effective >= _LEAST_EFFECTIVE).all()):
         raise AssertionError(f"effective size is only {float(effective.min()):.0f}")
+
+
+def check_exact(draws: Tensor, target: KnownTarget, false_alarm: float = 1e-4) -> None:
+    """Chains that started in a known target are still in it.
+
+    Draws are mapped to what must be standard normal and held against that by
+    :func:`check_gaussian`, all moments of first and second order: a fault in any
+    marginal or dependence shows, and heavy tails do no harm.
+
+    Args:
+        draws: unconstrained positions, `(chains, draws, dim)`, from at least 30
+            independent chains.
+        target: what they should be from.
+        false_alarm: probability that a sound kernel fails the comparison of moments.
+            Draws from elsewhere raise an `AssertionError`.
+
+    Example:
+        >>> from pyro_geo.testing.targets import StudentTTarget
+        >>> target = StudentTTarget(df=1.0)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> draws = target.sample(5000, generator).view(50, 100, 2)
+        >>> check_exact(draws, target)
+        >>> check_exact(1.2 * draws, target)
+        Traceback (most recent call last):
+            ...
+        AssertionError: a moment is off by ... standard errors
+    """
+    z = target.to_normal(draws)
+    check_gaussian(z, torch.zeros(target.dim), torch.eye(target.dim), false_alarm)
 
 
 def check_covariance(

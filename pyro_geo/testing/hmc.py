@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.errors import DivergenceWarning, PyroGeoWarning, explain
-from pyro_geo.infer.mcmc._kernel import Block
-from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
+from pyro_geo.infer.mcmc._kernel import Block, Warmup
+from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.target import Target
 
@@ -27,11 +27,13 @@ class HMCState(NamedTuple):
         q: positions, `(chains, dim)`.
         potential: minus the log-density there, `(chains,)`.
         grad: its gradient, `(chains, dim)`.
+        burn_in: transitions left before the draws count, `()`.
     """
 
     q: Tensor
     potential: Tensor
     grad: Tensor
+    burn_in: Tensor
 
 
 class HMCInfo(NamedTuple):
@@ -83,6 +85,7 @@ def leapfrog_transition(
         torch.where(row, q, state.q),
         torch.where(accept, value, state.potential),
         torch.where(row, grad, state.grad),
+        state.burn_in,
     )
     rate = (-error).exp().clamp(max=1.0)
     return new, HMCInfo(start, error, rate, error > _LARGEST_ERROR)
@@ -111,6 +114,7 @@ class FixedHMC:
     stats = ("lp", "energy", "energy_error", "acceptance_rate", "n_steps", "diverging")
     citations = ()
     chain_name: str = "chain"
+    max_lanes: int | None = None
 
     def __init__(
         self,
@@ -135,7 +139,7 @@ class FixedHMC:
             )
         return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
 
-    def default_warmup(self, num_samples: int) -> int:
+    def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """Burn in as long as Pyro does."""
         return num_samples
 
@@ -143,7 +147,7 @@ class FixedHMC:
         """A fixed number of transitions."""
         return _DRAWS
 
-    def prepare(
+    def start(
         self,
         target: Target,
         chains: Sequence[int],
@@ -152,24 +156,33 @@ class FixedHMC:
         num_chains: int,
         warmup_steps: int,
         initial: Tensor | None,
-        noise: Noise,
-    ) -> Iterator[HMCState]:
-        """Start every chain from its own stream, then burn in block by block."""
+        noise: BlockNoise,
+        tuning: None,
+    ) -> Warmup:
+        """Start every chain from its own stream."""
         if initial is None:
-            streams = noise.block(chains, 0)
-            rows = [
-                target.initial(1, "uniform", streams.generator(i))
-                for i in range(len(chains))
-            ]
-            initial = torch.cat(rows)
+            generators = [noise.generator(i) for i in range(len(chains))]
+            initial = target.initial_each(generators)
         value, grad = value_and_grad(lambda q: -target.log_prob(q), initial)
-        state = HMCState(initial, value, grad)
-        yield state
-        for index, first in enumerate(range(0, warmup_steps, _DRAWS), start=1):
-            draws = min(_DRAWS, warmup_steps - first)
-            streams = noise.block(chains, index)
-            state = self.block(target, state, chains, draws, streams).state
-            yield state
+        state = HMCState(initial, value, grad, torch.tensor(warmup_steps))
+        return Warmup(state, finished=warmup_steps == 0)
+
+    def adapt(
+        self, target: Target, state: HMCState, chains: Sequence[int], noise: BlockNoise
+    ) -> Warmup:
+        """Burn in; nothing is adapted."""
+        left = int(state.burn_in)
+        draws = min(_DRAWS, left)
+        block = self.block(target, state, chains, draws, noise)
+        burnt = block.state._replace(burn_in=state.burn_in - draws)
+        return Warmup(burnt, left == draws, draws, block.num_steps, block.rung)
+
+    def tuning(self, state: HMCState) -> None:
+        """Nothing is tuned."""
+
+    def describe(self, states: Sequence[HMCState]) -> dict[str, str | int | float]:
+        """Record what was fixed by hand."""
+        return {"step_size": self.step_size, "num_steps": self.num_steps}
 
     def block(
         self,

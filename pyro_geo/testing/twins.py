@@ -1,32 +1,161 @@
 """Broken twins: wrappers that put one known fault into a sound kernel.
 
 A test that no broken twin fails tests nothing. Each wrapper here makes exactly one
-mistake that people do make, and the tests name the gate that must reject it.
+mistake that people do make, and :data:`TWINS` names the gate that must reject it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
-from pyro_geo.infer.mcmc._kernel import Block
-from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad
-from pyro_geo.target import Target
-from pyro_geo.testing.hmc import FixedHMC, HMCState, leapfrog_transition
+from pyro_geo.target import Target, Terms
+from pyro_geo.testing._twins_hmc import (
+    AdaptsForever,
+    KeptMomentum,
+    ReusedNoise,
+    SharedNoise,
+    always_accept,
+    early_turn,
+    flipped_acceptance,
+    heavy_momentum,
+    missing_half_kick,
+    stale_gradient,
+    stale_potential,
+    stuck_chain,
+    without_kinetic_energy,
+)
+from pyro_geo.testing.hmc import FixedHMC
 
 __all__ = [
+    "TWINS",
+    "AdaptsForever",
+    "KeptMomentum",
     "ReusedNoise",
+    "SharedNoise",
+    "Twin",
     "always_accept",
+    "early_turn",
     "flip_gradient",
+    "flipped_acceptance",
+    "heavy_momentum",
     "ignore_christoffel_term",
+    "missing_half_kick",
+    "stale_gradient",
+    "stale_potential",
+    "stuck_chain",
+    "transposed_root",
+    "twice_the_likelihood",
     "without_friction_work",
+    "without_jacobian",
+    "without_kinetic_energy",
+    "without_likelihood",
 ]
 
 State = TypeVar("State")
+
+
+class Twin(NamedTuple):
+    """A broken twin and the gate that must reject it.
+
+    Attributes:
+        make: puts the fault in.
+        gate: name of the gate.
+        kind: what `make` takes and returns: `"kernel"`, a model or target and the
+            options of :class:`~pyro_geo.testing.hmc.FixedHMC`, to a kernel; `"target"`,
+            a target to a target; `"root"`, a root of a covariance to the one used;
+            `"loss"`, a batched loss to a batched loss; `"step"`, a step of a
+            dissipative flow to such a step.
+    """
+
+    make: Callable[..., Any]
+    gate: str
+    kind: Literal["kernel", "target", "root", "loss", "step"]
+
+
+# -- densities ----------------------------------------------------------------------
+
+
+def without_jacobian(target: Target) -> Target:
+    """Leave the log-Jacobians of the constrained sites out of a density.
+
+    Args:
+        target: with at least one constrained site.
+
+    Returns:
+        The broken target.
+
+    Example:
+        >>> import torch
+        >>> from pyro_geo.testing.targets import GammaTarget
+        >>> target = GammaTarget(shape=2.0)
+        >>> q = torch.tensor([[0.5]])
+        >>> (target.log_prob(q) - without_jacobian(target).log_prob(q)).item()
+        0.5
+    """
+
+    def broken(terms: Terms, q: Tensor) -> Terms:
+        _, log_jacobian = target.layout.constrain_with_jacobian(q)
+        return terms._replace(log_prior=terms.log_prior - log_jacobian)
+
+    return _with_terms(target, broken)
+
+
+def twice_the_likelihood(target: Target) -> Target:
+    """Count the data twice, as when a site is scored in the guide and in the model."""
+    return _with_terms(
+        target, lambda terms, q: terms._replace(log_likelihood=2 * terms.log_likelihood)
+    )
+
+
+def without_likelihood(target: Target) -> Target:
+    """Forget the data: the posterior is the prior, calibrated in every parameter."""
+    return _with_terms(
+        target, lambda terms, q: terms._replace(log_likelihood=0 * terms.log_likelihood)
+    )
+
+
+class _Broken:
+    """A density whose terms are changed."""
+
+    def __init__(self, density: Any, change: Callable[[Terms, Tensor], Terms]) -> None:
+        self._density = density
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._density, name)
+
+    def terms(self, q: Tensor, data: tuple[Tensor, ...]) -> Terms:
+        return self._change(self._density.terms(q, data), q)
+
+
+def _with_terms(target: Target, change: Callable[[Terms, Tensor], Terms]) -> Target:
+    broken = copy.copy(target)
+    # a graph of the sound density must not serve for the broken one
+    broken._lifted, broken._bound, broken._notes = {}, {}, []
+    density: Any = _Broken(target.density, change)
+    broken.density = density
+    return broken
+
+
+def transposed_root(root: Tensor) -> Tensor:
+    """Take the root of a covariance the wrong way round.
+
+    Args:
+        root: `root @ root.mT` is the covariance, `(dim, dim)`.
+
+    Returns:
+        Its transpose, which gives draws the right total variance and nothing else.
+    """
+    return root.mT
+
+
+# -- flows --------------------------------------------------------------------------
 
 
 def flip_gradient(loss: BatchedLoss) -> BatchedLoss:
@@ -39,6 +168,7 @@ def flip_gradient(loss: BatchedLoss) -> BatchedLoss:
         The broken loss; particles climb it.
 
     Example:
+        >>> import torch
         >>> broken = flip_gradient(lambda q: q.square().sum(-1))
         >>> value_and_grad(broken, torch.ones(1, 1))
         (tensor([1.]), tensor([[-2.]]))
@@ -63,6 +193,7 @@ def ignore_christoffel_term(loss: BatchedLoss) -> BatchedLoss:
         The broken loss; its Hessian-vector products vanish.
 
     Example:
+        >>> import torch
         >>> from pyro_geo.ops.derivatives import hvp
         >>> broken = ignore_christoffel_term(lambda q: q.square().sum(-1))
         >>> one = torch.ones(1, 1)
@@ -94,56 +225,33 @@ def without_friction_work(step: Callable[[State], State]) -> Callable[[State], S
     return broken
 
 
-def always_accept(
-    potential: Callable[[Tensor], Tensor],
-    state: HMCState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> tuple[HMCState, Any]:
-    """Make a transition of HMC that forgets to accept or reject.
-
-    Args:
-        potential: batched potential.
-        state: where the chains are.
-        momentum: momenta, `(chains, dim)`.
-        uniform: numbers for the acceptance, `(chains,)`; not used.
-        step_size: `()`.
-        num_steps: leapfrog steps.
-
-    Returns:
-        The next state and what happened.
-    """
-    certain = torch.full_like(uniform, -1.0)
-    return leapfrog_transition(
-        potential, state, momentum, certain, step_size, num_steps
-    )
+# -- the registry -------------------------------------------------------------------
 
 
-class ReusedNoise(FixedHMC):
-    """HMC that draws its random numbers once and uses them in every transition."""
-
-    def block(
-        self,
-        target: Target,
-        state: HMCState,
-        chains: Sequence[int],
-        draws: int,
-        noise: BlockNoise,
-    ) -> Block:
-        """Make `draws` transitions of every chain, all with the first one's noise."""
-        return super().block(target, state, chains, draws, _Stuck(noise))
+def _hmc(transition: Callable[..., Any], gate: str) -> Twin:
+    return Twin(partial(FixedHMC, transition=transition), gate, "kernel")
 
 
-class _Stuck(BlockNoise):
-    def __init__(self, noise: BlockNoise) -> None:
-        super().__init__(noise._streams)
-
-    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        values = super().normal(*shape, dtype=dtype)
-        return values[:, :1].expand_as(values)
-
-    def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        values = super().uniform(*shape, dtype=dtype)
-        return values[:, :1].expand_as(values)
+TWINS: dict[str, Twin] = {
+    "flipped gradient": Twin(flip_gradient, "check_ledger", "loss"),
+    "no Christoffel term": Twin(ignore_christoffel_term, "check_ledger", "loss"),
+    "no friction work": Twin(without_friction_work, "check_ledger", "step"),
+    "transposed root": Twin(transposed_root, "check_covariance", "root"),
+    "always accept": _hmc(always_accept, "check_gaussian"),
+    "reused noise": Twin(ReusedNoise, "check_gaussian", "kernel"),
+    "shared noise": Twin(SharedNoise, "check_exact", "kernel"),
+    "flipped acceptance": _hmc(flipped_acceptance, "check_exact"),
+    "no kinetic energy": _hmc(without_kinetic_energy, "check_exact"),
+    "stale gradient": _hmc(stale_gradient, "check_exact"),
+    "stale potential": _hmc(stale_potential, "check_exact"),
+    "heavy momentum": _hmc(heavy_momentum, "check_exact"),
+    "missing half kick": _hmc(missing_half_kick, "check_exact"),
+    "early turn": _hmc(early_turn, "check_posterior"),
+    "stuck chain": _hmc(stuck_chain, "check_posterior"),
+    "kept momentum": Twin(KeptMomentum, "check_posterior", "kernel"),
+    "adapts forever": Twin(AdaptsForever, "check_posterior", "kernel"),
+    "no Jacobian": Twin(without_jacobian, "check_geweke", "target"),
+    "twice the likelihood": Twin(twice_the_likelihood, "check_sbc", "target"),
+    "no likelihood": Twin(without_likelihood, "check_sbc", "target"),
+}
+"""Every twin by name, with its maker and the gate that must reject it."""

@@ -4,6 +4,7 @@ Run as `python bridge_check.py MAJOR OLD_FILE NEW_FILE`: the major version expec
 NetCDF file written elsewhere to read back (or "-"), and where to write one.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,10 +12,16 @@ import numpy as np
 import xarray as xr
 
 from pyro_geo.errors import ShapeError
-from pyro_geo.io.arviz import get_group, import_arviz, summary, to_arviz
+from pyro_geo.io.arviz import (
+    get_group,
+    import_arviz,
+    nested_r_hat,
+    summary,
+    to_arviz,
+)
 from pyro_geo.io.report import write_report
 
-ATTRS = {"seed": 7, "rung": "compiled", "seconds": 1.25}
+ATTRS = {"seed": 7, "rung": "compiled", "seconds": 1.25, "superchains": 4}
 SCHOOLS = ["a", "b", "c"]
 
 
@@ -40,6 +47,9 @@ def made():
                 "lp": rng.normal(size=(12, 30)),
             },
             "log_likelihood": {"y": rng.normal(size=(12, 30, 3))},
+            "posterior_predictive": {"y": rng.normal(size=(12, 30, 3))},
+            "prior": {"theta": rng.normal(size=(1, 50, 3))},
+            "prior_predictive": {"y": rng.normal(size=(1, 50, 3))},
             "observed_data": {"y": rng.normal(size=3)},
         },
         dims={"theta": ["school"], "w": ["school"], "y": ["school"]},
@@ -55,6 +65,15 @@ def check(idata):
     assert posterior["w"].dims == ("chain", "draw", "school", "w_dim_1")
     assert posterior["school"].values.tolist() == SCHOOLS
     assert group(idata, "observed_data")["y"].dims == ("school",)
+    for name, lead in (
+        ("posterior_predictive", (12, 30)),
+        ("prior_predictive", (1, 50)),
+    ):
+        found = group(idata, name)["y"]
+        assert found.dims == ("chain", "draw", "school")
+        assert found.shape == (*lead, 3)
+        assert found["school"].values.tolist() == SCHOOLS
+    assert group(idata, "prior")["theta"].shape == (1, 50, 3)
     for chain in range(12):
         assert (posterior["chain_number"].sel(chain=chain) == chain).all()
     assert stats["diverging"].dtype == bool
@@ -64,8 +83,28 @@ def check(idata):
     table = summary(idata)
     assert table.loc["theta[b]", "r_hat"] < 1.1
     assert np.isfinite(table.loc["w[c, 1]", "ess_bulk"])
+    assert table.loc["theta[b]", "nested_r_hat"] < 1.1
     result = import_arviz().loo(idata)
     assert result.n_data_points == 3
+
+
+def check_nested_r_hat():
+    """Ours is that of ArviZ 1.x: it has one, which cuts each chain in two for ranks."""
+    arviz_stats = importlib.import_module("arviz_stats")  # comes with ArviZ 1.x
+
+    draws = np.random.default_rng(2).normal(size=(12, 40)) ** 3
+    draws[:3] += 0.5
+    ids = np.arange(4).repeat(3)
+    halves = draws.reshape(24, 20)  # stay beside each other, as superchains must
+    for ours, method in (
+        (nested_r_hat(draws, 4), "identity"),
+        (nested_r_hat(halves, 4), "split"),
+        (nested_r_hat(halves, 4, ranked=True), "rank"),
+    ):
+        theirs = arviz_stats.rhat_nested(
+            draws, superchain_ids=ids, method=method, chain_axis=0, draw_axis=1
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
 def main(major, old, new):
@@ -74,6 +113,7 @@ def main(major, old, new):
     idata = made()
     if major >= 1:
         assert isinstance(idata, xr.DataTree)
+        check_nested_r_hat()
     check(idata)
     if old != "-":
         check(arviz.from_netcdf(old))

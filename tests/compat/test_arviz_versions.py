@@ -4,7 +4,7 @@ ArviZ 1.x needs Python 3.12 or newer, where the torch build in use may not exist
 is tried in an environment of its own, without torch, whose interpreter is named by
 PYRO_GEO_ARVIZ1_PYTHON; to make one:
 
-    python3.12 -m venv ENV && ENV/bin/pip install "arviz>=1" h5netcdf matplotlib
+    python3.12 -m venv ENV && ENV/bin/pip install "arviz>=1" h5netcdf h5py matplotlib
 """
 
 import os

@@ -18,7 +18,7 @@ from pyro_geo.errors import (
     LayoutMismatchError,
     ModelError,
 )
-from pyro_geo.infer import DIMS, MCMC
+from pyro_geo.infer import DIMS, MCMC, Noise
 from pyro_geo.io._summary import get_group
 from pyro_geo.target import Target, _ladder
 from pyro_geo.testing.gates import check_gaussian
@@ -91,11 +91,15 @@ def test_some_samples_are_drawn_with_replacement(fit):
 
 def test_diagnostics_have_the_shapes_of_the_sites(fit):
     found = fit.diagnostics()
-    assert set(found) == {"mu", "tau", "eta", "divergences"}
+    assert set(found) == {"mu", "tau", "eta", "divergences", "acceptance rate"}
     assert found["eta"]["n_eff"].shape == (4,)
     assert found["tau"]["r_hat"].shape == ()
     assert bool((found["eta"]["r_hat"] > 0.9).all())
     assert found["divergences"] == {f"chain {i}": [] for i in range(12)}
+    rates = fit.stats["acceptance_rate"].mean(1).tolist()
+    assert found["acceptance rate"] == pytest.approx(
+        {f"chain {i}": rate for i, rate in enumerate(rates)}
+    )
     table = fit.summary()
     assert list(table.index) == [*(f"eta[{i}]" for i in range(4)), "mu", "tau"]
     assert table.loc["eta[2]", "r_hat"] == float(found["eta"]["r_hat"][2])
@@ -194,6 +198,72 @@ def test_without_a_seed_torch_rules(target):
     assert torch.equal(again.positions, runs[2].positions)
 
 
+# -- warm-up ----------------------------------------------------------------------
+
+
+class Tuned(FixedHMC):
+    """Writes down what the runner asks for; the first group tunes for all others."""
+
+    max_lanes = 2
+
+    def __init__(self, model, **options):
+        super().__init__(model, **options)
+        self.asked: list[tuple[str, list[int], Any]] = []
+
+    def start(self, target, chains, *, tuning, **options):
+        self.asked.append(("start", list(chains), tuning))
+        return super().start(target, chains, tuning=None, **options)
+
+    def adapt(self, target, state, chains, noise):
+        self.asked.append(("adapt", list(chains), noise.uniform(1).flatten().tolist()))
+        return super().adapt(target, state, chains, noise)
+
+    def block(self, target, state, chains, draws, noise):
+        assert draws > 0
+        return super().block(target, state, chains, draws, noise)
+
+    def tuning(self, state) -> Any:
+        return f"of {len(state.q)} chains"
+
+
+def test_the_first_group_tunes_for_the_others(target):
+    kernel = Tuned(target, step_size=0.2, num_steps=4)
+    fit = run(kernel, 30, 4, warmup_steps=60)  # blocks of 25, 25 and 10
+    assert fit.tuning == "of 2 chains"
+    assert [(what, chains) for what, chains, _ in kernel.asked] == [
+        (what, chains)
+        for chains in ([0, 1], [2, 3])
+        for what in ("start", "adapt", "adapt", "adapt")
+    ]
+    starts = [tuning for what, _, tuning in kernel.asked if what == "start"]
+    assert starts == [None, "of 2 chains"]
+    # each block of warm-up has noise of its own, and sampling has another
+    seen = [u for what, _, noise in kernel.asked if what == "adapt" for u in noise]
+    drawn = Noise(0).block(range(4), 0).uniform(1).flatten().tolist()
+    assert len({*seen, *drawn}) == len(seen) + 4
+    assert fit.warmup_num_steps == 120
+    assert fit.num_steps == 150  # draws of both groups are made side by side
+    assert fit.warmup_num_gradients == 240
+    assert fit.num_gradients == 360
+    kernel.asked.clear()
+    run(kernel, 5, 2, warmup_steps=0)
+    assert [what for what, *_ in kernel.asked] == ["start"]
+
+
+def test_time_is_told_by_phase(target):
+    fit = run(hmc(target), 30)
+    assert set(fit.timings) == {"start", "warmup", "compile", "sampling"}
+    for spent in fit.timings.values():
+        assert spent.cpu >= 0
+        assert spent.wall >= 0
+    assert fit.seconds == pytest.approx(sum(s.wall for s in fit.timings.values()))
+    assert fit.cpu_seconds == pytest.approx(sum(s.cpu for s in fit.timings.values()))
+    # a graph that is there already costs nothing; a fresh one is charged to compile
+    fresh = Target.from_model(effects, Y, dtype=torch.float64)
+    assert run(hmc(fresh), 3).timings["compile"].wall > 0
+    assert run(hmc(fresh), 3).timings["compile"].wall == 0
+
+
 # -- what ends a run --------------------------------------------------------------
 
 
@@ -267,7 +337,9 @@ def test_a_second_run_starts_afresh(target):
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_progress_bar_can_be_turned_off(target, capsys, shown):
     run(hmc(target), 30, progress_bar=shown)
-    assert ("60/60" in capsys.readouterr().err) == shown
+    text = capsys.readouterr().err
+    for part in ("60/60", "warm up", "sample", "acceptance=", "diverging=0"):
+        assert (part in text) == shown
 
 
 # -- starts -----------------------------------------------------------------------
@@ -363,15 +435,15 @@ def test_auto_goes_up_at_a_block_boundary(target, monkeypatch):
 
 
 def test_models_that_cannot_be_mapped_run_one_chain_at_a_time():
-    def ordered(y):
+    def branch(y):
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
-        cuts = torch.tensor([-1.0, 0.0, 1.0])
+        scale = 1.0 if x > 0 else 2.0
         with pyro.plate("data", len(y)):
-            pyro.sample("y", dist.OrderedLogistic(x, cuts), obs=y)
+            pyro.sample("y", dist.Normal(x, scale), obs=y)
 
-    kernel = FixedHMC(ordered, step_size=0.3, num_steps=2)
+    kernel = FixedHMC(branch, step_size=0.3, num_steps=2)
     with pytest.warns(FallbackWarning, match="one at a time"):
-        fit = MCMC(kernel, 5, 0, 2, seed=0, progress_bar=False).run(torch.arange(4))
+        fit = MCMC(kernel, 5, 0, 2, seed=0, progress_bar=False).run(torch.zeros(4))
     assert fit.rung == "sequential"
     assert "one at a time" in str(fit._attributes()["notes"])
     assert fit.to_arviz() is not None

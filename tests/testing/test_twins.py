@@ -1,26 +1,72 @@
-"""Every gate rejects a broken twin, and lets the sound kernel through."""
+"""Every gate rejects its broken twins, and lets the sound kernel through."""
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
 from pyro_geo.errors import DivergenceWarning
 from pyro_geo.infer import MCMC, dissipative_flow
 from pyro_geo.target import Target
-from pyro_geo.testing.gates import check_gaussian, check_ledger
-from pyro_geo.testing.hmc import FixedHMC
+from pyro_geo.testing import gates, geweke, sbc
+from pyro_geo.testing._twins_hmc import _leapfrog, _metropolis
+from pyro_geo.testing.gates import (
+    check_covariance,
+    check_exact,
+    check_gaussian,
+    check_ledger,
+    check_posterior,
+    draws_needed,
+)
+from pyro_geo.testing.geweke import check_geweke
+from pyro_geo.testing.hmc import FixedHMC, HMCState, leapfrog_transition
+from pyro_geo.testing.sbc import check_sbc
+from pyro_geo.testing.targets import GammaTarget, NormalTarget
 from pyro_geo.testing.twins import (
-    ReusedNoise,
-    always_accept,
+    TWINS,
+    KeptMomentum,
     flip_gradient,
     ignore_christoffel_term,
     without_friction_work,
+    without_jacobian,
 )
 
-Q = torch.tensor([[0.7, -0.4], [0.2, 1.0], [-0.5, 0.3]], dtype=torch.float64)
-V = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.9, 0.9]], dtype=torch.float64)
+F64 = torch.float64
+Q = torch.tensor([[0.7, -0.4], [0.2, 1.0], [-0.5, 0.3]], dtype=F64)
+V = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.9, 0.9]], dtype=F64)
+SEEDS = [0, 1, 2]
+
+
+def of(gate, kind=None):
+    """Parameters of a test: the twins of one gate, by name."""
+    found = {n: t for n, t in TWINS.items() if t.gate == gate}
+    chosen = [n for n, t in found.items() if kind in (None, t.kind)]
+    assert chosen
+    return pytest.mark.parametrize("make", [TWINS[n].make for n in chosen], ids=chosen)
+
+
+def test_every_twin_names_a_gate_and_every_gate_has_a_twin():
+    modules = (gates, sbc, geweke)
+    public = {n for m in modules for n in m.__all__ if n.startswith("check_")}
+    assert {twin.gate for twin in TWINS.values()} == public
+    assert len(TWINS) >= 10
+
+
+def test_the_docs_list_every_twin_with_its_gate():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "testing.md"
+    cells = [line.strip("| ").split("|") for line in page.read_text().splitlines()]
+    table = {row[0].strip(): row[-1].strip(" `") for row in cells if len(row) == 3}
+    assert {n: table.get(n) for n in TWINS} == {n: t.gate for n, t in TWINS.items()}
+
+
+# -- flows --------------------------------------------------------------------------
 
 
 def bowl(q):
@@ -39,16 +85,16 @@ def test_the_ledger_passes_the_sound_flow():
     check_ledger(flow(bowl, integrator="splitting", step_tol=0.01, energy_atol=1e-3))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_the_ledger_rejects_a_gradient_of_the_wrong_sign(alpha):
+@of("check_ledger", "loss")
+def test_the_ledger_rejects_a_broken_loss(make):
     with pytest.raises(AssertionError, match="ledger misses"):
-        check_ledger(flow(flip_gradient(bowl), alpha=alpha))
+        check_ledger(flow(make(bowl), alpha=1.0))
 
 
-def test_the_ledger_rejects_a_missing_hessian_term():
+def test_the_ledger_rejects_a_gradient_of_the_wrong_sign_on_the_flat():
+    with pytest.raises(AssertionError, match="ledger misses"):
+        check_ledger(flow(flip_gradient(bowl), alpha=0.0))
     check_ledger(flow(ignore_christoffel_term(bowl), alpha=0.0))  # no such term there
-    with pytest.raises(AssertionError, match="ledger misses"):
-        check_ledger(flow(ignore_christoffel_term(bowl), alpha=1.0))
 
 
 def test_the_ledger_rejects_friction_work_left_out():
@@ -66,7 +112,7 @@ def test_the_controlled_step_gets_stuck_rather_than_err(broken):
 
 def check_slope(loss, mu=0.5, time=3.0):
     """Hold a particle on the slope `2 x` against its closed form under drag."""
-    start = torch.zeros(1, 1, dtype=torch.float64)
+    start = torch.zeros(1, 1, dtype=F64)
     result = dissipative_flow(
         loss,
         start,
@@ -91,70 +137,224 @@ def test_the_closed_form_rejects_a_gradient_of_the_wrong_sign():
         check_slope(flip_gradient(lambda q: 2 * q.sum(-1)))
 
 
-COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
-MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
+# -- independent draws ----------------------------------------------------------------
+
+
+@of("check_covariance")
+def test_independent_draws_of_the_wrong_covariance_are_rejected(make):
+    root = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=F64)
+    z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    check_covariance(z @ root.mT, root @ root.mT)
+    with pytest.raises(AssertionError, match="a moment is off"):
+        check_covariance(z @ make(root).mT, root @ root.mT)
+
+
+# -- samplers that start in the target ------------------------------------------------
+
+# Trajectories near a quarter of a period, and steps large enough for rejections.
+STEP = {"step_size": 1.1, "num_steps": 2}
 
 
 @pytest.fixture(scope="module")
 def normal():
-    precision = torch.linalg.inv(COVARIANCE)
-    return Target.from_potential(
-        lambda q: 0.5 * (q - MEAN) @ precision @ (q - MEAN), 2, dtype=torch.float64
-    )
+    return NormalTarget(5, dtype=F64)
 
 
-def stationary(kernel, chains=300, draws=100):
+def stationary(kernel, target, seed=0, chains=400, draws=100):
     """Run from exact draws of the target: a sound kernel stays in distribution."""
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(chains, 2, generator=generator, dtype=torch.float64)
-    start = MEAN + z @ torch.linalg.cholesky(COVARIANCE).T
-    fit = MCMC(
-        kernel,
-        draws,
-        0,
-        chains,
-        seed=0,
-        initial_params={"q": start},
-        progress_bar=False,
-    )
-    return fit.run().positions
+    start = target.sample(chains, torch.Generator().manual_seed(seed))
+    options: dict[str, Any] = {"initial_params": {"q": start}, "progress_bar": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)  # as some twins do
+        return MCMC(kernel, draws, 0, chains, seed=seed, **options).run().positions
 
 
-STEP = {"step_size": 0.9, "num_steps": 2}
+def by_moments(draws, target):
+    check_gaussian(draws, target.mean, target.covariance)
 
 
-def test_a_sound_sampler_stays_in_a_gaussian(normal):
-    check_gaussian(stationary(FixedHMC(normal, **STEP)), MEAN, COVARIANCE)
+def by_reference(draws, target):
+    generator = torch.Generator().manual_seed(77)
+    check_posterior({"q": draws}, {"q": target.sample(100_000, generator)[:, None]})
+
+
+GATES: dict[str, Callable[..., None]] = {
+    "check_gaussian": by_moments,
+    "check_exact": check_exact,
+    "check_posterior": by_reference,
+}
+# The sampler has an autocorrelation time of two to three, and R-hat is strict.
+SIZES = {"check_posterior": {"chains": 64, "draws": draws_needed(64, 5, 4.0)}}
+# Over two steps no trajectory turns back.
+STEPS = {"early turn": {"step_size": 0.9, "num_steps": 4}}
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_sound_sampler_stays_in_a_normal(normal, gate, seed):
+    sizes = SIZES.get(gate, {})
+    GATES[gate](stationary(FixedHMC(normal, **STEP), normal, seed, **sizes), normal)
 
 
 @pytest.mark.parametrize(
-    ("make", "fault"),
-    [
-        (lambda t: FixedHMC(t, **STEP, transition=always_accept), "moment"),
-        (lambda t: ReusedNoise(t, **STEP), "moment|R-hat"),
-    ],
-    ids=["dropped acceptance", "reused noise"],
+    "name", [n for n, t in TWINS.items() if t.gate in GATES], ids=str
 )
-def test_a_broken_sampler_leaves_a_gaussian(normal, make, fault):
-    draws = stationary(make(normal))
-    with pytest.raises(AssertionError, match=fault):
-        check_gaussian(draws, MEAN, COVARIANCE)
+def test_a_broken_sampler_leaves_a_normal(normal, name):
+    twin = TWINS[name]
+    sizes = dict(SIZES.get(twin.gate, {}))
+    if name == "adapts forever":  # the smallest fault of all: the variance, by 6 %
+        sizes["draws"] *= 4
+    step = STEPS.get(name, STEP)
+    draws = stationary(twin.make(normal, **step), normal, **sizes)
+    with pytest.raises(AssertionError):
+        GATES[twin.gate](draws, normal)
+
+
+def test_what_each_gate_sees_in_particular(normal):
+    stuck = stationary(TWINS["stuck chain"].make(normal, **STEP), normal)
+    check_exact(stuck, normal)  # one of 400 does not show in the moments
+    with pytest.raises(AssertionError, match="chain 0 never moves, 1 in all"):
+        by_reference(stuck, normal)
+    kept = stationary(KeptMomentum(normal, **STEP), normal)
+    check_exact(kept, normal)  # the energies are those of the target
+    with pytest.raises(AssertionError, match=r"R-hat is 1\.[0-9]+, limit 1\.01"):
+        by_reference(kept, normal)
 
 
 def test_a_gaussian_of_the_wrong_sign_is_left(normal):
     climbing = Target.from_potential(
-        lambda q: flip_gradient(lambda x: -normal.log_prob(x))(q[None])[0],
-        2,
-        dtype=torch.float64,
+        lambda q: flip_gradient(lambda x: -normal.log_prob(x))(q[None])[0], 5, dtype=F64
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DivergenceWarning)
-        draws = stationary(FixedHMC(climbing, **STEP))
     with pytest.raises(AssertionError):
-        check_gaussian(draws, MEAN, COVARIANCE)
+        by_moments(stationary(FixedHMC(climbing, **STEP), normal), normal)
 
 
 def test_a_stuck_sampler_is_noticed_by_its_chains(normal):
-    stuck = stationary(FixedHMC(normal, step_size=1e-3, num_steps=1))
+    stuck = stationary(FixedHMC(normal, step_size=1e-3, num_steps=1), normal)
     with pytest.raises(AssertionError, match="R-hat|effective"):
-        check_gaussian(stuck, MEAN, COVARIANCE)
+        by_moments(stuck, normal)
+
+
+def test_a_missing_jacobian_is_another_gamma_distribution():
+    target = GammaTarget(1, shape=3.0, dtype=F64)
+    other = GammaTarget(1, shape=2.0, dtype=F64)
+    step = {"step_size": 0.7, "num_steps": 3}
+    broken = FixedHMC(without_jacobian(target), **step)
+    start = other.layout.unflatten(other.sample(300, torch.Generator().manual_seed(0)))
+    fit = MCMC(broken, 100, 0, 300, seed=0, initial_params=start, progress_bar=False)
+    draws = fit.run().positions
+    check_exact(draws, other)
+    with pytest.raises(AssertionError, match="a moment is off"):
+        check_exact(draws, target)
+
+
+# -- samplers of posteriors -----------------------------------------------------------
+
+
+def rates(y):
+    """A precision and a standardised mean: a positive site, and data that matter."""
+    precision = pyro.sample("precision", dist.Gamma(y.new_tensor(4.0), 4.0))
+    z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
+    scale = precision.rsqrt()
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(2 * scale * z, scale), obs=y)
+
+
+ROWS = [torch.zeros(5)]
+KERNEL = partial(FixedHMC, step_size=0.15, num_steps=6)
+
+
+def calibrate(break_target=lambda target: target, seed=0, thin=None):
+    def make(target):
+        return KERNEL(break_target(target))
+
+    return sbc.sbc(
+        rates,
+        ROWS,
+        make,
+        num_samples=150,
+        warmup_steps=20,
+        initial="prior",
+        seed=seed,
+        thin=thin,
+        dtype=F64,
+    )
+
+
+def alternate(break_target=lambda target: target, seed=0, chains=200, sweeps=5):
+    def make(target):
+        return KERNEL(break_target(target))
+
+    return geweke.geweke(
+        rates, ROWS, make, num_chains=chains, num_sweeps=sweeps, seed=seed, dtype=F64
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_a_sound_sampler_is_calibrated(seed):
+    check_sbc(calibrate(seed=seed))
+
+
+# the sound step size is too large for a density with twice the curvature
+@pytest.mark.filterwarnings("ignore::pyro_geo.errors.DivergenceWarning")
+def test_calibration_rejects_data_that_count_twice():
+    result = calibrate(TWINS["twice the likelihood"].make, thin=5)
+    with pytest.raises(AssertionError, match="not uniform") as caught:
+        check_sbc(result)
+    variances = 12 * ((result.ranks + 0.5) / (result.num_draws + 1)).var(0)
+    assert (variances > 1.1).all()  # draws too close together: ranks pile up outside
+    assert "z: p = " in str(caught.value)
+
+
+def test_calibration_rejects_data_that_do_not_count():
+    result = calibrate(TWINS["no likelihood"].make, thin=5)
+    with pytest.raises(AssertionError, match="1 of 3 .* not uniform\nlog_likelihood:"):
+        check_sbc(result)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_a_sound_sampler_keeps_the_joint_distribution(seed):
+    check_geweke(alternate(seed=seed))
+
+
+@of("check_geweke")
+def test_the_joint_distribution_rejects_a_broken_posterior(make):
+    with pytest.raises(
+        AssertionError, match="moments of the joint distribution differ"
+    ):
+        check_geweke(alternate(make))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pyro_geo.errors.DivergenceWarning")
+@pytest.mark.parametrize("name", [n for n, t in TWINS.items() if t.kind == "target"])
+def test_both_gates_of_posteriors_reject_each_broken_posterior(name):
+    with pytest.raises(AssertionError):
+        check_sbc(calibrate(TWINS[name].make, thin=5))
+    with pytest.raises(AssertionError):
+        check_geweke(alternate(TWINS[name].make, chains=400, sweeps=10))
+
+
+# -- the twins themselves -------------------------------------------------------------
+
+
+def test_the_parts_that_twins_are_made_of_are_sound(normal):
+    """Put together without a fault they are the sound transition, bit for bit."""
+
+    def potential(q):
+        return -normal.log_prob(q)
+
+    generator = torch.Generator().manual_seed(0)
+    q, p = normal.sample(50, generator), normal.sample(50, generator)
+    uniform = torch.rand(50, generator=generator, dtype=F64)
+    state = HMCState(q, potential(q), q.clone(), torch.tensor(0))
+    size = torch.tensor(1.5, dtype=F64)
+    sound, info = leapfrog_transition(potential, state, p, uniform, size, 3)
+    moved, end = _leapfrog(potential, state, p, size, 3)
+    before = state.potential + 0.5 * p.square().sum(-1)
+    error = moved.potential + 0.5 * end.square().sum(-1) - before
+    found, other = _metropolis(state, moved, error, uniform)
+    assert 0 < int((found.q == q).all(1).sum()) < 50  # some rejected, some not
+    for one, two in zip(sound, found, strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(info.acceptance_rate, other.acceptance_rate)

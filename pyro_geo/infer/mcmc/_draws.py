@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ModelError, explain
+from pyro_geo.errors import (
+    ConfigurationError,
+    FallbackWarning,
+    ModelError,
+    UnsupportedError,
+    explain,
+)
+from pyro_geo.infer.mcmc._chunks import in_chunks
+from pyro_geo.infer.mcmc._predictive import Replicator
 from pyro_geo.target import Target
 
 if TYPE_CHECKING:
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PosteriorDraws"]
 
-_CHUNK = 256  # positions whose data likelihoods are computed at once
+Groups = dict[str, dict[str, np.ndarray]]
 
 
 class PosteriorDraws:
@@ -34,6 +43,8 @@ class PosteriorDraws:
     _stats: Mapping[str, Tensor]
     _notes: list[str]
     _chain_name: str = "chain"
+    superchains: int | None = None
+    """Number of groups of consecutive chains that started at one point, or None."""
 
     @property
     def target(self) -> Target:
@@ -81,29 +92,37 @@ class PosteriorDraws:
         return self.target.constrain(q)
 
     def diagnostics(self) -> dict[str, Any]:
-        """Return effective sizes, R-hat and the divergent draws.
+        """Return effective sizes, R-hat and what went wrong by chain.
 
         Returns:
-            For each site a dictionary with `n_eff` and `r_hat` shaped like the site;
-            under `"divergences"` the draw indices by chain, as Pyro gives them.
+            For each site a dictionary with `n_eff` and `r_hat` (and `nested_r_hat`
+            where chains form superchains) shaped like the site. Under `"divergences"`
+            the divergent draws and under `"acceptance rate"` the mean rate of each
+            chain, as Pyro gives them, where the kernel has such statistics.
         """
         columns = {"n_eff": "ess_bulk", "r_hat": "r_hat"}
         table = self.summary()
+        if "nested_r_hat" in table:
+            columns["nested_r_hat"] = "nested_r_hat"
         result: dict[str, Any] = {}
         row = 0  # rows come site by site, each in C order
-        for name, value in self.get_samples(group_by_chain=True).items():
-            shape = value.shape[2:]
+        for name, site in self.target.layout.sites.items():
+            shape = site.constrained_shape
             rows = slice(row, row + shape.numel())
             result[name] = OrderedDict(
                 (key, _column(table, column)[rows].reshape(shape))
                 for key, column in columns.items()
             )
             row = rows.stop
-        diverging = self._stats.get("diverging")
-        if diverging is not None:
+        if "diverging" in self._stats:
             result["divergences"] = {
                 f"chain {i}": row.nonzero().flatten().tolist()
-                for i, row in enumerate(diverging)
+                for i, row in enumerate(self._stats["diverging"])
+            }
+        if "acceptance_rate" in self._stats:
+            means = self._stats["acceptance_rate"].double().mean(1)
+            result["acceptance rate"] = {
+                f"chain {i}": mean for i, mean in enumerate(means.tolist())
             }
         return result
 
@@ -114,47 +133,142 @@ class PosteriorDraws:
             prob: probability of the interval.
 
         Returns:
-            One row per scalar.
+            One row per scalar. Where chains form superchains, with a column
+            `nested_r_hat`: R-hat of many short chains
+            (:func:`~pyro_geo.io.arviz.nested_r_hat`).
         """
-        from pyro_geo.io._names import storable
-        from pyro_geo.io.arviz import summary
+        from pyro_geo.io.arviz import summary, to_arviz
 
-        idata = self.to_arviz(log_likelihood=False)
-        names = [storable(name) for name in self.target.layout.sites]
-        return summary(idata, var_names=names, interval=prob)
+        draws = _arrays(self.target.constrain(self._positions()))
+        idata = to_arviz(
+            {"posterior": draws},
+            dims=self.target.dims,
+            coords=self.target.coords,
+            attrs=self._grouping(),
+        )
+        return summary(idata, interval=prob)
 
-    def to_arviz(self, log_likelihood: bool = True) -> Any:
+    def posterior_predictive(
+        self, *args: Any, seed: int | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Draw new data from the model, once at each draw of its latent sites.
+
+        Observed sites are drawn as if they were not observed, at the arguments of the
+        run or at others, such as new covariates. It is what `pyro.infer.Predictive`
+        does, for all draws at once where the model's samplers can be mapped, and with
+        randomness of its own: torch's generators are left alone.
+
+        Args:
+            *args: arguments of the model; those of the run if there are none.
+            seed: what the draws are a function of; the run's own if None.
+            **kwargs: keyword arguments of the model.
+
+        Returns:
+            Observed and deterministic sites (and discrete ones that were summed out),
+            site to `(chains, draws, *shape)`. Without a Pyro model it raises
+            :class:`~pyro_geo.errors.UnsupportedError`; where a latent site would
+            change its shape, :class:`~pyro_geo.errors.ShapeError`.
+
+        Warns:
+            FallbackWarning: a sampler cannot be mapped, so draws are made one at a
+                time.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyro_geo.infer import DIMS, MCMC
+            >>> def model(x, y):
+            ...     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+            ...     with pyro.plate("data", len(x)):
+            ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
+            >>> x, y = torch.eye(3)[:2], torch.tensor([1.0, -1.0])
+            >>> fit = MCMC(DIMS(model), num_samples=8, seed=1, progress_bar=False)
+            >>> fit.run(x, y).posterior_predictive()["y"].shape
+            torch.Size([1, 8, 2])
+            >>> fit.posterior_predictive(torch.eye(3), None)["y"].shape
+            torch.Size([1, 8, 3])
+        """
+        replicator = Replicator(self.target, self._seed(seed))
+        return self._replicate(replicator, args, kwargs)
+
+    def to_arviz(
+        self,
+        log_likelihood: bool = True,
+        *,
+        prior: int = 0,
+        posterior_predictive: bool = False,
+        seed: int | None = None,
+    ) -> Any:
         """Hand the draws to ArviZ.
 
         Args:
             log_likelihood: also the likelihood of each datum at each draw, which
                 costs one evaluation of the model per draw.
+            prior: also this many draws of the model's sites and data from the prior.
+            posterior_predictive: also data drawn from the model at each draw
+                (:meth:`posterior_predictive`).
+            seed: what prior and predictive draws are a function of; the run's own if
+                None.
 
         Returns:
             `InferenceData` with ArviZ 0.23, a `DataTree` with 1.x: posterior (with
-            deterministic sites), sample_stats, log_likelihood, observed_data; axes
-            named by plates.
+            deterministic sites), sample_stats, log_likelihood, posterior_predictive,
+            prior, prior_predictive, observed_data; axes named by plates. Prior and
+            predictive draws of what is not a Pyro model, and predictive ones of a
+            model without data, raise :class:`~pyro_geo.errors.UnsupportedError`.
+
+        Raises:
+            ConfigurationError: `prior` is not a count.
         """
         from pyro_geo.io.arviz import to_arviz
 
+        if not isinstance(prior, int) or prior < 0:
+            raise ConfigurationError(
+                explain(
+                    "count out of range",
+                    where="argument prior",
+                    found=repr(prior),
+                    expected="an integer, 0 for no draws",
+                    todo="Pass the number of prior draws, 1000 say.",
+                )
+            )
         q, target = self._positions(), self.target
-        groups: dict[str, dict[str, np.ndarray]] = {
+        groups: Groups = {
             "posterior": _arrays(
                 {**target.constrain(q), **self._each(target.deterministics)}
             ),
             "sample_stats": _arrays(self._stats),
         }
         if log_likelihood:
-            groups["log_likelihood"] = _arrays(
-                self._each(target.pointwise_log_likelihood)
-            )
+            groups["log_likelihood"] = self._pointwise()
+        if posterior_predictive:
+            groups["posterior_predictive"] = self._replicated_data(seed)
+        if prior:
+            replicator = Replicator(target, self._seed(seed))
+            for name, sites in zip(
+                ("prior", "prior_predictive"), replicator.prior(prior), strict=True
+            ):
+                groups[name] = _arrays({n: v.unsqueeze(0) for n, v in sites.items()})
+            self._note(replicator.notes)
         groups["observed_data"] = _arrays(target.observed)
+        drawn = bool(prior or posterior_predictive)
         return to_arviz(
             {name: group for name, group in groups.items() if group},
             dims=target.dims,
             coords=target.coords,
-            attrs=self._attributes(),
+            attrs={
+                **self._attributes(),
+                **self._grouping(),
+                **({"predictive_seed": self._seed(seed)} if drawn else {}),
+            },
         )
+
+    def _pointwise(self) -> dict[str, np.ndarray]:
+        """Log-likelihood of each datum; nothing where data share a discrete site."""
+        try:
+            return _arrays(self._each(self.target.pointwise_log_likelihood))
+        except UnsupportedError as reason:
+            warnings.warn(str(reason), FallbackWarning, stacklevel=3)
+            return {}
 
     def report(self, path: str | Path, tables: Mapping[str, Any] | None = None) -> Path:
         """Write a report in one HTML file.
@@ -197,18 +311,47 @@ class PosteriorDraws:
             )
         return self._q
 
-    def _each(self, fn: Any) -> dict[str, Tensor]:
-        """Map a function of positions over all draws in chunks."""
+    def _seed(self, seed: int | None) -> int:
+        """Take the run's own seed for predictive draws where none is given."""
+        return int(getattr(self, "run_seed", 0) if seed is None else seed)
+
+    def _grouping(self) -> dict[str, int]:
+        return {} if self.superchains is None else {"superchains": self.superchains}
+
+    def _note(self, notes: Sequence[str]) -> None:
+        self._notes = [*self._notes, *notes]
+
+    def _replicate(
+        self, replicator: Replicator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Tensor]:
         q = self._positions()
-        flat = q.flatten(0, 1)
-        parts: Iterator[dict[str, Tensor]] = (fn(part) for part in flat.split(_CHUNK))
-        with torch.no_grad():
-            collected = list(parts)
-        return {
-            name: torch.cat([part[name] for part in collected]).unflatten(
-                0, q.shape[:2]
+        sites = replicator.posterior(q.flatten(0, 1), args, kwargs)
+        self._note(replicator.notes)
+        return {name: value.unflatten(0, q.shape[:2]) for name, value in sites.items()}
+
+    def _replicated_data(self, seed: int | None) -> dict[str, np.ndarray]:
+        """Draw the observed sites at each draw, for ArviZ."""
+        replicator = Replicator(self.target, self._seed(seed))
+        observed = self.target.observed
+        if not observed:
+            raise UnsupportedError(
+                explain(
+                    "the model has no data to draw",
+                    where="argument posterior_predictive",
+                    found=f"sites {sorted(self.target.dims)}",
+                    expected="a sample statement with obs",
+                    todo="Leave posterior_predictive out.",
+                )
             )
-            for name in collected[0]
+        sites = self._replicate(replicator, (), {})
+        return _arrays({name: sites[name] for name in observed})
+
+    def _each(self, fn: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Map a batched function of positions over all draws."""
+        q = self._positions()
+        return {
+            name: value.unflatten(0, q.shape[:2])
+            for name, value in in_chunks(fn, q.flatten(0, 1)).items()
         }
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from pyro_geo.errors import PyroGeoWarning
-from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
+from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.target import Rung, Target
 
-__all__ = ["Block", "BlockKernel"]
+__all__ = ["Block", "BlockKernel", "Warmup"]
 
 
 class Block(NamedTuple):
@@ -30,6 +30,26 @@ class Block(NamedTuple):
     stats: dict[str, Tensor]
     num_steps: int
     rung: Rung
+
+
+class Warmup(NamedTuple):
+    """Where some chains are after a block of warm-up.
+
+    Attributes:
+        state: what the next block, of warm-up or of draws, starts from.
+        finished: whether draws can be made from here.
+        iterations: steps of warm-up behind the chains, for the progress bar.
+        num_steps: batched steps taken in this block; the ladder counts them.
+        rung: rung that the step ran on; None where there was no step.
+        progress: what the progress bar shows beside, by name.
+    """
+
+    state: Any
+    finished: bool
+    iterations: int = 0
+    num_steps: int = 0
+    rung: Rung | None = None
+    progress: dict[str, str] = {}
 
 
 @runtime_checkable
@@ -60,7 +80,12 @@ class BlockKernel(Protocol):
         """Turn the model and the arguments of `run` into a density."""
         ...
 
-    def default_warmup(self, num_samples: int) -> int:
+    @property
+    def max_lanes(self) -> int | None:
+        """Most chains that run side by side; None leaves it to the runner."""
+        ...
+
+    def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """Warm-up steps where the user names none."""
         ...
 
@@ -68,7 +93,7 @@ class BlockKernel(Protocol):
         """Draws of each chain in one block, fixed for a run."""
         ...
 
-    def prepare(
+    def start(
         self,
         target: Target,
         chains: Sequence[int],
@@ -77,9 +102,10 @@ class BlockKernel(Protocol):
         num_chains: int,
         warmup_steps: int,
         initial: Tensor | None,
-        noise: Noise,
-    ) -> Iterator[Any]:
-        """Start and adapt; yield the state after each warm-up block, at least once.
+        noise: BlockNoise,
+        tuning: Any | None,
+    ) -> Warmup:
+        """Start a group of chains.
 
         Args:
             target: the density.
@@ -88,8 +114,20 @@ class BlockKernel(Protocol):
             num_chains: chains of the whole run.
             warmup_steps: steps of warm-up.
             initial: unconstrained starts, `(chains, dim)`, or None.
-            noise: streams of the warm-up, addressed by block.
+            noise: streams for the start.
+            tuning: of the first group, which has finished its warm-up; None for the
+                first group itself.
         """
+        ...
+
+    def adapt(
+        self, target: Target, state: Any, chains: Sequence[int], noise: BlockNoise
+    ) -> Warmup:
+        """Make one block of warm-up; asked again until it says it is finished."""
+        ...
+
+    def tuning(self, state: Any) -> Any | None:
+        """What the first group found out for all others; None if nothing."""
         ...
 
     def block(
@@ -111,5 +149,13 @@ class BlockKernel(Protocol):
         Args:
             states: last state of every group of chains.
             stats: name to `(chains, draws)`.
+        """
+        ...
+
+    def describe(self, states: Sequence[Any]) -> dict[str, str | int | float]:
+        """Facts about the run worth recording with the draws, by name.
+
+        Args:
+            states: last state of every group of chains.
         """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_geo._citation import citation
+from pyro_geo._seconds import Seconds
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -20,8 +20,10 @@ from pyro_geo.errors import (
     explain,
 )
 from pyro_geo.infer.mcmc._draws import PosteriorDraws
-from pyro_geo.infer.mcmc._kernel import Block, BlockKernel
+from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
 from pyro_geo.infer.mcmc._noise import Noise
+from pyro_geo.infer.mcmc._progress import Clock, Progress
+from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.target import AUTO_COMPILE_STEPS, Rung, Target
 
 __all__ = ["MCMC"]
@@ -118,7 +120,9 @@ class MCMC(PosteriorDraws):
         self.num_samples = num_samples
         self.num_chains = num_chains
         self.warmup_steps = (
-            kernel.default_warmup(num_samples) if warmup_steps is None else warmup_steps
+            kernel.default_warmup(num_samples, num_chains)
+            if warmup_steps is None
+            else warmup_steps
         )
         self.seed = seed
         self.chain_batch_size = chain_batch_size
@@ -128,11 +132,13 @@ class MCMC(PosteriorDraws):
         self.progress_bar = progress_bar
         self.interrupted = False
         self.rung: Rung = "traced"
-        self.num_steps = 0
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
+        self.num_steps = self.warmup_num_steps = 0
+        self.num_gradients = self.warmup_num_gradients = 0
+        self.timings: dict[str, Seconds] = {}
+        self.tuning: Any | None = None
         self._stats = {}
         self._notes = []
+        self._facts: dict[str, str | int | float] = {}
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -156,99 +162,134 @@ class MCMC(PosteriorDraws):
             KeyboardInterrupt: before the first block was finished.
         """
         self._q, self._stats, self._notes = None, {}, []
-        self.interrupted, self.num_steps = False, 0
+        self.interrupted = False
+        self.num_steps = self.warmup_num_steps = 0
+        self.num_gradients = self.warmup_num_gradients = 0
+        self.rung, self.tuning, self.superchains = "traced", None, None
         seed = self.seed
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         self.run_seed = seed
-        started, cpu = time.perf_counter(), time.process_time()
         blocks: list[Block] = []
-        with _one_thread(), self._bar() as bar:
+        clock = Clock()
+        self.timings = clock.phases
+        with _one_thread():
             try:
-                target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
-                self._check_dtype(target)
-                self._target = target
-                groups = self._prepare(target, Noise(seed), bar)
-                for block in self._blocks(target, groups, Noise(seed), bar):
-                    blocks.append(block)
+                with clock.phase("start"):
+                    target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
+                    self._check_dtype(target)
+                    self._target = target
+                clock.building = lambda: target.build_seconds
+                with clock.phase("warmup"):
+                    groups = self._warm_up(target, Noise(seed))
+                with clock.phase("sampling"):
+                    for block in self._blocks(target, groups, Noise(seed)):
+                        blocks.append(block)
             except KeyboardInterrupt:
                 if not blocks:
                     raise
                 self.interrupted = True
             finally:
-                self.seconds = time.perf_counter() - started
-                self.cpu_seconds = time.process_time() - cpu
                 if blocks:
                     self._keep(blocks)
         self._review(blocks[-1].state)
         return self
 
-    def _bar(self) -> tqdm:
-        return tqdm(
-            total=self.num_samples * self.num_chains,
-            disable=not self.progress_bar,
-            unit="draw",
-            desc="prepare",
-        )
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the run."""
+        return sum(phase.wall for phase in self.timings.values())
 
-    def _prepare(self, target: Target, noise: Noise, bar: tqdm) -> list[_Group]:
-        """Start every group of chains; warm-up has streams of its own."""
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds of the run."""
+        return sum(phase.cpu for phase in self.timings.values())
+
+    def _warm_up(self, target: Target, noise: Noise) -> list[_Group]:
+        """Start every group of chains; the first tunes, the others take its tuning."""
         initial = self._initial(target)
-        size = self.chain_batch_size or self.num_chains
-        groups = []
-        for start in range(0, self.num_chains, size):
-            chains = range(start, min(start + size, self.num_chains))
-            states = self.kernel.prepare(
-                self._at_rung(target),
-                chains,
-                num_samples=self.num_samples,
-                num_chains=self.num_chains,
-                warmup_steps=self.warmup_steps,
-                initial=None if initial is None else initial[list(chains)],
-                noise=noise.region(1),
-            )
-            state = next(states)
-            for later in states:
-                state = later
-                bar.refresh()
-            groups.append(_Group(chains, state))
+        groups: list[_Group] = []
+        tuning: Any | None = None
+        for chains in self._split():
+            bar = Progress("warm up", self.warmup_steps, "step", self.progress_bar)
+            now: Warmup | None = None
+            with bar:
+                for now in warm_up(
+                    self.kernel,
+                    lambda: self._at_rung(target),
+                    chains,
+                    num_samples=self.num_samples,
+                    num_chains=self.num_chains,
+                    warmup_steps=self.warmup_steps,
+                    noise=noise.region(1),
+                    initial=None if initial is None else initial[list(chains)],
+                    tuning=tuning,
+                ):
+                    self.num_steps += now.num_steps
+                    self.num_gradients += now.num_steps * len(chains)
+                    self.rung = now.rung or self.rung
+                    bar.show(now.iterations, now.progress, self._next(target))
+            assert now is not None
+            groups.append(_Group(chains, now.state))
+            if tuning is None:
+                tuning = self.tuning = self.kernel.tuning(now.state)
+        self.warmup_num_steps = self.num_steps
+        self.warmup_num_gradients = self.num_gradients
         return groups
 
+    def _split(self) -> list[range]:
+        """Split the chains into groups of one size, or of two that differ by one."""
+        most = self.kernel.max_lanes or self.num_chains
+        count = -(-self.num_chains // min(most, self.chain_batch_size or most))
+        edges = [i * self.num_chains // count for i in range(count + 1)]
+        return [range(a, b) for a, b in itertools.pairwise(edges)]
+
     def _blocks(
-        self, target: Target, groups: list[_Group], noise: Noise, bar: tqdm
+        self, target: Target, groups: list[_Group], noise: Noise
     ) -> Iterator[Block]:
         """Yield each block of all chains once every group has finished it."""
         length = self.kernel.block_draws(target, self.num_samples, self.num_chains)
-        bar.set_description("sample")
-        for index, first in enumerate(range(0, self.num_samples, length)):
-            draws = min(length, self.num_samples - first)
-            at_rung = self._at_rung(target)
-            parts = []
-            for group in groups:
-                streams = noise.block(group.chains, index)
-                parts.append(
-                    self.kernel.block(
-                        at_rung, group.state, group.chains, draws, streams
+        total = self.num_samples * self.num_chains
+        bar = Progress("sample", total, "draw", self.progress_bar)
+        with bar:
+            for index, first in enumerate(range(0, self.num_samples, length)):
+                draws = min(length, self.num_samples - first)
+                at_rung = self._at_rung(target)
+                parts = []
+                for group in groups:
+                    streams = noise.block(group.chains, index)
+                    parts.append(
+                        self.kernel.block(
+                            at_rung, group.state, group.chains, draws, streams
+                        )
                     )
+                groups = [
+                    _Group(group.chains, part.state)
+                    for group, part in zip(groups, parts, strict=True)
+                ]
+                for group, part in zip(groups, parts, strict=True):
+                    self.num_gradients += part.num_steps * len(group.chains)
+                self.num_steps += max(part.num_steps for part in parts)
+                self.rung = parts[0].rung
+                block = Block(
+                    [part.state for part in parts],
+                    torch.cat([part.q for part in parts]),
+                    {
+                        name: torch.cat([part.stats[name] for part in parts])
+                        for name in self.kernel.stats
+                    },
+                    self.num_steps,
+                    self.rung,
                 )
-            groups = [
-                _Group(group.chains, part.state)
-                for group, part in zip(groups, parts, strict=True)
-            ]
-            self.num_steps += max(part.num_steps for part in parts)
-            self.rung = parts[0].rung
-            bar.set_postfix(rung=self.rung, refresh=False)
-            bar.update(draws * self.num_chains)
-            yield Block(
-                [part.state for part in parts],
-                torch.cat([part.q for part in parts]),
-                {
-                    name: torch.cat([part.stats[name] for part in parts])
-                    for name in self.kernel.stats
-                },
-                self.num_steps,
-                self.rung,
-            )
+                bar.count(block.stats)
+                done = (first + draws) * self.num_chains
+                bar.show(done, {"rung": self.rung}, self._next(target))
+                yield block
+
+    def _next(self, target: Target) -> str | None:
+        """What the bar says where the next block compiles first."""
+        due = self._at_rung(target).rung
+        return "compile" if due == "compiled" and self.rung == "traced" else None
 
     def _at_rung(self, target: Target) -> Target:
         late = self.compile == "auto" and self.num_steps >= AUTO_COMPILE_STEPS
@@ -310,6 +351,8 @@ class MCMC(PosteriorDraws):
     def _review(self, states: Sequence[Any]) -> None:
         # what others do with the same target later is not this run's affair
         self._notes = self.target.notes
+        self._facts = self.kernel.describe(states)
+        self.superchains = int(self._facts.pop("num_superchains", 0)) or None
         found = list(self.kernel.review(states, dict(self._stats)))
         if self.interrupted:
             kept = 0 if self._q is None else self._q.shape[1]
@@ -347,6 +390,7 @@ class MCMC(PosteriorDraws):
             "dim": self.target.dim,
             "dtype": str(q.dtype).removeprefix("torch."),
             "rung": self.rung,
+            **self._facts,
             "sampling_time": round(self.seconds, 3),
             "processor_time": round(self.cpu_seconds, 3),
             "interrupted": int(self.interrupted),

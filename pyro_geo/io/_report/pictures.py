@@ -162,12 +162,14 @@ def _trace(ax: "Axes", values: np.ndarray) -> None:
 
 def _intervals(ax: "Axes", values: np.ndarray, chain_name: str) -> None:
     """Draw each chain's median and central 90 % interval."""
-    for index, chain in enumerate(values):
-        usable = chain[finite(chain)]
-        if usable.size:
-            low, middle, high = np.quantile(usable, [0.05, 0.5, 0.95])
-            ax.plot([index, index], [low, high], color=_BLUE, linewidth=0.9, alpha=0.7)
-            ax.plot(index, middle, "o", color=_BLUE, markersize=2.6)
+    kept = [chain[finite(chain)] for chain in values]
+    index = [i for i, chain in enumerate(kept) if chain.size]
+    low, middle, high = np.transpose(
+        [np.quantile(kept[i], [0.05, 0.5, 0.95]) for i in index]
+    )
+    # all chains in two artists: one each takes seconds for hundreds of chains
+    ax.vlines(index, low, high, color=_BLUE, linewidth=0.9, alpha=0.7)
+    ax.plot(index, middle, "o", color=_BLUE, markersize=2.6)
     ax.set_xlabel(chain_name)
 
 

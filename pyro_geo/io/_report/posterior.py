@@ -1,7 +1,7 @@
 """The part of a report about the draws."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def add_posterior(
     sites = sites_table(posterior)
     if count := int(sites["not finite"].to_numpy().sum()):
         page.notes.append(f"{count:,} numbers among the draws are not finite.")
-    frame = component_table(chosen)
+    frame = component_table(chosen, posterior.attrs)
     _judge(page, frame, chain_name, " (tabulated)" if len(chosen) < total else "")
     cut = (
         f"{len(chosen)} of {total:,} components are shown: scalar sites, those with "
@@ -71,11 +71,14 @@ def add_posterior(
     page.add("Largest spread", _pair(posterior, stats, chain_name))
 
 
-def component_table(chosen: Sequence[Component]) -> "pd.DataFrame":
+def component_table(
+    chosen: Sequence[Component], attrs: Mapping[Hashable, Any] | None = None
+) -> "pd.DataFrame":
     """Tabulate components with ArviZ's summary.
 
     Args:
         chosen: the components.
+        attrs: facts of the run, which say how chains are grouped.
 
     Returns:
         One row each, under the components' names.
@@ -86,29 +89,40 @@ def component_table(chosen: Sequence[Component]) -> "pd.DataFrame":
     arrays = {f"c{i}": (("chain", "draw"), c.values) for i, c in enumerate(chosen)}
     chains, draws = chosen[0].values.shape
     coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
-    table = summary(xr.Dataset(arrays, coords=coords))
+    table = summary(xr.Dataset(arrays, coords=coords, attrs=attrs))
     table.index = [part.name for part in chosen]
     return table
 
 
 def _judge(page: html.Page, frame: "pd.DataFrame", chain_name: str, scope: str) -> None:
     """Say how far chains agree and how many draws they are worth."""
-    rhat = frame["r_hat"].to_numpy(dtype=float)
-    if np.isfinite(rhat).any():
-        worst = float(np.nanmax(rhat))
-        page.card(f"largest R-hat{scope}", round(worst, 3), alert=worst > _RHAT_LIMIT)
-        if worst > _RHAT_LIMIT:
-            who = f"{chain_name}s disagree".capitalize()
-            if said := frame.attrs.get("r_hat"):
-                who = f"Parts of the run disagree ({said})"
-            page.notes.append(
-                f"{who}: R-hat is above {_RHAT_LIMIT} for "
-                f"{int((rhat > _RHAT_LIMIT).sum())} of the {len(rhat)} components "
-                f"tabulated, largest for {frame.index[int(np.nanargmax(rhat))]}."
-            )
+    who = f"{chain_name}s disagree".capitalize()
+    if said := frame.attrs.get("r_hat"):
+        who = f"Parts of the run disagree ({said})"
+    _judge_rhat(page, frame, "r_hat", f"R-hat{scope}", who)
+    if "nested_r_hat" in frame:
+        who = f"Groups of {chain_name}s with one start disagree"
+        _judge_rhat(page, frame, "nested_r_hat", f"nested R-hat{scope}", who)
     size = frame["ess_bulk"].to_numpy(dtype=float)
     if np.isfinite(size).any():
         page.card(f"smallest effective size{scope}", round(float(np.nanmin(size))))
+
+
+def _judge_rhat(
+    page: html.Page, frame: "pd.DataFrame", column: str, label: str, who: str
+) -> None:
+    """Show the largest entry of a column of R-hat, and warn where it is too large."""
+    rhat = frame[column].to_numpy(dtype=float)
+    if np.isnan(rhat).all():
+        return
+    worst = float(np.nanmax(rhat))
+    page.card(f"largest {label}", round(worst, 3), alert=worst > _RHAT_LIMIT)
+    if worst > _RHAT_LIMIT:
+        page.notes.append(
+            f"{who}: {label.partition(' (')[0]} is above {_RHAT_LIMIT} for "
+            f"{int((rhat > _RHAT_LIMIT).sum())} of the {len(rhat)} components "
+            f"tabulated, largest for {frame.index[int(np.nanargmax(rhat))]}."
+        )
 
 
 def _marginals(posterior: "xr.Dataset", total: int, chain_name: str) -> str:

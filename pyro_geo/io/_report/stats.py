@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["add_stats", "flag_table", "quantile_table"]
+__all__ = ["add_stats", "energy_fractions", "flag_table", "quantile_table"]
 
 _PANELS = 12
+_BFMI_LIMIT = 0.3  # below it Stan warns too
 _STAGES = ("loss_anchor", "loss_explored", "loss_settled", "loss")
 # Drawn in this order, then the rest as they come.
 _FIRST = (
@@ -40,6 +41,7 @@ def add_stats(page: html.Page, stats: "xr.Dataset") -> None:
         if k not in flags and np.issubdtype(v.dtype, np.number)
     }
     _count(page, flags)
+    _judge_energies(page, numbers)
     page.add(
         "Statistics",
         _stage_figure(numbers),
@@ -70,6 +72,57 @@ def _count(page: html.Page, flags: Mapping[str, np.ndarray]) -> None:
         page.card("not converged", bad, alert=bad > 0)
         if bad:
             page.notes.append(f"{bad:,} of {total:,} draws did not converge.")
+
+
+def _judge_energies(page: html.Page, numbers: Mapping[str, np.ndarray]) -> None:
+    """Say how the transitions of Hamiltonian Monte Carlo went."""
+    if "acceptance_rate" not in numbers:
+        return  # other kernels have energies too, but no chain that moves by them
+    for name in ("acceptance_rate", "step_size"):
+        if name in numbers and (known := numbers[name][finite(numbers[name])]).size:
+            page.card(f"mean {name.replace('_', ' ')}", float(known.mean()))
+    if "energy" not in numbers:
+        return
+    fraction = energy_fractions(numbers["energy"])
+    if np.isnan(fraction).all():
+        return
+    bad = int((fraction < _BFMI_LIMIT).sum())
+    page.card("smallest E-BFMI", round(float(np.nanmin(fraction)), 2), alert=bad > 0)
+    if bad:
+        page.notes.append(
+            f"E-BFMI is below {_BFMI_LIMIT} for {bad:,} of {len(fraction):,} chains: "
+            "they move slowly between the energies of the posterior, so its tails "
+            "may be missing. A heavy tail or a funnel does that; reparametrise it."
+        )
+
+
+def energy_fractions(energy: np.ndarray) -> np.ndarray:
+    r"""Compare steps in energy with its spread: `\sum (E_n - E_{n-1})^2 / \sum E^2`.
+
+    Energies in the denominator are taken about their chain's mean.
+
+    Args:
+        energy: energy of each transition, `(chains, draws)`.
+
+    Returns:
+        The energy Bayesian fraction of missing information of each chain,
+        `(chains,)`; NaN where energies are constant or not finite.
+
+    References:
+        Betancourt (2016), Diagnosing suboptimal cotangent disintegrations in
+        Hamiltonian Monte Carlo, arXiv:1604.00695.
+
+    Example:
+        >>> energy = np.random.default_rng(0).normal(size=(1, 1000))
+        >>> slow = energy.cumsum(axis=1)
+        >>> (energy_fractions(np.concatenate([energy, slow])) > 0.3).tolist()
+        [True, False]
+    """
+    energy = np.asarray(energy, dtype=float)
+    with np.errstate(all="ignore"):
+        spread = ((energy - energy.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+        steps = (np.diff(energy, axis=1) ** 2).sum(axis=1)
+        return np.where(spread > 0, steps / spread, np.nan)
 
 
 def _stage_figure(numbers: Mapping[str, np.ndarray]) -> str:

@@ -27,6 +27,7 @@ from pyro_geo.errors import (
     UnsupportedModelError,
 )
 from pyro_geo.infer import DIMS, MCMC, Noise, sample_minima
+from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
@@ -163,17 +164,16 @@ def test_the_statistics_mean_what_they_say(fit, plane):
         stats["grad_norm"], slope.norm(dim=-1), rtol=1e-6, atol=1e-9
     )
     assert bool((stats["loss_anchor"] == stats["loss_anchor"][:, :1]).all())
-    noise = Noise(0, region=1)
-    (state,) = fit.kernel.prepare(
-        plane,
+    (warm,) = warm_up(
+        fit.kernel,
+        lambda: plane,
         range(2),
         num_samples=40,
         num_chains=2,
         warmup_steps=0,
-        initial=None,
-        noise=noise,
+        noise=Noise(0, region=1),
     )
-    anchors = state.anchors.q
+    anchors = warm.state.anchors.q
     torch.testing.assert_close(stats["loss_anchor"][:, 0], loss(anchors))
     torch.testing.assert_close(
         stats["displacement"], (q - anchors[:, None]).norm(dim=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +19,8 @@ from pyro_geo.errors import (
     explain,
 )
 from pyro_geo.geometry.curvature import ggn_product
-from pyro_geo.infer.mcmc._kernel import Block
-from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
+from pyro_geo.infer.mcmc._kernel import Block, Warmup
+from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.dims.anchors import (
     Anchors,
     examine_anchors,
@@ -74,6 +74,7 @@ class DIMSKernel:
     stats: tuple[str, ...] = STATS
     citations: tuple[str, ...] = ("dims",)
     chain_name: str = "anchor"
+    max_lanes: int | None = None
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class DIMSKernel:
             self.potential_fn, self._layout_of_start(), dtype=dtype
         )
 
-    def default_warmup(self, num_samples: int) -> int:
+    def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """No warm-up: anchors are trained, nothing is tuned."""
         return 0
 
@@ -161,7 +162,7 @@ class DIMSKernel:
         lanes = self.options.lanes(num_samples * num_chains, target.dim)
         return max(1, -(-_BLOCK_LANES * lanes // num_chains))
 
-    def prepare(
+    def start(
         self,
         target: Target,
         chains: Sequence[int],
@@ -170,21 +171,39 @@ class DIMSKernel:
         num_chains: int,
         warmup_steps: int,
         initial: Tensor | None,
-        noise: Noise,
-    ) -> Iterator[DIMSState]:
+        noise: BlockNoise,
+        tuning: None,
+    ) -> Warmup:
         """Find or train the anchors and factor their Laplace precisions."""
-        streams = noise.block(chains, 0)
         self._check_early(target)
-        anchors = self._find_anchors(target, chains, num_chains, initial, streams)
+        anchors = self._find_anchors(target, chains, num_chains, initial, noise)
         factors: list[LaplaceFactor] = []
         if self.options.velocity == "laplace":
             factors = [
-                _factor(target, anchors, i, streams.generator(i))
+                _factor(target, anchors, i, noise.generator(i))
                 for i in range(len(chains))
             ]
         lanes = self.options.lanes(num_samples * num_chains, target.dim)
         furthest = torch.full_like(anchors.loss, 0.0 if factors else torch.nan)
-        yield DIMSState(anchors, factors, lanes, num_chains, furthest)
+        state = DIMSState(anchors, factors, lanes, num_chains, furthest)
+        return Warmup(state, finished=True)
+
+    def adapt(
+        self,
+        target: Target,
+        state: DIMSState,
+        chains: Sequence[int],
+        noise: BlockNoise,
+    ) -> Warmup:
+        """Nothing: trajectories are independent and nothing is tuned."""
+        return Warmup(state, finished=True)
+
+    def tuning(self, state: DIMSState) -> None:
+        """Anchors owe each other nothing."""
+
+    def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
+        """Record how many trajectories were in flight."""
+        return {"num_lanes": states[0].num_lanes}
 
     def block(
         self,
@@ -276,11 +295,8 @@ class DIMSKernel:
             )
         if initial is None:
             strategy: Strategy = self.init_strategy or target.default_strategy
-            rows = [
-                target.initial(1, strategy, streams.generator(i))
-                for i in range(len(chains))
-            ]
-            initial = torch.cat(rows)
+            generators = [streams.generator(i) for i in range(len(chains))]
+            initial = target.initial_each(generators, strategy)
         return train_anchors(
             target, self.objective, initial, self.options, lanes, chains
         )

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from pyro_geo.infer.mcmc._kernel import Block
-from pyro_geo.infer.mcmc._noise import Noise
+from pyro_geo.infer.mcmc._pyro import PyroKernel
 from pyro_geo.infer.mcmc._runner import MCMC
-from pyro_geo.infer.mcmc.dims.kernel import DIMSKernel, DIMSState
-from pyro_geo.target import AUTO_COMPILE_STEPS, Rung, Target
+from pyro_geo.infer.mcmc.dims.kernel import DIMSKernel
+from pyro_geo.target import Target
 from pyro_geo.target._initial import Strategy
 
 __all__ = ["DIMS", "sample_minima"]
 
-_BUFFER = 64  # trajectories per block inside pyro.infer.MCMC
 
-
-class DIMS(DIMSKernel, MCMCKernel):
+class DIMS(DIMSKernel, PyroKernel):
     r"""Sample minimum level sets of a loss by dissipative Riemannian mechanics.
 
     Particles leave a trained solution, the anchor, slide on the surface
@@ -105,16 +99,8 @@ class DIMS(DIMSKernel, MCMCKernel):
         (True, True)
     """
 
-    transforms: dict[str, Any] | None
-    _start: dict[str, Tensor] | None
-    _target: Target | None
-    _state: DIMSState | None
-    _seed: int
-    _warmup_steps: int
-    _calls: int
-    _steps: int
-    _blocks: list[Block]
-    _served: int
+    buffer = 64
+    shown_stat = "loss"
 
     def __init__(
         self, model: Callable[..., Any] | Target | None = None, **options: Any
@@ -122,140 +108,12 @@ class DIMS(DIMSKernel, MCMCKernel):
         super().__init__(model, **options)
         self._forget()
 
-    # -- pyro.infer.MCMC --------------------------------------------------------
+    def start_strategy(self, target: Target) -> Strategy:
+        """Where the training of the anchor starts."""
+        return self.init_strategy or target.default_strategy
 
-    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Build the density and draw this chain's key from the global generator."""
-        start = self._start
-        self._forget()
-        self._warmup_steps = warmup_steps
-        self._target = self.make_target(*args, **kwargs)
-        self._seed = int(torch.randint(2**62, ()))
-        self.transforms = {
-            name: site.transform.inv for name, site in self._target.layout.sites.items()
-        }
-        if start is None:
-            strategy: Strategy = self.init_strategy or self._target.default_strategy
-            q = self._target.initial(1, strategy)
-            start = self._target.layout.unflatten(q[0])
-        self._start = start
-
-    @property
-    def initial_params(self) -> dict[str, Tensor] | None:
-        """Unconstrained start of the anchor's training."""
-        return self._start
-
-    @initial_params.setter
-    def initial_params(self, params: dict[str, Tensor]) -> None:
-        self._start = params
-
-    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Serve the next draw; during warm-up hand the parameters back.
-
-        Args:
-            params: unconstrained values.
-
-        Returns:
-            Unconstrained values of one draw.
-        """
-        self._calls += 1
-        if self._calls <= self._warmup_steps:
-            return params
-        assert self._target is not None
-        index, row = divmod(self._served, _BUFFER)
-        if index == len(self._blocks):
-            self._fill(params)
-        self._served += 1
-        return self._target.layout.unflatten(self._blocks[index].q[0, row])
-
-    def diagnostics(self) -> dict[str, Any]:
-        """Indices of divergent draws and the share that came to rest."""
-        stats = self._served_stats()
-        if not stats:
-            return {"divergences": []}
-        assert self._state is not None
-        batched = {name: value[None] for name, value in stats.items()}
-        for warning in self.review([self._state], batched):
-            warnings.warn(warning, stacklevel=2)
-        return {
-            "divergences": stats["diverging"].nonzero().flatten().tolist(),
-            "converged": float(stats["converged"].float().mean()),
-        }
-
-    def logging(self) -> Any:
-        """Loss of the last draw, for the progress bar."""
-        if not self._served:
-            return OrderedDict()
-        block, row = divmod(self._served - 1, _BUFFER)
-        loss = float(self._blocks[block].stats["loss"][0, row])
-        return OrderedDict(loss=f"{loss:.3g}")
-
-    def cleanup(self) -> None:
-        """Forget the run, but for the transforms that Pyro reads afterwards."""
-        transforms = self.transforms
-        self._forget()
-        self.transforms = transforms
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the run behind: another process builds its own."""
-        return {**self.__dict__, **_no_run(), "_start": self._start}
-
-    def _forget(self) -> None:
-        for name, value in _no_run().items():
-            setattr(self, name, value)
-
-    def _fill(self, params: dict[str, Tensor]) -> None:
-        """Run one block of trajectories ahead; the first time, train the anchor."""
-        target = self._target
-        assert target is not None
-        if self._state is None:
-            prepared = self.prepare(
-                target,
-                [0],
-                num_samples=_BUFFER,
-                num_chains=1,
-                warmup_steps=0,
-                initial=target.layout.flatten(params)[None].to(target.dtype),
-                noise=Noise(self._seed, region=1),
-            )
-            *_, self._state = prepared
-        rung: Rung = "compiled" if self._steps >= AUTO_COMPILE_STEPS else "traced"
-        block = self.block(
-            target.with_rung(rung),
-            self._state,
-            [0],
-            _BUFFER,
-            Noise(self._seed).block([0], len(self._blocks)),
-        )
-        self._state = block.state
-        self._steps += block.num_steps
-        self._blocks.append(block)
-
-    def _served_stats(self) -> dict[str, Tensor]:
-        if not self._served:
-            return {}
-        return {
-            name: torch.cat([block.stats[name][0] for block in self._blocks])[
-                : self._served
-            ]
-            for name in self.stats
-        }
-
-
-def _no_run() -> dict[str, Any]:
-    """Attributes of a kernel that is not in a run."""
-    return {
-        "transforms": None,
-        "_start": None,
-        "_target": None,
-        "_state": None,
-        "_seed": 0,
-        "_warmup_steps": 0,
-        "_calls": 0,
-        "_steps": 0,
-        "_blocks": [],
-        "_served": 0,
-    }
+    def _figures(self, stats: dict[str, Tensor]) -> dict[str, float]:
+        return {"converged": float(stats["converged"].float().mean())}
 
 
 def sample_minima(

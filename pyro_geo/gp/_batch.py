@@ -1,0 +1,73 @@
+"""The batched process itself, in the one file that needs GPyTorch to be imported.
+
+The package imports it when a process is asked for, because GPyTorch takes a second.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+with warnings.catch_warnings():
+    # a package under it scripts two functions, which torch has deprecated
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+    import gpytorch
+    from gpytorch.constraints import Positive
+    from gpytorch.distributions import MultivariateNormal
+    from gpytorch.kernels import MaternKernel, ScaleKernel
+    from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.means import ConstantMean
+    from gpytorch.models import ExactGP
+
+__all__ = ["MaternGP", "dense_algebra"]
+
+
+class MaternGP(ExactGP):
+    """Matern-5/2 processes with a constant mean, one for each draw.
+
+    Args:
+        x: inputs, `(*batch, n, num_dims)`.
+        y: observations, `(*batch, n)`.
+        batch: shape of the draws.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch: torch.Size) -> None:
+        # the floor of the noise belongs to the model: no second one here
+        likelihood = GaussianLikelihood(noise_constraint=Positive(), batch_shape=batch)
+        super().__init__(x, y, likelihood)
+        self.mean_module = ConstantMean(batch_shape=batch)
+        self.covar_module = ScaleKernel(
+            MaternKernel(nu=2.5, ard_num_dims=x.shape[-1], batch_shape=batch),
+            batch_shape=batch,
+        )
+        self.to(x)
+
+    def forward(self, x: Tensor) -> MultivariateNormal:
+        """Prior at some inputs."""
+        mean = self.mean_module(x)
+        assert isinstance(mean, Tensor)
+        return MultivariateNormal(mean, self.covar_module(x))
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Set mean, outputscale, noise and lengthscale, and fix them."""
+        names = {
+            "mean": "mean_module.constant",
+            "outputscale": "covar_module.outputscale",
+            "noise": "likelihood.noise",
+            "lengthscale": "covar_module.base_kernel.lengthscale",
+        }
+        trailing = {"noise": (-1,), "lengthscale": (-2,)}
+        for name, place in names.items():
+            value = values[name].detach()
+            for axis in trailing.get(name, ()):
+                value = value.unsqueeze(axis)
+            self.initialize(**{place: value})
+        self.requires_grad_(False)
+
+
+def dense_algebra() -> gpytorch.settings.fast_computations:
+    """Factorise matrices of any size, no iterations that stop early."""
+    return gpytorch.settings.fast_computations(False, False, False)

@@ -1,0 +1,1 @@
+"""Hamiltonian Monte Carlo with chains as lanes of one compiled step."""

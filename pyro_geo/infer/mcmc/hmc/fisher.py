@@ -1,0 +1,145 @@
+r"""Metrics that bring draws and scores together.
+
+For a normal density with covariance :math:`\Sigma` the scores `g` have covariance
+:math:`\Sigma^{-1}`, so that draws and scores are two looks at one matrix. The metric of
+least Fisher divergence solves :math:`\Sigma \,\mathrm{cov}(g)\, \Sigma =
+\mathrm{cov}(q)`; for a normal density it is exact from any `dim + 1` points, wherever
+they lie.
+
+References:
+    Seyboldt, Carlson & Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by
+    minimizing Fisher divergence, 2603.18845.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_geo.infer.mcmc.hmc.metric import (
+    Dense,
+    Diagonal,
+    LowRank,
+    Metric,
+    MetricKind,
+)
+
+__all__ = ["fit_metric", "fisher_scale", "geometric_mean"]
+
+_RIDGE = 1e-10  # of a covariance in units of its own diagonal
+_WIDEST = 1e10  # ratio of a scale to one
+_PRIOR_DRAWS = 1e-3  # weight of the identity, in draws per dimension
+
+
+def fit_metric(kind: MetricKind, q: Tensor, grad: Tensor, rank: int) -> Metric | None:
+    """Fit a metric to points and their gradients, about their means.
+
+    Args:
+        kind: of metric.
+        q: points, `(n, dim)`.
+        grad: gradients of the log-density or the potential there, `(n, dim)`.
+        rank: of a low-rank metric.
+
+    Returns:
+        The metric in the points' dtype, or None where they determine none.
+    """
+    dtype = q.dtype
+    q, grad = q.double(), grad.double()
+    good = (q.isfinite() & grad.isfinite()).all(-1)
+    q, grad = q[good], grad[good]
+    if len(q) < 3:
+        return None
+    q, grad = q - q.mean(0), grad - grad.mean(0)
+    scale = fisher_scale(q, grad)
+    if kind == "diagonal":
+        return _cast(Diagonal(scale), dtype)
+    x, y = q / scale, grad * scale
+    fit = _dense if kind == "dense" else _low_rank
+    try:
+        found = fit(scale, x, y, rank)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  documented
+        return None
+    if not all(bool(t.isfinite().all()) for t in found):
+        return None
+    return _cast(found, dtype)
+
+
+def fisher_scale(q: Tensor, grad: Tensor) -> Tensor:
+    """Standard deviations `(var q / var g) ** 1/4`, `(dim,)`, of centred rows."""
+    var_q, var_g = q.square().mean(0), grad.square().mean(0)
+    scale = (var_q / var_g) ** 0.25
+    # a coordinate that never moved, or has no slope, says nothing
+    usable = scale.isfinite() & (scale > 1 / _WIDEST) & (scale < _WIDEST)
+    return torch.where(usable, scale, 1.0)
+
+
+def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
+    r"""Solve :math:`\Sigma B \Sigma = A` for positive-definite matrices.
+
+    Args:
+        a: `(dim, dim)`.
+        b: `(dim, dim)`.
+
+    Returns:
+        The geometric mean of `a` and the inverse of `b`.
+
+    Example:
+        >>> a, b = torch.diag(torch.tensor([4.0, 9.0])), torch.eye(2)
+        >>> geometric_mean(a, b).diagonal().tolist()
+        [2.0, 3.0]
+    """
+    factor = torch.linalg.cholesky(b)
+    values, vectors = torch.linalg.eigh(factor.mT @ a @ factor)
+    half = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
+    return (half * values.clamp(min=0).sqrt()) @ half.mT
+
+
+def _dense(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> Dense:
+    dim = len(scale)
+    cov_x, cov_y = _moments(x), _moments(y)
+    covariance = geometric_mean(cov_x, cov_y)
+    covariance = 0.5 * (covariance + covariance.mT)
+    factor = scale[:, None] * torch.linalg.cholesky(
+        covariance + _RIDGE * torch.eye(dim, dtype=x.dtype) * covariance.diagonal()
+    )
+    eye = torch.eye(dim, dtype=x.dtype, device=x.device)
+    inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return Dense(factor @ factor.mT, factor, inverse)
+
+
+def _moments(x: Tensor) -> Tensor:
+    """Second moments with a little of the identity mixed in, more for few rows."""
+    n, dim = x.shape
+    moments = x.mT @ x / n
+    size = moments.diagonal().mean()
+    share = min(0.5, _PRIOR_DRAWS * dim / n if n > 2 * dim else 0.01 * dim / n)
+    eye = torch.eye(dim, dtype=x.dtype, device=x.device)
+    return moments * (1 - share) + eye * size * (share * 1e-2 + _RIDGE)
+
+
+def _low_rank(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> LowRank:
+    """Fit in the subspace where draws or scores vary most, the identity elsewhere."""
+    n = len(x)
+    _, _, of_x = torch.linalg.svd(x, full_matrices=False)
+    _, _, of_y = torch.linalg.svd(y, full_matrices=False)
+    keep = min(rank, len(of_x), len(of_y))
+    both = torch.cat([of_x[:keep], of_y[:keep]]).mT
+    basis, _ = torch.linalg.qr(both)
+    inside_x, inside_y = x @ basis, y @ basis
+    eye = torch.eye(basis.shape[1], dtype=x.dtype, device=x.device)
+    ridge = 1e-5
+    cov_x = inside_x.mT @ inside_x / n + ridge * eye
+    cov_y = inside_y.mT @ inside_y / n + ridge * eye
+    values, vectors = torch.linalg.eigh(geometric_mean(cov_x, cov_y))
+    # the directions furthest from the identity on either side
+    order = values.log().abs().argsort(descending=True)[:rank]
+    values, vectors = values[order], basis @ vectors[:, order]
+    if len(values) < rank:
+        missing = rank - len(values)
+        values = torch.cat([values, values.new_ones(missing)])
+        vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), missing)], 1)
+    return LowRank(scale, vectors.contiguous(), values)
+
+
+def _cast(metric: Metric, dtype: torch.dtype) -> Metric:
+    return type(metric)(*(t.to(dtype).contiguous() for t in metric))
