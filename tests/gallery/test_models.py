@@ -44,6 +44,21 @@ def latents_of(module: ModuleType, count: int) -> dict[str, torch.Tensor]:
     }
 
 
+def memberships_of(module: ModuleType) -> dict[str, torch.Tensor]:
+    """One prior draw of the discrete latents, which a target sums out."""
+    data = module.data()
+    sites = Target.from_model(module.model, *data, compile=False).layout.sites
+    nodes = poutine.trace(module.model).get_trace(*data).nodes
+    return {
+        name: site["value"]
+        for name, site in nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and name not in sites
+        and getattr(site["fn"], "has_enumerate_support", False)
+    }
+
+
 def log_joint(
     module: ModuleType, data: tuple[torch.Tensor, ...], latents: dict[str, torch.Tensor]
 ) -> torch.Tensor:
@@ -92,9 +107,10 @@ def test_model_traces_maps_and_keeps_the_dtype(path: Path, dtype: torch.dtype):
     module = load(path)
     data, latents = module.data(), latents_of(module, 3)
     assert {value.dtype for value in latents.values()} == {dtype}
+    memberships = memberships_of(module)
 
     def density(z: dict[str, torch.Tensor]) -> torch.Tensor:
-        return log_joint(module, data, z)
+        return log_joint(module, data, {**memberships, **z})
 
     rows = [{name: value[i] for name, value in latents.items()} for i in range(3)]
     expected = torch.stack([density(row) for row in rows])
@@ -224,3 +240,71 @@ def test_centred_eight_schools_has_no_highest_point():
     sites = {"mu": theta[:, 0], "tau": log_tau.exp(), "theta": theta}
     slope = target.log_prob(target.unconstrain(sites)).diff() / log_tau.diff()
     torch.testing.assert_close(slope, torch.full((2,), -7.0), rtol=1e-2, atol=0.0)
+
+
+def test_saas_values_depend_on_the_two_inputs_alone():
+    torch.set_default_dtype(torch.float64)
+    module = load(FOLDER / "saas_gp.py")
+    x, y = module.data()
+    assert x.shape == (30, 30)
+    assert ((x >= 0) & (x < 1)).all()
+    assert y.mean().abs() < 1e-4
+    assert (y.std() - 1).abs() < 1e-4
+    active = module.truth()["active"]
+    other = torch.rand_like(x)
+    other[:, active] = x[:, active]
+    torch.testing.assert_close(module.branin(other), module.branin(x))
+    # one of the three places where Branin's function is lowest, in its own units
+    lowest = torch.rand(1, 30)
+    lowest[:, active] = torch.tensor([[(torch.pi + 5) / 15, 2.275 / 15]])
+    assert abs(float(module.branin(lowest)) - 0.397887) < 1e-6
+    x_new, _ = module.new_points()
+    assert not (x.unsqueeze(1) == x_new).all(-1).any()
+
+
+def test_saas_values_are_branin_s_with_noise():
+    torch.set_default_dtype(torch.float64)
+    module = load(FOLDER / "saas_gp.py")
+    x, y = module.new_points()
+    # the standard error of a deviation from 512 numbers is 5 / sqrt(1,024)
+    assert abs((51.111 * y + 68.463 - module.branin(x)).std() - 5) < 4 * 5 / 32
+
+
+def test_volatility_s_doubling_is_the_recurrence():
+    torch.set_default_dtype(torch.float64)
+    module = load(FOLDER / "stochastic_volatility.py")
+    for n in (1, 2, 7, 64):
+        innovations, a = torch.randn(n), torch.tensor(-0.9)
+        h, expected = torch.zeros(()), []
+        for innovation in innovations:
+            h = a * h + innovation
+            expected.append(h)
+        found = module.autoregression(innovations, a)
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_mixture_s_density_is_the_sum_over_its_components():
+    torch.set_default_dtype(torch.float64)
+    module = load(FOLDER / "gaussian_mixture.py")
+    y = module.data()[1]
+    target = Target.from_model(module.model, *module.data(), compile=False)
+    q = 0.5 * torch.randn(4, target.dim)
+    z = target.constrain(q)
+    assert (z["locations"].diff() > 0).all()
+    normal = torch.distributions.Normal(z["locations"], z["scales"])
+    parts = z["weights"].log() + normal.log_prob(y[:, None, None])
+    expected = parts.logsumexp(-1).sum(0)
+    torch.testing.assert_close(target.log_likelihood(q), expected)
+
+
+def test_breast_cancer_is_split_and_standardised():
+    module = load(FOLDER / "logistic_breast_cancer.py")
+    x, y = module.data()
+    assert x.shape == (285, 30)
+    assert len(module.held_out()[1]) == 284
+    assert set(y.tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(x.mean(0), torch.zeros(30), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.std(0), torch.ones(30), rtol=0, atol=1e-5)
+    # 212 of the 569 are malignant, the class that the larger cells point to
+    assert int(y.sum() + module.held_out()[1].sum()) == 212
+    assert x[y == 1, 0].mean() > x[y == 0, 0].mean()
