@@ -15,7 +15,7 @@ from torch import Tensor
 WEIGHTS = [0.3, 0.2, 0.5]
 LOCATIONS = [-3.0, 0.0, 2.5]
 SCALES = [1.0, 0.6, 0.8]
-NUM_POINTS = 300
+NUM_POINTS = 1000
 
 
 def model(points: Tensor, y: Tensor | None = None) -> Tensor:
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     counts = torch.histc(y, 16, -6.0, 6.0)
     print(f"{len(y)} points")
     for left, count in zip(torch.linspace(-6.0, 5.25, 16), counts, strict=True):
-        print(f"  {left:5.2f}   {'#' * int(count)}")
+        print(f"  {left:5.2f}   {'#' * int(count / 4)}")

@@ -87,7 +87,7 @@ class PyroKernel(MCMCKernel):
         assert self._warm is not None
         self._calls += 1
         if self._calls <= self._warmup_steps:
-            if self._calls > self._warm.iterations:
+            if not self._warm.finished and self._calls > self._warm.iterations:
                 self._advance()
             return params
         while not self._warm.finished:

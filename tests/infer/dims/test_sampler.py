@@ -10,7 +10,6 @@ import torch
 
 from pyro_geo.errors import AnchorNotConvergedWarning
 from pyro_geo.infer import DIMS
-from pyro_geo.infer.mcmc.dims import sampler
 from pyro_geo.io._summary import import_arviz
 from pyro_geo.target import Target
 from tests.cases import numbers
@@ -121,7 +120,7 @@ def test_warm_up_hands_the_parameters_back():
 
 
 def test_draws_are_served_from_blocks(monkeypatch):
-    monkeypatch.setattr(sampler, "_BUFFER", 4)
+    monkeypatch.setattr(DIMS, "buffer", 4)
     dims = kernel()
     dims.setup(0, X, Y)
     params = dims.initial_params

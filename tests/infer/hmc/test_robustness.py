@@ -165,9 +165,11 @@ def test_only_lost_chains_are_moved():
         again = Chains(*(part[where[0]] for part in chains))
         for new, old in zip(moved, again, strict=True):
             assert torch.equal(new[2], old)
-    # where most are lost, none knows the way
+    # few that have arrived show the way to many that have not
     for row in range(10):
         high[row][:5] = 1e6 + torch.arange(5) * 1e9
     state = state_of(chains, high)
-    assert _rescue(state, chains, uniform) is chains
+    moved = _rescue(state, chains, uniform)
+    assert state.moved == 5
+    assert all(bool((q == chains.q[5:]).all(-1).any()) for q in moved.q)
     assert isinstance(state.length, LengthSearch)

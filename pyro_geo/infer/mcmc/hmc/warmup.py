@@ -389,6 +389,8 @@ def _rescue(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
     if len(state.energies) < 2 or len(chains.q) < 4:
         return chains
     energies = torch.stack(state.energies[-_CYCLE:]).double()
+    if not bool(energies.isfinite().any()):
+        return chains
     best = energies.min(0).values
     hopeless = best > _ceiling(energies, state.wander(chains.q.shape[1]))
     stuck = (energies == energies[0]).all(0) & (len(energies) >= _CYCLE)
@@ -418,7 +420,8 @@ def _ceiling(energies: Tensor, wander: Tensor) -> Tensor:
     Returns:
         The potential, `()`.
     """
-    return energies.flatten().quantile(0.05) + _HOPELESS + 5 * wander
+    best = energies[energies.isfinite()].quantile(0.05)
+    return best + _HOPELESS + 5 * wander
 
 
 def scattered(tuning: Tuning, noise: Tensor) -> Tensor:
