@@ -7,6 +7,7 @@ first asked for.
 Sub-packages:
     infer: what a user calls on a model, with the batched runner in `infer.mcmc`.
     target: a Pyro model as a flat, batched, differentiable density.
+    gp: draws of Gaussian processes as GPyTorch models.
     geometry: curvature of a target.
     ops: small pure tensor functions.
     io: ArviZ output and reports.

@@ -332,12 +332,46 @@ def _graph_of(
         with torch.enable_grad(), tracing(role):
             graph = make_fx(probe)(*views)
         graph.graph.eliminate_dead_code()
+        _own_what_is_written(graph)
         if role == "inputs":
             _check_shapes_are_fixed(graph)
     except Exception as reason:  # a user's model runs in there and may raise anything
         return None, reason
     graph.recompile()
     return graph, None
+
+
+_WRITES = {
+    torch.ops.aten.index_put.default,
+    torch.ops.aten._unsafe_index_put.default,
+    torch.ops.aten.index_add.default,
+    torch.ops.aten.index_copy.default,
+}
+
+
+def _own_what_is_written(graph: GraphModule) -> None:
+    """Give every lane memory of its own before something is written into it, in place.
+
+    `vmap` makes an expanded tensor of a constant that values are written into.
+    Inductor turns such a write into one in place, and all lanes then get the values of
+    the last one (pytorch issue 183986).
+    """
+    for node in graph.graph.nodes:
+        if node.target not in _WRITES:
+            continue
+        base = node.args[0]
+        value = base.meta["val"]
+        if any(
+            s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True)
+        ):
+            with graph.graph.inserting_before(node):
+                owned = graph.graph.call_function(
+                    torch.ops.aten.clone.default,
+                    (base,),
+                    {"memory_format": torch.contiguous_format},
+                )
+            owned.meta["val"] = value.contiguous()
+            node.replace_input_with(base, owned)
 
 
 def _check_shapes_are_fixed(graph: GraphModule) -> None:

@@ -287,3 +287,17 @@ def test_targets_pickle_without_their_graphs():
     value, _ = target.value_and_grad(q)
     copy = pickle.loads(pickle.dumps(target))
     assert torch.equal(copy.value_and_grad(q)[0], value)
+
+
+def test_lanes_do_not_write_into_each_other_when_compiled():
+    # Inductor writes in place into the constant that all lanes would share
+    rows, columns = torch.triu_indices(4, 4, 1)
+
+    def potential(q):
+        matrix = torch.zeros(4, 4, dtype=q.dtype).index_put((rows, columns), q)
+        return matrix.cos().sum(0).square().sum()
+
+    target = Target.from_potential(potential, 6, dtype=torch.float64, compile=True)
+    q = torch.randn(3, 6, dtype=torch.float64)
+    value, _ = target.value_and_grad(q)
+    torch.testing.assert_close(value, target.log_prob(q))
