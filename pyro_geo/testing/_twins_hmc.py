@@ -15,9 +15,16 @@ from torch import Tensor
 
 from pyro_geo.infer.mcmc._kernel import Block
 from pyro_geo.infer.mcmc._noise import BlockNoise
-from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.target import Target
-from pyro_geo.testing.hmc import FixedHMC, HMCInfo, HMCState, leapfrog_transition
+from pyro_geo.testing.hmc import (
+    FixedHMC,
+    HMCInfo,
+    HMCState,
+    choose,
+    kinetic_energy,
+    leapfrog,
+    leapfrog_transition,
+)
 
 __all__ = [
     "AdaptsForever",
@@ -69,8 +76,8 @@ def flipped_acceptance(
     num_steps: int,
 ) -> Step:
     """Take the energy error with the wrong sign when accepting."""
-    moved, p = _leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _kinetic(p) + moved.potential - state.potential - _kinetic(momentum)
+    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
+    error = _energy_error(state, momentum, moved, p)
     return _metropolis(state, moved, -error, uniform)
 
 
@@ -83,7 +90,7 @@ def without_kinetic_energy(
     num_steps: int,
 ) -> Step:
     """Accept by the potential alone."""
-    moved, _ = _leapfrog(potential, state, momentum, step_size, num_steps)
+    moved, _ = leapfrog(potential, state, momentum, step_size, num_steps)
     return _metropolis(state, moved, moved.potential - state.potential, uniform)
 
 
@@ -96,8 +103,8 @@ def stale_gradient(
     num_steps: int,
 ) -> Step:
     """Keep the proposal's gradient after a rejection."""
-    moved, p = _leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _kinetic(p) + moved.potential - state.potential - _kinetic(momentum)
+    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
+    error = _energy_error(state, momentum, moved, p)
     new, info = _metropolis(state, moved, error, uniform)
     return new._replace(grad=moved.grad), info
 
@@ -111,8 +118,8 @@ def stale_potential(
     num_steps: int,
 ) -> Step:
     """Keep the proposal's potential after a rejection."""
-    moved, p = _leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _kinetic(p) + moved.potential - state.potential - _kinetic(momentum)
+    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
+    error = _energy_error(state, momentum, moved, p)
     new, info = _metropolis(state, moved, error, uniform)
     return new._replace(potential=moved.potential), info
 
@@ -143,8 +150,8 @@ def missing_half_kick(
 ) -> Step:
     """Leave out the first half kick: volume is kept, reversibility is not."""
     late = momentum + 0.5 * step_size * state.grad  # which the first kick takes away
-    moved, p = _leapfrog(potential, state, late, step_size, num_steps)
-    error = _kinetic(p) + moved.potential - state.potential - _kinetic(momentum)
+    moved, p = leapfrog(potential, state, late, step_size, num_steps)
+    error = _energy_error(state, momentum, moved, p)
     return _metropolis(state, moved, error, uniform)
 
 
@@ -160,10 +167,10 @@ def early_turn(
     now, p = state, momentum
     going = torch.ones_like(uniform, dtype=torch.bool)
     for _ in range(num_steps):
-        then, later = _leapfrog(potential, now, p, step_size, 1)
-        now, p = _choose(going, then, now), torch.where(going[:, None], later, p)
+        then, later = leapfrog(potential, now, p, step_size, 1)
+        now, p = choose(going, then, now), torch.where(going[:, None], later, p)
         going = going & (((now.q - state.q) * p).sum(-1) > 0)
-    error = _kinetic(p) + now.potential - state.potential - _kinetic(momentum)
+    error = _energy_error(state, momentum, now, p)
     return _metropolis(state, now, error, uniform)
 
 
@@ -183,7 +190,7 @@ def stuck_chain(
         potential, state, momentum, uniform, step_size, num_steps
     )
     moves = torch.arange(len(uniform), device=uniform.device) > 0
-    return _choose(moves, new, state), info
+    return choose(moves, new, state), info
 
 
 class ReusedNoise(FixedHMC):
@@ -282,8 +289,8 @@ def _keep_momentum(
     num_steps: int,
 ) -> Step:
     at = HMCState(*state[:-1])
-    moved, p = _leapfrog(potential, at, state.momentum, step_size, num_steps)
-    error = _kinetic(p) + moved.potential - at.potential - _kinetic(state.momentum)
+    moved, p = leapfrog(potential, at, state.momentum, step_size, num_steps)
+    error = _energy_error(at, state.momentum, moved, p)
     new, info = _metropolis(at, moved, error, uniform)
     # turned round where the step is rejected, as it should be
     kept = torch.where((uniform < (-error).exp())[:, None], p, -state.momentum)
@@ -329,21 +336,12 @@ class _Repeated(BlockNoise):
 # -- the sound parts ------------------------------------------------------------------
 
 
-def _leapfrog(
-    potential: Potential,
-    state: HMCState,
-    p: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> tuple[HMCState, Tensor]:
-    """Follow a trajectory to its end: where that is, and with what momentum."""
-    q, value, grad = state.q, state.potential, state.grad
-    for _ in range(num_steps):
-        p = p - 0.5 * step_size * grad
-        q = q + step_size * p
-        value, grad = value_and_grad(potential, q)
-        p = p - 0.5 * step_size * grad
-    return state._replace(q=q, potential=value, grad=grad), p
+def _energy_error(
+    state: HMCState, momentum: Tensor, moved: HMCState, p: Tensor
+) -> Tensor:
+    """Energy at the end of a trajectory minus energy at its start."""
+    kinetic = kinetic_energy(p)
+    return kinetic + moved.potential - state.potential - kinetic_energy(momentum)
 
 
 def _metropolis(
@@ -352,19 +350,5 @@ def _metropolis(
     """Accept with the probability that goes with an error of the energy."""
     error = torch.where(error.isnan(), torch.inf, error)
     rate = (-error).exp().clamp(max=1.0)
-    new = _choose(uniform < (-error).exp(), moved, state)
+    new = choose(uniform < (-error).exp(), moved, state)
     return new, HMCInfo(state.potential, error, rate, error > math.inf)
-
-
-def _choose(first: Tensor, one: HMCState, other: HMCState) -> HMCState:
-    """Take each chain's state from `one` where `first` is true, else from `other`."""
-    row = first.unsqueeze(-1)
-    return one._replace(
-        q=torch.where(row, one.q, other.q),
-        potential=torch.where(first, one.potential, other.potential),
-        grad=torch.where(row, one.grad, other.grad),
-    )
-
-
-def _kinetic(p: Tensor) -> Tensor:
-    return 0.5 * p.square().sum(-1)

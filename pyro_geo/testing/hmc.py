@@ -45,6 +45,49 @@ class HMCInfo(NamedTuple):
     diverging: Tensor
 
 
+def leapfrog(
+    potential: Callable[[Tensor], Tensor],
+    state: HMCState,
+    momentum: Tensor,
+    step_size: Tensor,
+    num_steps: int,
+) -> tuple[HMCState, Tensor]:
+    """Follow a trajectory of every chain to its end.
+
+    Args:
+        potential: batched potential, `(chains, dim) -> (chains,)`.
+        state: where the chains are.
+        momentum: momenta, `(chains, dim)`.
+        step_size: `()` or `(chains, 1)`.
+        num_steps: leapfrog steps.
+
+    Returns:
+        Where the trajectories end, and with what momentum.
+    """
+    q, value, grad, p = state.q, state.potential, state.grad, momentum
+    for _ in range(num_steps):
+        p = p - 0.5 * step_size * grad
+        q = q + step_size * p
+        value, grad = value_and_grad(potential, q)
+        p = p - 0.5 * step_size * grad
+    return state._replace(q=q, potential=value, grad=grad), p
+
+
+def choose(first: Tensor, one: HMCState, other: HMCState) -> HMCState:
+    """Take each chain's state from `one` where `first` is true, else from `other`."""
+    row = first.unsqueeze(-1)
+    return one._replace(
+        q=torch.where(row, one.q, other.q),
+        potential=torch.where(first, one.potential, other.potential),
+        grad=torch.where(row, one.grad, other.grad),
+    )
+
+
+def kinetic_energy(momentum: Tensor) -> Tensor:
+    """Kinetic energy of each chain, `(chains,)`."""
+    return 0.5 * momentum.square().sum(-1)
+
+
 def leapfrog_transition(
     potential: Callable[[Tensor], Tensor],
     state: HMCState,
@@ -69,24 +112,11 @@ def leapfrog_transition(
     References:
         Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
     """
-    q, grad, p = state.q, state.grad, momentum
-    value = state.potential
-    for _ in range(num_steps):
-        p = p - 0.5 * step_size * grad
-        q = q + step_size * p
-        value, grad = value_and_grad(potential, q)
-        p = p - 0.5 * step_size * grad
-    start = state.potential + 0.5 * momentum.square().sum(-1)
-    error = value + 0.5 * p.square().sum(-1) - start
+    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
+    start = state.potential + kinetic_energy(momentum)
+    error = moved.potential + kinetic_energy(p) - start
     error = torch.where(error.isnan(), torch.inf, error)
-    accept = uniform < (-error).exp()
-    row = accept.unsqueeze(-1)
-    new = HMCState(
-        torch.where(row, q, state.q),
-        torch.where(accept, value, state.potential),
-        torch.where(row, grad, state.grad),
-        state.burn_in,
-    )
+    new = choose(uniform < (-error).exp(), moved, state)
     rate = (-error).exp().clamp(max=1.0)
     return new, HMCInfo(start, error, rate, error > _LARGEST_ERROR)
 

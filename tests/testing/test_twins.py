@@ -16,7 +16,7 @@ from pyro_geo.errors import DivergenceWarning
 from pyro_geo.infer import MCMC, dissipative_flow
 from pyro_geo.target import Target
 from pyro_geo.testing import gates, geweke, sbc
-from pyro_geo.testing._twins_hmc import _leapfrog, _metropolis
+from pyro_geo.testing._twins_hmc import _metropolis
 from pyro_geo.testing.gates import (
     check_covariance,
     check_exact,
@@ -26,7 +26,7 @@ from pyro_geo.testing.gates import (
     draws_needed,
 )
 from pyro_geo.testing.geweke import check_geweke
-from pyro_geo.testing.hmc import FixedHMC, HMCState, leapfrog_transition
+from pyro_geo.testing.hmc import FixedHMC, HMCState, leapfrog, leapfrog_transition
 from pyro_geo.testing.sbc import check_sbc
 from pyro_geo.testing.targets import GammaTarget, NormalTarget
 from pyro_geo.testing.twins import (
@@ -350,7 +350,7 @@ def test_the_parts_that_twins_are_made_of_are_sound(normal):
     state = HMCState(q, potential(q), q.clone(), torch.tensor(0))
     size = torch.tensor(1.5, dtype=F64)
     sound, info = leapfrog_transition(potential, state, p, uniform, size, 3)
-    moved, end = _leapfrog(potential, state, p, size, 3)
+    moved, end = leapfrog(potential, state, p, size, 3)
     before = state.potential + 0.5 * p.square().sum(-1)
     error = moved.potential + 0.5 * end.square().sum(-1) - before
     found, other = _metropolis(state, moved, error, uniform)
