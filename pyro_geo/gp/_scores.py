@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_geo._threads import one_thread
 from pyro_geo.errors import ShapeError, explain
 from pyro_geo.gp._predict import load_exact_gp, predict
 from pyro_geo.gp._saas import saas_hyperparameters
@@ -149,18 +148,7 @@ def _best(target: Target, num_steps: int, seed: int) -> Tensor:
     from pyro_geo.testing.baselines import map_estimate
 
     target = target.with_rung("traced")  # too short to pay for compiling
-    with _one_thread():
+    with one_thread():
         found = map_estimate(target, _STARTS, seed, num_steps, polish_steps=num_steps)
     value = target.log_prob(found).nan_to_num(nan=-torch.inf)
     return found[value.argmax()].unsqueeze(0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Spare small operations the pool of threads, which costs more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pyro_geo._citation import citation
 from pyro_geo._seconds import Seconds
+from pyro_geo._threads import one_thread
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -173,7 +173,7 @@ class MCMC(PosteriorDraws):
         blocks: list[Block] = []
         clock = Clock()
         self.timings = clock.phases
-        with _one_thread():
+        with one_thread():
             try:
                 with clock.phase("start"):
                     target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
@@ -414,14 +414,3 @@ def _at_least(name: str, value: int, least: int) -> None:
                 todo="pass a larger count",
             )
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep sums in one order, whatever the machine's cores; chains fill the batch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
