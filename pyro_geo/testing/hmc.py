@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.errors import DivergenceWarning, PyroGeoWarning, explain
-from pyro_geo.infer.mcmc._kernel import Block, Warmup
+from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.target import Target
@@ -163,11 +163,7 @@ class FixedHMC:
         self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> Target:
         """Turn the model and its arguments into a density."""
-        if isinstance(self.model, Target):
-            return (
-                self.model.with_data(*args, **kwargs) if args or kwargs else self.model
-            )
-        return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
+        return target_of(self.model, *args, dtype=dtype, **kwargs)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """Burn in as long as Pyro does."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.target import Rung, Target
 
-__all__ = ["Block", "BlockKernel", "Warmup"]
+__all__ = ["Block", "BlockKernel", "Warmup", "target_of"]
 
 
 class Block(NamedTuple):
@@ -159,3 +160,25 @@ class BlockKernel(Protocol):
             states: last state of every group of chains.
         """
         ...
+
+
+def target_of(
+    model: Callable[..., Any] | Target,
+    *args: Any,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> Target:
+    """Turn a kernel's model and its arguments into a density.
+
+    Args:
+        model: a Pyro model, or a finished target.
+        *args: the model's arguments; for a target new data, or none.
+        dtype: floating type of a model's target, torch's default if None.
+        **kwargs: the model's keyword arguments.
+
+    Returns:
+        The density.
+    """
+    if not isinstance(model, Target):
+        return Target.from_model(model, *args, dtype=dtype, **kwargs)
+    return model.with_data(*args, **kwargs) if args or kwargs else model

@@ -19,7 +19,7 @@ from pyro_geo.errors import (
     explain,
 )
 from pyro_geo.geometry.curvature import ggn_product
-from pyro_geo.infer.mcmc._kernel import Block, Warmup
+from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.dims.anchors import (
     Anchors,
@@ -132,12 +132,8 @@ class DIMSKernel:
         Raises:
             ConfigurationError: arguments beside a potential function.
         """
-        if isinstance(self.model, Target):
-            return (
-                self.model.with_data(*args, **kwargs) if args or kwargs else self.model
-            )
         if self.model is not None:
-            return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
+            return target_of(self.model, *args, dtype=dtype, **kwargs)
         assert self.potential_fn is not None
         if args or kwargs:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ from pyro_geo.errors import (
     PyroGeoWarning,
     explain,
 )
-from pyro_geo.infer.mcmc._kernel import Block, Warmup
+from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.hmc.metric import kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
@@ -101,11 +101,7 @@ class HMCKernel:
         self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> Target:
         """Turn the model and its arguments into a density."""
-        if isinstance(self.model, Target):
-            return (
-                self.model.with_data(*args, **kwargs) if args or kwargs else self.model
-            )
-        return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
+        return target_of(self.model, *args, dtype=dtype, **kwargs)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """The fewer chains share the work, the longer it takes."""
