@@ -154,20 +154,20 @@ class BatchedDensity:
 
     # -- densities ----------------------------------------------------------------
 
-    def map(self, fn: Callable[[Tensor], Any], q: Tensor) -> Any:
-        """Map a function of one position over the chains, as this density allows.
+    def map(self, fn: Callable[..., Any], *rows: Tensor) -> Any:
+        """Map a function over the chains, as this density allows.
 
         Args:
-            fn: function of `(dim,)` to a tree of tensors.
-            q: positions, `(chains, dim)`.
+            fn: function of one row of each tensor to a tree of tensors.
+            *rows: positions, `(chains, dim)`, and what else each chain has of its own.
 
         Returns:
             The tree, its tensors with a leading axis of chains.
         """
         if self.ceiling == "sequential":
-            rows = [fn(row) for row in q]
-            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
-        return torch.func.vmap(fn)(q)
+            found = [fn(*one) for one in zip(*rows, strict=True)]
+            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *found)
+        return torch.func.vmap(fn)(*rows)
 
     def terms(self, q: Tensor) -> Terms:
         """Log-prior (with log-Jacobians) and log-likelihood, `(chains,)` each.

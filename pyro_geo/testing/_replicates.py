@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import Unit
@@ -22,12 +21,13 @@ from pyro_geo.target import Target, Terms
 from pyro_geo.target._batched import Compile
 from pyro_geo.target._density import Data, cast, private_randomness
 from pyro_geo.target._model import ModelDensity, evaluation_mode
+from pyro_geo.target._sites import without_deterministics
+from pyro_geo.target._structure import random_sites
 
-__all__ = ["ReplicateTarget", "Simulator", "log_likelihood", "substream"]
+__all__ = ["ReplicateTarget", "Simulator", "log_likelihood"]
 
 Values = dict[str, Tensor]
 
-_WORD = (1 << 64) - 1
 _CHUNK = 50  # draws of all replicates at once, for memory
 
 
@@ -111,12 +111,7 @@ class ReplicateTarget(Target):
                 )
             )
         common, own = self.data[: self.shared], self.data[self.shared :]
-        if self.ceiling == "sequential":
-            found = [
-                fn(one, (*common, *rest)) for one, *rest in zip(q, *own, strict=True)
-            ]
-            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *found)
-        return torch.func.vmap(lambda one, *rest: fn(one, (*common, *rest)))(q, *own)
+        return self.map(lambda one, *rest: fn(one, (*common, *rest)), q, *own)
 
     def _try_mapping(self) -> None:
         """Try with two replicates what all of them will do."""
@@ -142,12 +137,6 @@ def log_likelihood(target: ReplicateTarget, q: Tensor) -> Tensor:
             target.log_likelihood, in_dims=1, out_dims=1, chunk_size=_CHUNK
         )
         return over_draws(q)
-
-
-def substream(seed: int, index: int) -> int:
-    """Return one of many seeds that have nothing in common with each other."""
-    words = [int(seed) & _WORD, index]
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 class Simulator:
@@ -287,15 +276,9 @@ class _Conditioned:
         return poutine.condition(self.model, data=observed)(*rest)
 
 
-def _sites(trace: Any) -> dict[str, Any]:
+def _sites(trace: poutine.Trace) -> dict[str, Any]:
     """Sample statements that are neither deterministic nor subsampled plates."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site["infer"].get("_deterministic")
-        and type(site["fn"]).__name__ != "_Subsample"
-    }
+    return dict(without_deterministics(random_sites(trace)))
 
 
 def _is_one(scale: float | Tensor) -> bool:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pyro_geo.errors import ConfigurationError, explain
 from pyro_geo.infer.mcmc._kernel import BlockKernel
-from pyro_geo.infer.mcmc._noise import Noise
+from pyro_geo.infer.mcmc._noise import Noise, substream
 from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.target import Target
 from pyro_geo.testing._posterior_gate import component_names, student
-from pyro_geo.testing._replicates import ReplicateTarget, Simulator, substream
+from pyro_geo.testing._replicates import ReplicateTarget, Simulator
 
 __all__ = ["GewekeResult", "check_geweke", "geweke"]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_geo.errors import ConfigurationError, SampleSizeError, explain
 from pyro_geo.infer.mcmc._kernel import BlockKernel
+from pyro_geo.infer.mcmc._noise import substream
 from pyro_geo.infer.mcmc._runner import MCMC
 from pyro_geo.target import Target
 from pyro_geo.testing._posterior_gate import component_names
@@ -23,7 +24,6 @@ from pyro_geo.testing._replicates import (
     ReplicateTarget,
     Simulator,
     log_likelihood,
-    substream,
 )
 from pyro_geo.testing._uniformity import uniformity_p_values
 

@@ -17,8 +17,9 @@ from pyro_geo.errors import (
     ShapeError,
     UnsupportedModelError,
 )
+from pyro_geo.infer.mcmc._noise import substream
 from pyro_geo.target import Target
-from pyro_geo.testing._replicates import Simulator, log_likelihood, substream
+from pyro_geo.testing._replicates import Simulator, log_likelihood
 from pyro_geo.testing.hmc import FixedHMC
 from pyro_geo.testing.sbc import (
     SBCResult,

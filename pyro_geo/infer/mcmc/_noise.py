@@ -8,9 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["BlockNoise", "Noise"]
+__all__ = ["BlockNoise", "Noise", "substream"]
 
 _WORD = (1 << 64) - 1
+
+
+def substream(seed: int, *path: int) -> int:
+    """Return one of many seeds that have nothing in common with each other.
+
+    Args:
+        seed: any integer; only its lowest 64 bits count.
+        *path: what tells this one from the others.
+
+    Returns:
+        A seed of 32 bits, for torch's generator keeps no more.
+    """
+    words = [int(seed) & _WORD, *path]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 class Noise:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -27,6 +26,7 @@ from pyro_geo.errors import (
     explain,
 )
 from pyro_geo.infer.mcmc._chunks import Sites, collect, measured
+from pyro_geo.infer.mcmc._noise import substream
 from pyro_geo.target import Target
 from pyro_geo.target._density import private_randomness
 from pyro_geo.target._ladder import fallback_note
@@ -34,8 +34,6 @@ from pyro_geo.target._model import ModelDensity, evaluation_mode
 from pyro_geo.target._structure import random_sites
 
 __all__ = ["LaneRandomness", "Replicator"]
-
-_WORD = (1 << 64) - 1
 
 
 # -- randomness that differs between lanes ------------------------------------------
@@ -214,7 +212,7 @@ class Replicator:
             )
         self.target = target
         self.density: ModelDensity = target.density
-        self.seed = int(seed) & _WORD
+        self.seed = seed
         self.notes: list[str] = []
 
     def prior(self, num_draws: int) -> tuple[Sites, Sites]:
@@ -303,10 +301,8 @@ class Replicator:
             return False
 
     def _stream(self, purpose: int, index: int) -> int:
-        """Seed of one chunk; 32 bits, for torch's generator keeps no more."""
-        return int(
-            np.random.SeedSequence([self.seed, purpose, index]).generate_state(1)[0]
-        )
+        """Seed of one chunk."""
+        return substream(self.seed, purpose, index)
 
 
 class _Run:
