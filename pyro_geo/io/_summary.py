@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     ArvizData: TypeAlias = InferenceData | xr.DataTree
 
-__all__ = ["get_group", "import_arviz", "major_version", "summary"]
+__all__ = ["get_group", "import_arviz", "major_version", "quiet", "summary"]
 
 
 def import_arviz() -> "ModuleType":
@@ -139,8 +139,7 @@ def summary(
     arviz = import_arviz()
     level = "ci_prob" if major_version() >= 1 else "hdi_prob"
     options: dict[str, Any] = {"round_to": "none", level: interval}
-    # ArviZ 0.23 keeps its logger to itself; 1.x says such things below the level shown.
-    with _quiet(getattr(arviz, "_log", logging.getLogger("arviz"))):
+    with quiet():
         table = arviz.summary(posterior, **options)
         if posterior.sizes["chain"] == 1 and posterior.sizes["draw"] >= 16:
             parts = arviz.summary(_cut_in_four(posterior), **options)
@@ -178,8 +177,10 @@ def _cut_in_four(posterior: "xr.Dataset") -> "xr.Dataset":
 
 
 @contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep ArviZ from remarking on constant draws, NaN and short chains."""
+    # ArviZ 0.23 keeps its logger to itself; 1.x says such things below the level shown.
+    logger: Any = getattr(import_arviz(), "_log", logging.getLogger("arviz"))
 
     def unwanted(record: logging.LogRecord) -> bool:
         return False

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.errors import ReferenceMismatchError, ShapeError, explain
-from pyro_geo.io._summary import import_arviz
+from pyro_geo.io._summary import import_arviz, quiet
 
 __all__ = [
     "PosteriorCheck",
@@ -242,7 +239,7 @@ def _check_chains(
     arviz = import_arviz()
     name, values = check.names[k], x.numpy()
     failures = []
-    with _quiet():
+    with quiet():
         check.r_hat[k] = _number(arviz.rhat(values, method="rank"))
         check.effective[k] = _number(arviz.ess(values, method="bulk"))
     r_hat, effective = float(check.r_hat[k]), float(check.effective[k])
@@ -286,7 +283,7 @@ def _error(x: Tensor) -> tuple[float, float, float]:
     if chains >= _MANY_CHAINS:
         return mean, float(x.mean(1).std()) / math.sqrt(chains), chains - 1
     arviz = import_arviz()
-    with _quiet():
+    with quiet():
         error = _number(arviz.mcse(x.numpy(), method="mean"))
         effective = _number(arviz.ess(x.numpy(), method="mean"))
     return mean, error, max(effective / _WINDOW, 1.0)
@@ -382,20 +379,3 @@ def _is_constant(x: Tensor) -> Tensor:
     flat = x.flatten(0, 1)
     spread = flat.amax(0) - flat.amin(0)
     return spread <= _ROUNDING * 1e-3 * flat.abs().amax(0)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ArviZ from remarking on chains that do not move."""
-    logger: Any = getattr(import_arviz(), "_log", logging.getLogger("arviz"))
-
-    def unwanted(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(unwanted)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        logger.removeFilter(unwanted)
