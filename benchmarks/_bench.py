@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +99,17 @@ def timing(pairs: Iterable[tuple[float, float]]) -> Timing:
     cpu, wall = zip(*pairs, strict=True)
     sd = statistics.stdev(cpu) if len(cpu) > 1 else 0.0
     return Timing(statistics.median(cpu), statistics.median(wall), sd)
+
+
+def load(name: str) -> ModuleType:
+    """Load a file of the gallery as a module of its own."""
+    path = ROOT / "models" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def processor() -> str:

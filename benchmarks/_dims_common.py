@@ -1,6 +1,5 @@
 """What the parts of the DiMS benchmark share: cases, clocks and tables of scores."""
 
-import importlib.util
 import math
 import statistics
 import time
@@ -9,7 +8,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from _bench import ROOT, Row, Timing, timing
+from _bench import Row, Timing, load, timing
 from torch import Tensor
 
 from pyro_geo import Target
@@ -47,17 +46,6 @@ class Case(NamedTuple):
     options: DIMSOptions
     q: Tensor  # (n, dim), every row the anchor
     v: Tensor  # (n, dim)
-
-
-def load(name: str) -> ModuleType:
-    """Load a file of the gallery as a module of its own."""
-    path = ROOT / "models" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_case(

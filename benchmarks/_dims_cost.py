@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _bench import ROOT, Row
-from _dims_common import FILES, Case, Outcome, load, make_case, row, seconds, throw
+from _bench import ROOT, Row, load
+from _dims_common import FILES, Case, Outcome, make_case, row, seconds, throw
 from torch import Tensor
 
 from pyro_geo import Target

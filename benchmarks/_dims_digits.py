@@ -9,8 +9,8 @@ what starts from it.
 from typing import Any, NamedTuple
 
 import torch
-from _bench import Row
-from _dims_common import Outcome, Scores, anchor_gap, load, seconds
+from _bench import Row, load
+from _dims_common import Outcome, Scores, anchor_gap, seconds
 from torch import Tensor
 
 from pyro_geo import Target

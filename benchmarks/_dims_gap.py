@@ -7,8 +7,8 @@ inputs, as networks are trained in practice; rows of a second case start from un
 weights on (-2, 2) instead.
 """
 
-from _bench import Row
-from _dims_common import Outcome, Scores, load, row, seconds
+from _bench import Row, load
+from _dims_common import Outcome, Scores, row, seconds
 from _dims_gap_methods import (
     ENSEMBLE,
     HEADLINE,

@@ -17,7 +17,7 @@ CHAINS = 4
 def ours(draws: int, **options: Any) -> dict[str, Any]:
     """Our runner on the gallery's model, compiled before the first step."""
     import torch
-    from _hmc_common import load
+    from _bench import load
 
     from pyro_geo.infer import HMC, MCMC
 
@@ -34,7 +34,7 @@ def pyro_nuts(draws: int) -> dict[str, Any]:
     """Pyro's runner on the same model, chain after chain."""
     import pyro
     import torch
-    from _hmc_common import load
+    from _bench import load
     from pyro.infer import MCMC, NUTS
 
     torch.set_default_dtype(torch.float64)

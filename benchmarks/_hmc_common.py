@@ -5,11 +5,10 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from _bench import ROOT, Row
+from _bench import Row
 
 R_HAT = 1.01  # a figure counts below it
 DRAWS = 500  # per chain, at least 400 for the sake of R-hat
@@ -227,14 +226,3 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     if len(values) > 1:
         more["sd"] = statistics.stdev(values)
     return more
-
-
-def load(name: str) -> ModuleType:
-    """Load a file of the gallery as a module of its own."""
-    path = ROOT / "models" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

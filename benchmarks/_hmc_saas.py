@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from _bench import Row
+from _bench import Row, load
 from _hmc_common import (
     DRAWS,
     NUMPYRO,
@@ -17,7 +17,6 @@ from _hmc_common import (
     RATE,
     Run,
     installed,
-    load,
     missing,
     rate_rows,
 )
