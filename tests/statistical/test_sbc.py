@@ -38,6 +38,11 @@ def hierarchy(y):
         pyro.sample("y", dist.Normal(mu + tau * eta, 1.5), obs=y)
 
 
+both_models = pytest.mark.parametrize(
+    ("model", "rows"), [(conjugate, 5), (hierarchy, 6)], ids=["conjugate", "hierarchy"]
+)
+
+
 def test_hmc_is_calibrated_on_a_conjugate_normal(seed):
     result = sbc(
         conjugate,
@@ -53,9 +58,7 @@ def test_hmc_is_calibrated_on_a_conjugate_normal(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "rows"), [(conjugate, 5), (hierarchy, 6)], ids=["conjugate", "hierarchy"]
-)
+@both_models
 def test_hmc_is_calibrated_on_many_replicates(model, rows, seed):
     """More replicates than chains that tune together."""
     result = sbc(
@@ -71,9 +74,7 @@ def test_hmc_is_calibrated_on_many_replicates(model, rows, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "rows"), [(conjugate, 5), (hierarchy, 6)], ids=["conjugate", "hierarchy"]
-)
+@both_models
 def test_hmc_keeps_the_joint_distribution(model, rows, seed):
     result = geweke(
         model,
