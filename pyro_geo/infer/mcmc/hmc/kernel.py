@@ -25,7 +25,6 @@ from pyro_geo.infer.mcmc.hmc.transition import (
     Chains,
     Stepper,
     chains_at,
-    stack,
 )
 from pyro_geo.infer.mcmc.hmc.warmup import (
     Adaptation,
@@ -188,9 +187,7 @@ class HMCKernel:
                 adaptation.metric, where, momenta[i], uniforms[i], sizes, steps
             )
             time = steps * middle
-            adaptation, where = observe(
-                adaptation, before, where, flight, time, choices[:, i]
-            )
+            where = observe(adaptation, before, where, flight, time, choices[:, i])
             taken += -(-steps // state.unroll) * state.unroll
         return self._settle(
             state._replace(chains=where, adaptation=adaptation), taken, step
@@ -248,7 +245,9 @@ class HMCKernel:
                 tuning.metric, where, momenta[i], uniforms[i], sizes, steps
             )
             kept.append((where.q, where.potential, flight.energy, flight.error))
-        q, potential, energy, error = (stack(c) for c in zip(*kept, strict=True))
+        q, potential, energy, error = (
+            torch.stack(column, 1) for column in zip(*kept, strict=True)
+        )
         stats = {
             "lp": -potential,
             "energy": energy,
@@ -350,15 +349,14 @@ def _near(
     """Start later chains wider than the density, where it is finite."""
     tries = noise.normal(_TRIES, target.dim, dtype=target.dtype).to(target.device)
     tries = tries[::together].repeat_interleave(together, 0)
-    q = scattered(tuning, tries[:, 0])
-    bad = torch.zeros(len(q), dtype=torch.bool)
-    for i in range(1, _TRIES + 1):
+    q = torch.empty_like(tries[:, 0])
+    bad = torch.ones(len(q), dtype=torch.bool, device=q.device)
+    for normals in tries.unbind(1):
+        q = torch.where(bad[:, None], scattered(tuning, normals), q)
         found = chains_at(target, q)
         bad = ~(found.potential.isfinite() & found.grad.isfinite().all(-1))
         if not bool(bad.any()):
             return q
-        if i < _TRIES:
-            q = torch.where(bad[:, None], scattered(tuning, tries[:, i]), q)
     raise InitializationError(
         explain(
             "no finite start beside the first chains",

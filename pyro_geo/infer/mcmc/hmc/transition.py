@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -207,8 +207,3 @@ class Stepper:
             )
             done += now
         return chains, flight
-
-
-def stack(columns: Sequence[Tensor]) -> Tensor:
-    """Put the draws of a block on the second axis."""
-    return torch.stack(list(columns), 1)

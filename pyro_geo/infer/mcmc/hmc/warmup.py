@@ -246,7 +246,7 @@ def observe(
     flight: Flight,
     time: float,
     uniform: Tensor,
-) -> tuple[Adaptation, Chains]:
+) -> Chains:
     """Learn from one transition; the state is changed in place.
 
     Args:
@@ -258,7 +258,7 @@ def observe(
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
-        The state, and the chains, some of which may have been moved.
+        The chains, some of which may have been moved.
     """
     acceptance = (-flight.error).exp().clamp(max=1.0)
     if state.approaching:
@@ -273,14 +273,12 @@ def observe(
     return _finish_stage(state, after, uniform)
 
 
-def _finish_stage(
-    state: Adaptation, chains: Chains, uniform: Tensor
-) -> tuple[Adaptation, Chains]:
+def _finish_stage(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
     """Refit the metric where a cycle or a window ends."""
     schedule, now = state.schedule, state.iteration
     if now <= schedule.approach:
         if now % _CYCLE:
-            return state, chains
+            return chains
         _refit(state)
         state.rows = state.rows[-3 * _CYCLE :]
         if now == schedule.approach:
@@ -294,7 +292,7 @@ def _finish_stage(
         # the later half: what a chain met on its way in is forgotten
         state.rows = state.rows[len(state.rows) // 2 :]
         _refit(state)
-        state.energies, early = state.energies[-_CYCLE:], now != schedule.windows[-1]
+        early = now != schedule.windows[-1]
         if early:
             chains = _rescue(state, chains, uniform)
         state.energies = []
@@ -302,7 +300,7 @@ def _finish_stage(
         if early:  # lengths are in units of a metric that is no more
             middle = 0.5 * (state.length.mean + math.log(_FIRST_LENGTH))
             state.length = LengthSearch(middle, middle)
-    return state, chains
+    return chains
 
 
 def _keep_secants(state: Adaptation, before: Chains, after: Chains) -> None:
@@ -364,17 +362,15 @@ def _refit(state: Adaptation) -> None:
     if not rows:
         return
     q, grad, energy = (torch.cat(column) for column in zip(*rows, strict=True))
-    if not state.approaching and state.iteration > state.schedule.approach:
+    secants = state.iteration <= state.schedule.approach
+    if not secants:
         near = energy <= _ceiling(energy, state.wander(q.shape[1]))
         q, grad = q[near], grad[near]
     stride = -(-len(q) // max(_MOST_ROWS, 20 * q.shape[1]))
     q, grad = q[::stride], grad[::stride]
-    if state.approaching or state.iteration == state.schedule.approach:
-        # secants have no mean: both signs are alike
+    enough = len(q) >= 3 * q.shape[1]
+    if secants:  # they have no mean: both signs are alike
         q, grad = torch.cat([q, -q]), torch.cat([grad, -grad])
-        enough = len(q) // 2 >= 3 * q.shape[1]
-    else:
-        enough = len(q) >= 3 * q.shape[1]
     kind = state.kind if enough or state.kind == "low_rank" else "diagonal"
     metric = fit_metric(kind, q, grad, state.rank)
     if metric is None:
