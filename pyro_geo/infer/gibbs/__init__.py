@@ -1,0 +1,1 @@
+"""Gibbs posteriors: a prior reweighted by a loss, with properly weighted particles."""

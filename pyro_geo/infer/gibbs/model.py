@@ -1,0 +1,270 @@
+"""A prior and a predictor, as any Pyro model has them, with a loss of the user's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_geo.errors import (
+    BetaRangeError,
+    DiscreteSiteError,
+    PriorError,
+    ShapeError,
+    explain,
+)
+from pyro_geo.infer.mcmc._chunks import in_chunks
+from pyro_geo.infer.mcmc._predictive import Replicator
+from pyro_geo.target import Target
+from pyro_geo.target._density import cast, private_randomness
+from pyro_geo.target._model import evaluation_mode
+from pyro_geo.target._sites import SiteStart
+from pyro_geo.target._structure import random_sites
+
+__all__ = ["GibbsModel", "as_tuple"]
+
+Loss = Callable[..., Tensor]
+
+FACTOR = "gibbs"
+
+
+class GibbsModel:
+    r"""The Gibbs posterior of a loss: the prior of a Pyro model, tilted by the data.
+
+    .. math:: \pi_\beta(\theta) \propto \pi(\theta)
+              \exp\Bigl(-\beta \sum_{i=1}^n \ell(\theta, z_i)\Bigr)
+
+    The sample sites of the model without observation are the prior, what it returns is
+    the prediction, and its observed sites are left out. No likelihood is assumed: with
+    the negative log-likelihood as loss and `beta` 1 it is the usual posterior.
+
+    Args:
+        model: a Pyro model that returns predictions, `model(*args)`.
+        loss: `loss(prediction, *targets)`, one value for each example, `(n,)`.
+
+    References:
+        Catoni (2007), PAC-Bayesian supervised classification, 0712.0248;
+        Wang & Yang (2026), PAC-Bayes bounds for Gibbs posteriors via singular learning
+        theory, 2604.17219.
+
+    Example:
+        >>> def model(x):
+        ...     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        ...     return x @ w
+        >>> gibbs = GibbsModel(model, lambda f, y: (f - y) ** 2)
+        >>> target = gibbs.target(torch.eye(2), torch.ones(2), beta=0.5)
+        >>> q = torch.zeros(3, 2)
+        >>> gibbs.losses(target, q).shape, target.log_likelihood(q).tolist()
+        (torch.Size([3, 2]), [-1.0, -1.0, -1.0])
+    """
+
+    def __init__(self, model: Callable[..., Any], loss: Loss) -> None:
+        self.model = model
+        self.loss = loss
+
+    def with_loss(self, loss: Loss) -> GibbsModel:
+        """Return the same prior and predictor under another loss."""
+        return GibbsModel(self.model, loss)
+
+    def pyro_model(self, beta: float) -> Callable[..., Tensor]:
+        """Return an ordinary Pyro model of the Gibbs posterior.
+
+        Args:
+            beta: inverse temperature of one example.
+
+        Returns:
+            A model of `(args, targets)`, as tuples or single tensors, for NUTS, SVI or
+            Predictive. It returns the prediction.
+        """
+        _check_beta(beta)
+
+        def gibbs(args: Any, targets: Any) -> Tensor:
+            prediction, losses = self._evaluate(as_tuple(args), as_tuple(targets))
+            pyro.factor(FACTOR, -beta * losses.sum())
+            return prediction
+
+        return gibbs
+
+    def target(
+        self,
+        args: Any,
+        targets: Any,
+        *,
+        beta: float = 1.0,
+        dtype: torch.dtype | None = None,
+    ) -> Target:
+        """Make the density of the Gibbs posterior at some data.
+
+        Args:
+            args: arguments of the model, a tuple or one tensor.
+            targets: what the loss compares with, a tuple or one tensor.
+            beta: inverse temperature of one example; :meth:`at` changes it.
+            dtype: floating type, torch's default if None.
+
+        Returns:
+            The target: prior with log-Jacobians as `log_prior`, `-beta` times the
+            summed loss as `log_likelihood`. A prior that is improper, scaled, masked
+            or has a factor is a :class:`~pyro_geo.errors.PriorError`, a discrete site
+            a :class:`~pyro_geo.errors.DiscreteSiteError`, a loss that is not one value
+            for each example a :class:`~pyro_geo.errors.ShapeError`.
+        """
+        _check_beta(beta)
+        args, targets = as_tuple(args), as_tuple(targets)
+        dtype = dtype or torch.get_default_dtype()
+        self._check(args, targets, dtype)
+        return Target.from_model(
+            self._density, torch.tensor(beta, dtype=dtype), args, targets, dtype=dtype
+        )
+
+    def at(self, target: Target, beta: float | Tensor) -> Target:
+        """Return a target of this model at another temperature, nothing recompiled.
+
+        Args:
+            target: made by :meth:`target`.
+            beta: inverse temperature of one example.
+
+        Returns:
+            The target.
+        """
+        like = target.data[0]
+        value = torch.as_tensor(beta, dtype=like.dtype, device=like.device)
+        return target.bind((value, *target.data[1:]))
+
+    def losses(self, target: Target, q: Tensor) -> Tensor:
+        """Evaluate the loss of every example, as many particles at once as fit.
+
+        Args:
+            target: made by :meth:`target`, at any temperature.
+            q: positions, `(particles, dim)`.
+
+        Returns:
+            Losses in double precision, `(particles, n)`.
+        """
+        plain = self.at(target, 1.0)
+        return -in_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
+
+    def prior_draws(self, target: Target, num_draws: int, seed: int) -> Tensor:
+        """Draw from the prior exactly.
+
+        Args:
+            target: made by :meth:`target`.
+            num_draws: how many.
+            seed: any integer; torch's global state is left alone.
+
+        Returns:
+            Positions, `(num_draws, dim)`.
+        """
+        sites, _ = Replicator(target, seed).prior(num_draws)
+        return target.unconstrain({name: sites[name] for name in target.layout.sites})
+
+    # -- inside ---------------------------------------------------------------------
+
+    def _evaluate(
+        self, args: tuple[Any, ...], targets: tuple[Any, ...]
+    ) -> tuple[Any, Tensor]:
+        prediction = poutine.block(self.model, hide_fn=_is_data)(*args)
+        return prediction, self.loss(prediction, *targets)
+
+    def _density(
+        self, beta: Tensor, args: tuple[Any, ...], targets: tuple[Any, ...]
+    ) -> None:
+        # one factor for each example, so that the target can tell them apart
+        losses = self._evaluate(args, targets)[1]
+        pyro.factor(FACTOR, -beta * losses)
+
+    def _check(
+        self, args: tuple[Any, ...], targets: tuple[Any, ...], dtype: torch.dtype
+    ) -> None:
+        """Refuse a prior that certifies nothing, and a loss of the wrong shape."""
+        arguments = pytree.tree_map_only(
+            Tensor, lambda x: cast((x,), dtype)[0], (args, targets)
+        )
+        traced = poutine.trace(SiteStart(0)(self._density))
+        with torch.no_grad(), private_randomness(0), evaluation_mode(dtype):
+            sites = random_sites(traced.get_trace(torch.ones(()), *arguments))
+        loss = sites.pop(FACTOR)["fn"].log_factor
+        if loss.dim() != 1:
+            raise ShapeError(
+                explain(
+                    "the loss is not one value for each example",
+                    where="argument loss",
+                    found=f"shape {tuple(loss.shape)}",
+                    expected="(n,)",
+                    todo="Do not reduce over examples; sum over outputs.",
+                )
+            )
+        for name, site in sites.items():
+            _check_prior(name, site)
+
+
+def as_tuple(values: Any) -> tuple[Any, ...]:
+    """Take several arguments, or one."""
+    return tuple(values) if isinstance(values, (tuple, list)) else (values,)
+
+
+def _is_data(site: Any) -> bool:
+    """Whether a statement only scores data; factors stay, to be refused."""
+    return (
+        site["type"] == "sample"
+        and site["is_observed"]
+        and not site["infer"].get("_deterministic")
+        and not isinstance(site["fn"], dist.Unit)
+    )
+
+
+def _check_beta(beta: float) -> None:
+    if not 0 <= beta < math.inf:
+        raise BetaRangeError(
+            explain(
+                "no inverse temperature",
+                where="argument beta",
+                found=beta,
+                expected="a finite number of at least 0",
+                todo="Pass a positive number; 1 weighs a loss like a likelihood.",
+            )
+        )
+
+
+def _check_prior(name: str, site: Any) -> None:
+    """Refuse a site whose density is not that of a distribution to draw from."""
+    fn: Any = site["fn"]
+    found: str | None = None
+    if site["infer"].get("_deterministic"):
+        return
+    if isinstance(fn, dist.Unit):
+        found = "a factor"
+    elif isinstance(fn, dist.ImproperUniform):
+        found = "an improper distribution"
+    elif isinstance(fn, dist.Delta):
+        found = "a point mass"
+    elif not bool((torch.as_tensor(site["scale"]) == 1).all()):
+        found = "a density to some power (poutine.scale, or a subsampled plate)"
+    elif site["mask"] is not None and not bool(torch.as_tensor(site["mask"]).all()):
+        found = "a masked density"
+    if found is not None:
+        raise PriorError(
+            explain(
+                "the prior is not a distribution that can be drawn from",
+                where=f"site {name!r}",
+                found=found,
+                expected="proper, normalised distributions alone",
+                todo="Put what depends on data into the loss, and a proper prior here.",
+            )
+        )
+    if fn.support.is_discrete:
+        raise DiscreteSiteError(
+            explain(
+                "a latent site is discrete",
+                where=f"site {name!r}",
+                found=type(fn).__name__,
+                expected="continuous sites",
+                todo="Sum it out in the prediction, or relax it.",
+            )
+        )
