@@ -9,7 +9,12 @@ import torch
 from pyro.infer.autoguide.initialization import init_to_median, init_to_sample
 from torch import Tensor
 
-from pyro_geo.errors import InitializationError, UnsupportedError, explain
+from pyro_geo.errors import (
+    ConfigurationError,
+    InitializationError,
+    UnsupportedError,
+    explain,
+)
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.target._density import ModuleDensity
 from pyro_geo.target._model import ModelDensity
@@ -97,6 +102,16 @@ def _draw(
             )
         )
     named = {"prior": init_to_sample, "median": init_to_median}
+    if isinstance(strategy, str) and strategy not in named:
+        raise ConfigurationError(
+            explain(
+                "unknown start",
+                where="argument strategy",
+                found=repr(strategy),
+                expected="'uniform', 'prior', 'median' or a function",
+                todo="Use one of these, or pass initial positions.",
+            )
+        )
     init_fn = named[strategy] if isinstance(strategy, str) else strategy
     rows = []
     for _ in range(count):

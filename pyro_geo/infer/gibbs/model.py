@@ -258,7 +258,8 @@ def _check_prior(name: str, site: Any) -> None:
                 todo="Put what depends on data into the loss, and a proper prior here.",
             )
         )
-    if fn.support.is_discrete:
+    support: Any = fn.support
+    if support.is_discrete:
         raise DiscreteSiteError(
             explain(
                 "a latent site is discrete",

@@ -15,7 +15,6 @@ from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
 from pyro_geo.infer.mcmc._noise import Noise
 from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.target import AUTO_COMPILE_STEPS, Target
-from pyro_geo.target._initial import Strategy
 
 __all__ = ["PyroKernel"]
 
@@ -43,8 +42,8 @@ class PyroKernel(MCMCKernel):
     _blocks: list[Block]
     _served: int
 
-    def start_strategy(self, target: Target) -> Strategy:
-        """Where a chain starts when it is given no start."""
+    def first_position(self, target: Target) -> Tensor:
+        """Start of a chain that is given none, `(1, dim)`, by the global generator."""
         raise NotImplementedError
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
@@ -58,7 +57,7 @@ class PyroKernel(MCMCKernel):
             name: site.transform.inv for name, site in self._target.layout.sites.items()
         }
         if start is None:
-            q = self._target.initial(1, self.start_strategy(self._target))
+            q = self.first_position(self._target)
             start = self._target.layout.unflatten(q[0])
         self._start = start
 

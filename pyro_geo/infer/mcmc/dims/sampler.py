@@ -12,7 +12,6 @@ from pyro_geo.infer.mcmc._pyro import PyroKernel
 from pyro_geo.infer.mcmc._runner import MCMC
 from pyro_geo.infer.mcmc.dims.kernel import DIMSKernel
 from pyro_geo.target import Target
-from pyro_geo.target._initial import Strategy
 
 __all__ = ["DIMS", "sample_minima"]
 
@@ -108,9 +107,9 @@ class DIMS(DIMSKernel, PyroKernel):
         super().__init__(model, **options)
         self._forget()
 
-    def start_strategy(self, target: Target) -> Strategy:
+    def first_position(self, target: Target) -> Tensor:
         """Where the training of the anchor starts."""
-        return self.init_strategy or target.default_strategy
+        return target.initial(1, self.init_strategy or target.default_strategy)
 
     def _figures(self, stats: dict[str, Tensor]) -> dict[str, float]:
         return {"converged": float(stats["converged"].float().mean())}

@@ -11,7 +11,6 @@ from torch import Tensor
 from pyro_geo.errors import (
     ConvergenceWarning,
     DivergenceWarning,
-    InitializationError,
     PyroGeoWarning,
     explain,
 )
@@ -19,6 +18,11 @@ from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
 from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.hmc.metric import kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
+from pyro_geo.infer.mcmc.hmc.starts import (
+    StartStrategy,
+    near_others,
+    scattered_starts,
+)
 from pyro_geo.infer.mcmc.hmc.trajectory import leapfrogs
 from pyro_geo.infer.mcmc.hmc.transition import (
     LARGEST_ERROR,
@@ -30,18 +34,15 @@ from pyro_geo.infer.mcmc.hmc.warmup import (
     Adaptation,
     Tuning,
     observe,
-    scattered,
     start_adaptation,
 )
 from pyro_geo.target import Target
-from pyro_geo.target._initial import Strategy
 
 __all__ = ["HMCKernel", "HMCState"]
 
 _DRAWS = 50  # transitions in a block
 _WARM = 25  # of warm-up in a block
 _COHORT = 256  # chains that tune, and run side by side
-_TRIES = 20
 _SUPERCHAINS, _MANY = 16, 64  # groups of chains with one start, from so many chains on
 
 
@@ -89,11 +90,11 @@ class HMCKernel:
         self,
         model: Callable[..., Any] | Target,
         *,
-        init_strategy: Strategy = "uniform",
+        init_strategy: StartStrategy = "uniform",
         **options: Any,
     ) -> None:
         self.model = model
-        self.init_strategy: Strategy = init_strategy
+        self.init_strategy: StartStrategy = init_strategy
         self.options = HMCOptions(**options)
 
     def make_target(
@@ -127,9 +128,11 @@ class HMCKernel:
         together = 1 if initial is not None else _chains_together(chains, num_chains)
         if initial is None:
             initial = (
-                self._scatter(target, len(chains), together, noise)
+                scattered_starts(
+                    target, len(chains), together, self.init_strategy, noise
+                )
                 if tuning is None
-                else _near(target, tuning, chains, together, noise)
+                else near_others(target, tuning, chains, together, noise)
             )
         superchains = num_chains // together if together > 1 else 0
         where = chains_at(target, initial.contiguous())
@@ -309,15 +312,6 @@ class HMCKernel:
             "num_superchains": min(state.superchains for state in states),
         }
 
-    def _scatter(
-        self, target: Target, count: int, together: int, noise: BlockNoise
-    ) -> Tensor:
-        """Find starts, each for some chains together."""
-        leaders = range(0, count, together)
-        generators = [noise.generator(i) for i in leaders]
-        starts = target.initial_each(generators, self.init_strategy)
-        return starts.repeat_interleave(together, 0)
-
 
 def _chains_together(chains: Sequence[int], num_chains: int) -> int:
     """How many chains share a start; 1 where groups would not come out even."""
@@ -336,33 +330,4 @@ def _noise(target: Target, draws: int, noise: BlockNoise) -> tuple[Tensor, Tenso
     return (
         momenta.transpose(0, 1).contiguous().to(target.device),
         uniforms.mT.contiguous().to(target.device),
-    )
-
-
-def _near(
-    target: Target,
-    tuning: Tuning,
-    chains: Sequence[int],
-    together: int,
-    noise: BlockNoise,
-) -> Tensor:
-    """Start later chains wider than the density, where it is finite."""
-    tries = noise.normal(_TRIES, target.dim, dtype=target.dtype).to(target.device)
-    tries = tries[::together].repeat_interleave(together, 0)
-    q = torch.empty_like(tries[:, 0])
-    bad = torch.ones(len(q), dtype=torch.bool, device=q.device)
-    for normals in tries.unbind(1):
-        q = torch.where(bad[:, None], scattered(tuning, normals), q)
-        found = chains_at(target, q)
-        bad = ~(found.potential.isfinite() & found.grad.isfinite().all(-1))
-        if not bool(bad.any()):
-            return q
-    raise InitializationError(
-        explain(
-            "no finite start beside the first chains",
-            where=f"chain {chains[int(bad.nonzero()[0])]}",
-            found=f"{_TRIES} starts of infinite density",
-            expected="a density that is finite around the draws of other chains",
-            todo="use at most 256 chains, or pass initial_params",
-        )
     )

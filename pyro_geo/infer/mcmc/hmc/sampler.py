@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_geo.infer.mcmc._pyro import PyroKernel
 from pyro_geo.infer.mcmc.hmc.kernel import HMCKernel
+from pyro_geo.infer.mcmc.hmc.starts import first_start
 from pyro_geo.target import Target
-from pyro_geo.target._initial import Strategy
 
 __all__ = ["HMC"]
 
@@ -49,7 +49,10 @@ class HMC(HMCKernel, PyroKernel):
         target_accept_prob: acceptance rate that the step size is adapted to.
         jitter: largest relative deviation of a trajectory's length from the mean.
         max_leapfrog: leapfrog steps of one transition at most.
-        init_strategy: starts, see :meth:`Target.initial`.
+        init_strategy: starts, see :meth:`Target.initial`; or `"laplace"`, which climbs
+            from a uniform start to the mode next to it and draws from the normal
+            density there: quick to warm up, but modes that no start is near are not
+            seen, and R-hat cannot tell.
         unroll: leapfrog steps in one compiled graph; `"auto"` takes 2 where a step is
             so small that calling it is most of the cost, else 1. A number of steps
             that is no multiple evaluates the remainder for nothing.
@@ -82,9 +85,9 @@ class HMC(HMCKernel, PyroKernel):
         super().__init__(model, **options)
         self._forget()
 
-    def start_strategy(self, target: Target) -> Strategy:
+    def first_position(self, target: Target) -> Tensor:
         """Scatter the start as told."""
-        return self.init_strategy
+        return first_start(target, self.init_strategy)
 
     def _figures(self, stats: dict[str, Tensor]) -> dict[str, float]:
         return {"acceptance rate": float(stats["acceptance_rate"].mean())}
