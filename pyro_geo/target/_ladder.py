@@ -400,6 +400,22 @@ def _check_shapes_are_fixed(graph: GraphModule) -> None:
 
 def _compile(graph: GraphModule, examples: list[Any]) -> FlatFunction:
     """Compile a traced graph through Inductor's disk cache: the one call site."""
+    import torch._inductor.config as config
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    if config.cpp.vec_isa_ok is not None:
+        return _inductor(graph, examples)
+    try:
+        # believe the processor's own list of what it can do: Inductor would compile
+        # and load a probe for each item, in every process, for a second or more
+        with config.patch({"cpp.vec_isa_ok": True}):
+            return _inductor(graph, examples)
+    except Exception:  # the compiler may know less than the processor: ask it
+        valid_vec_isa_list.cache_clear()
+        return _inductor(graph, examples)
+
+
+def _inductor(graph: GraphModule, examples: list[Any]) -> FlatFunction:
     import torch._inductor
     import torch._inductor.config as config
 

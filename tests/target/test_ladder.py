@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch._inductor.config as config
 from torch import Tensor
 
 from pyro_geo.errors import FallbackWarning, UnsupportedError
@@ -128,6 +129,22 @@ def test_without_a_compiler_the_traced_graph_goes_on(monkeypatch):
     assert len(target.notes) == 1
     assert target.lowest_rung == "traced"
     assert_equal_to_rounding(value, target.log_prob(q))
+
+
+def test_a_compiler_that_knows_less_than_the_processor_is_asked(monkeypatch):
+    tried = []
+
+    def picky(graph, examples):
+        tried.append(config.cpp.vec_isa_ok)
+        if config.cpp.vec_isa_ok:
+            raise RuntimeError("unrecognized command-line option '-mavx512f'")
+        return graph
+
+    monkeypatch.setattr(_ladder, "_inductor", picky)
+    target = KINDS["regression"].target(compile=True)
+    target.value_and_grad(positions(target))
+    assert tried == [True, None]
+    assert target.lowest_rung == "compiled"
 
 
 class Counter:
