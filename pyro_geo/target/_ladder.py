@@ -13,6 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
+from pyro_geo.target._compiler import (
+    FlatFunction,
+    compile_graph,
+    own_what_is_written,
+)
 from pyro_geo.target._lanes import hide_places
 from pyro_geo.target._modes import DataRole, default_dtype, tracing
 from pyro_geo.target._trees import Rebuild, Tree, flatten, rebuilder
@@ -21,8 +26,6 @@ __all__ = ["RUNGS", "Lifted", "Rung", "lower_rung"]
 
 Rung = Literal["compiled", "traced", "mapped", "sequential"]
 RUNGS: tuple[Rung, ...] = ("compiled", "traced", "mapped", "sequential")
-
-FlatFunction = Callable[..., Sequence[Tensor]]
 
 
 def lower_rung(first: Rung, second: Rung) -> Rung:
@@ -221,7 +224,7 @@ class Lifted:
         if rung == "compiled":
             leading = inputs.data if traced.data_is_input else ()
             try:
-                call = _compile(traced.graph, _distinct([*leading, *inputs.flat]))
+                call = compile_graph(traced.graph, _distinct([*leading, *inputs.flat]))
             except Exception as reason:  # the compiler's errors have no common base
                 self.ceiling = rung = "traced"
                 self._step_down("compiled", "traced", reason)
@@ -332,46 +335,13 @@ def _graph_of(
         with torch.enable_grad(), tracing(role):
             graph = make_fx(probe)(*views)
         graph.graph.eliminate_dead_code()
-        _own_what_is_written(graph)
+        own_what_is_written(graph)
         if role == "inputs":
             _check_shapes_are_fixed(graph)
     except Exception as reason:  # a user's model runs in there and may raise anything
         return None, reason
     graph.recompile()
     return graph, None
-
-
-_WRITES = {
-    torch.ops.aten.index_put.default,
-    torch.ops.aten._unsafe_index_put.default,
-    torch.ops.aten.index_add.default,
-    torch.ops.aten.index_copy.default,
-}
-
-
-def _own_what_is_written(graph: GraphModule) -> None:
-    """Give every lane memory of its own before something is written into it, in place.
-
-    `vmap` makes an expanded tensor of a constant that values are written into.
-    Inductor turns such a write into one in place, and all lanes then get the values of
-    the last one (pytorch issue 183986).
-    """
-    for node in graph.graph.nodes:
-        if node.target not in _WRITES:
-            continue
-        base = node.args[0]
-        value = base.meta["val"]
-        if any(
-            s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True)
-        ):
-            with graph.graph.inserting_before(node):
-                owned = graph.graph.call_function(
-                    torch.ops.aten.clone.default,
-                    (base,),
-                    {"memory_format": torch.contiguous_format},
-                )
-            owned.meta["val"] = value.contiguous()
-            node.replace_input_with(base, owned)
 
 
 def _check_shapes_are_fixed(graph: GraphModule) -> None:
@@ -396,39 +366,3 @@ def _check_shapes_are_fixed(graph: GraphModule) -> None:
                     todo="Use a mask, or select the data before the model runs.",
                 )
             )
-
-
-def _compile(graph: GraphModule, examples: list[Any]) -> FlatFunction:
-    """Compile a traced graph through Inductor's disk cache: the one call site."""
-    import torch._inductor.config as config
-    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
-
-    if config.cpp.vec_isa_ok is not None:
-        return _inductor(graph, examples)
-    try:
-        # believe the processor's own list of what it can do: Inductor would compile
-        # and load a probe for each item, in every process, for a second or more
-        with config.patch({"cpp.vec_isa_ok": True}):
-            return _inductor(graph, examples)
-    except Exception:  # the compiler may know less than the processor: ask it
-        valid_vec_isa_list.cache_clear()
-        return _inductor(graph, examples)
-
-
-def _inductor(graph: GraphModule, examples: list[Any]) -> FlatFunction:
-    import torch._inductor
-    import torch._inductor.config as config
-
-    with (
-        torch.no_grad(),
-        # threads change the last bits with the core count; cores serve other chains
-        config.patch({"cpp.threads": 1}),
-        warnings.catch_warnings(),
-    ):
-        # what Inductor itself uses and should not is no news to the caller, and where
-        # warnings are errors it would end the compilation
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch._inductor.standalone_compile(
-            graph, examples, dynamic_shapes="from_example_inputs"
-        )

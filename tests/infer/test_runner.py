@@ -409,7 +409,7 @@ def test_auto_goes_up_at_a_block_boundary(target, monkeypatch):
         compiled.append(len(examples))
         return graph
 
-    monkeypatch.setattr(_ladder, "_compile", pretend)
+    monkeypatch.setattr(_ladder, "compile_graph", pretend)
     monkeypatch.setattr(runner, "AUTO_COMPILE_STEPS", 50)
     fresh = Target.from_model(effects, Y, dtype=torch.float64)
     rungs = []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_geo.errors import FallbackWarning, UnsupportedError
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.target import Lifted, Target, _ladder
+from pyro_geo.target import Lifted, Target, _compiler, _ladder
 from tests.target.kinds import KINDS, X, Y
 
 ALL = pytest.mark.parametrize("name", KINDS)
@@ -120,7 +120,7 @@ def test_a_graph_keeps_the_dtype_that_it_was_traced_with():
 
 
 def test_without_a_compiler_the_traced_graph_goes_on(monkeypatch):
-    monkeypatch.setattr(_ladder, "_compile", no_compiler)
+    monkeypatch.setattr(_ladder, "compile_graph", no_compiler)
     target = KINDS["regression"].target(compile=True)
     q = positions(target)
     with pytest.warns(FallbackWarning, match=r"'compiled'.*no C\+\+ compiler"):
@@ -140,7 +140,7 @@ def test_a_compiler_that_knows_less_than_the_processor_is_asked(monkeypatch):
             raise RuntimeError("unrecognized command-line option '-mavx512f'")
         return graph
 
-    monkeypatch.setattr(_ladder, "_inductor", picky)
+    monkeypatch.setattr(_compiler, "_inductor", picky)
     target = KINDS["regression"].target(compile=True)
     target.value_and_grad(positions(target))
     assert tried == [True, None]

@@ -177,7 +177,7 @@ def compilations(monkeypatch):
         calls.append(graph)
         return graph
 
-    monkeypatch.setattr(_ladder, "_compile", record)
+    monkeypatch.setattr(_ladder, "compile_graph", record)
     monkeypatch.setattr(_batched, "AUTO_COMPILE_STEPS", 3)
     return calls
 
