@@ -48,6 +48,7 @@ from pyro_geo.target._structure import (
     dims_of,
     enumerable_sites,
     first_line,
+    is_deterministic,
     layout_of,
     random_sites,
 )
@@ -118,7 +119,7 @@ class ModelDensity:
         self._fixed_shapes = {
             name: site["value"].shape
             for name, site in sites.items()
-            if site["infer"].get("_deterministic")
+            if is_deterministic(site)
         }
         self._check_deterministic(data)
 

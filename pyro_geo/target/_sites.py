@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_geo.errors import ModelError, explain
-from pyro_geo.target._structure import first_line, is_enumerable
+from pyro_geo.target._structure import first_line, is_deterministic, is_enumerable
 
 __all__ = [
     "SiteStart",
@@ -103,8 +103,4 @@ def equal(first: Tensor | None, second: Tensor | None) -> bool:
 
 def without_deterministics(sites: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Leave out what is a name for a value and no random variable."""
-    return (
-        (name, site)
-        for name, site in sites.items()
-        if not site["infer"].get("_deterministic")
-    )
+    return ((name, site) for name, site in sites.items() if not is_deterministic(site))

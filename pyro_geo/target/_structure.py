@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
@@ -19,6 +20,7 @@ __all__ = [
     "dims_of",
     "enumerable_sites",
     "first_line",
+    "is_deterministic",
     "is_enumerable",
     "layout_of",
     "random_sites",
@@ -42,6 +44,25 @@ def is_enumerable(site: Mapping[str, Any]) -> bool:
         and not site["is_observed"]
         and bool(getattr(site["fn"], "has_enumerate_support", False))
     )
+
+
+def is_deterministic(site: Mapping[str, Any]) -> bool:
+    """Whether a site is a name for a value and no random variable.
+
+    Args:
+        site: its message in a trace.
+
+    Returns:
+        True for those of `pyro.deterministic`, and for what a reparametrised site
+        leaves in its place: a point mass at a value, observed to be that value.
+    """
+    if site["infer"].get("_deterministic"):
+        return True
+    fn = site["fn"]
+    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    point = isinstance(fn, dist.Delta) and fn.v is site["value"]
+    return point and bool(site["is_observed"])
 
 
 class Values(NamedTuple):

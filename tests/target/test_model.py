@@ -7,7 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
+from pyro.infer.reparam import LocScaleReparam, TransformReparam
 
 from pyro_geo.errors import (
     ModelError,
@@ -77,6 +79,28 @@ def test_names_of_axes_and_observed_values():
     sites = target.constrain(q)
     theta = sites["mu"][:, None] + sites["tau"][:, None] * sites["eta"]
     torch.testing.assert_close(target.deterministics(q)["theta"], theta)
+
+
+def test_a_reparametrised_site_is_neither_latent_nor_data():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+        with pyro.plate("schools", len(y)):
+            theta = pyro.sample("theta", dist.Normal(mu, 2.0))
+            scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(theta, scale), obs=y)
+
+    config = {"theta": LocScaleReparam(0.0), "scale": TransformReparam()}
+    model = poutine.reparam(model, config)
+    target = Target.from_model(model, Y, dtype=torch.float64)
+    assert list(target.layout.sites) == ["mu", "scale_base", "theta_decentered"]
+    assert list(target.observed) == ["y"]
+    q = positions(target)
+    sites, values = target.constrain(q), target.deterministics(q)
+    theta = sites["mu"][:, None] + 2 * sites["theta_decentered"]
+    torch.testing.assert_close(values["theta"], theta)
+    torch.testing.assert_close(values["scale"], sites["scale_base"].exp())
+    assert list(target.pointwise_log_likelihood(q)) == ["y"]
+    assert target.dims["theta"] == ("schools",)
 
 
 def test_latents_are_chosen_by_name():

@@ -26,7 +26,7 @@ from pyro_geo.target import Target
 from pyro_geo.target._density import cast, private_randomness
 from pyro_geo.target._model import evaluation_mode
 from pyro_geo.target._sites import SiteStart
-from pyro_geo.target._structure import random_sites
+from pyro_geo.target._structure import is_deterministic, random_sites
 
 __all__ = ["GibbsModel", "as_tuple"]
 
@@ -214,7 +214,7 @@ def _is_data(site: Any) -> bool:
     return (
         site["type"] == "sample"
         and site["is_observed"]
-        and not site["infer"].get("_deterministic")
+        and not is_deterministic(site)
         and not isinstance(site["fn"], dist.Unit)
     )
 
@@ -236,7 +236,7 @@ def _check_prior(name: str, site: Any) -> None:
     """Refuse a site whose density is not that of a distribution to draw from."""
     fn: Any = site["fn"]
     found: str | None = None
-    if site["infer"].get("_deterministic"):
+    if is_deterministic(site):
         return
     if isinstance(fn, dist.Unit):
         found = "a factor"

@@ -31,7 +31,7 @@ from pyro_geo.target import Target
 from pyro_geo.target._density import private_randomness
 from pyro_geo.target._ladder import fallback_note
 from pyro_geo.target._model import ModelDensity, evaluation_mode
-from pyro_geo.target._structure import random_sites
+from pyro_geo.target._structure import is_deterministic, random_sites
 
 __all__ = ["LaneRandomness", "Replicator"]
 
@@ -155,9 +155,7 @@ def _sample(fn: Any) -> Tensor:
 
 def _is_given(site: Mapping[str, Any]) -> bool:
     """Say whether a site is computed, not drawn: deterministic ones and factors."""
-    return bool(site["infer"].get("_deterministic")) or isinstance(
-        site["fn"], dist.Unit
-    )
+    return is_deterministic(site) or isinstance(site["fn"], dist.Unit)
 
 
 def _check_shape(site: Mapping[str, Any]) -> None:
