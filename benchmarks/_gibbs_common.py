@@ -97,7 +97,7 @@ class Network:
         """Cut flat weights `(*batch, dim)` into layers."""
         parts = w.split(self.sizes, -1)
         return [
-            part.reshape(*w.shape[:-1], *shape)
+            part.reshape((*w.shape[:-1], *shape))
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
 

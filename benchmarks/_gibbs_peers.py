@@ -165,7 +165,7 @@ def recursive(
     zeros = torch.zeros(network.dim, dtype=torch.float64)
     prior = Gaussian(zeros, torch.full_like(zeros, scale))
     bound, before = 1.0, None
-    seen = 0
+    seen, draws = 0, prior.sample(_DRAWS, generator)
     for end in ends:
         posterior = fit(
             network, split.x[:end], split.y[:end], prior, "quadratic", steps, seed

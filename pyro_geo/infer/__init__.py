@@ -1,5 +1,8 @@
 """Inference on Pyro models, with chains as a tensor axis."""
 
+from pyro_geo.infer.gibbs.model import GibbsModel
+from pyro_geo.infer.gibbs.posterior import WeightedPosterior
+from pyro_geo.infer.gibbs.sampler import GibbsPosterior
 from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
 from pyro_geo.infer.mcmc._noise import BlockNoise, Noise
 from pyro_geo.infer.mcmc._runner import MCMC
@@ -16,9 +19,12 @@ __all__ = [
     "BlockKernel",
     "BlockNoise",
     "FlowResult",
+    "GibbsModel",
+    "GibbsPosterior",
     "Noise",
     "PolishResult",
     "Warmup",
+    "WeightedPosterior",
     "dissipative_flow",
     "polish_minima",
     "sample_minima",

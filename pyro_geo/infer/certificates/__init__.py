@@ -1,0 +1,21 @@
+"""PAC-Bayes certificates of what is deployed, however it was sampled."""
+
+from pyro_geo.infer.certificates import bounds
+from pyro_geo.infer.certificates.certificate import Certificate
+from pyro_geo.infer.certificates.certify import certify
+from pyro_geo.infer.certificates.codebook import Codebook
+from pyro_geo.infer.certificates.holdout import certify_holdout, certify_plugin
+from pyro_geo.infer.certificates.ledger import Ledger
+from pyro_geo.infer.certificates.prior_split import check_disjoint, split_prior
+
+__all__ = [
+    "Certificate",
+    "Codebook",
+    "Ledger",
+    "bounds",
+    "certify",
+    "certify_holdout",
+    "certify_plugin",
+    "check_disjoint",
+    "split_prior",
+]

@@ -1,0 +1,305 @@
+"""From a codebook and a loss to a certificate."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import (
+    ConfigurationError,
+    NotProperlyWeightedError,
+    PrecisionWarning,
+    explain,
+)
+from pyro_geo.infer.certificates import bounds
+from pyro_geo.infer.certificates.certificate import Certificate, Predictor
+from pyro_geo.infer.certificates.codebook import Codebook, Losses
+from pyro_geo.infer.certificates.holdout import certify_holdout
+from pyro_geo.infer.certificates.ledger import Ledger
+from pyro_geo.infer.certificates.prior_split import check_disjoint
+from pyro_geo.infer.certificates.rules import (
+    Bound,
+    Candidates,
+    Rule,
+    evaluate,
+    rule_of,
+)
+
+__all__ = ["certify"]
+
+_TILTS = torch.logspace(-3, 3, 61, dtype=torch.float64)
+_ROUNDS, _POINTS = 3, 21  # of refining the best tilt
+
+_ALWAYS = (
+    "The examples are independent draws from one distribution, the one predicted on.",
+    "The prior, the bound and what is pooled were chosen without the certifying data.",
+)
+
+
+def certify(
+    codebook: Codebook,
+    risk: Callable[..., Tensor] | None = None,
+    data: tuple[Any, Any] | None = None,
+    *,
+    losses: Tensor | None = None,
+    bound: Bound = "kl",
+    predictor: Predictor = "retilted",
+    delta: float = 0.05,
+    loss_range: tuple[float, float] = (0.0, 1.0),
+    clip: bool = False,
+    hedge: Tensor | None = None,
+    looks: int = 1,
+    ledger: Ledger | None = None,
+    prior_index: Sequence[int] | Tensor | None = None,
+    certify_index: Sequence[int] | Tensor | None = None,
+    **parameters: Any,
+) -> Certificate:
+    r"""Bound the true risk of an ensemble of particles, or of one of them.
+
+    With probability `1 - delta` over the data and the sampler, for all weights
+    :math:`\rho` at once,
+
+    .. math:: \rho(R) \le B\bigl(\rho(R_n), K(\rho)\bigr), \qquad
+              K(\rho) = \sum_i \rho_i \log(\rho_i / p_i),
+
+    however badly the sampler has mixed. The `"retilted"` ensemble weighs particles by
+    :math:`p_i e^{-c n r_i}` with the best `c`; the `"single"` one is the particle of
+    the best bound; `"gibbs"` keeps the weights of the last temperature.
+
+    Args:
+        codebook: the particles and their prices.
+        risk: what is certified, `risk(prediction, *targets)`, one value for each
+            example.
+        data: `(args, targets)` to certify on, each a tuple or one tensor.
+        losses: in place of both, the risk of each particle at each example,
+            `(particles, n)`.
+        bound: name of the bound; see the module `bounds`.
+        predictor: what is deployed.
+        delta: probability that the bound may fail with, all looks together.
+        loss_range: smallest and largest loss, for bounds that rest on it.
+        clip: certify the loss cut off at its range.
+        hedge: a predictor that has not seen these data, its position `(dim,)`, or
+            with `losses` its losses `(n,)`: it is bounded by its mistakes alone, each
+            side has half of delta, and the smaller bound is reported.
+        looks: certificates planned on these data.
+        ledger: counts them, in place of `looks`.
+        prior_index: rows that the prior was made with.
+        certify_index: rows certified on; those of the prior must not be among them.
+        **parameters: what a bound needs to know of the loss, such as `variance`, and
+            its free number (`beta`, `eta` or `omega`): one or a grid, fixed beforehand.
+
+    Returns:
+        The certificate. Particles that the theorem does not cover are a
+        :class:`~pyro_geo.errors.NotProperlyWeightedError`, a loss out of range is a
+        :class:`~pyro_geo.errors.LossRangeError`, a free number out of range a
+        :class:`~pyro_geo.errors.BetaRangeError`, a row of both sides a
+        :class:`~pyro_geo.errors.PriorDependsOnDataError`.
+
+    References:
+        "PAC-Bayes Bounds for Gibbs Posteriors via Singular Learning Theory", arXiv
+        2604.17219, for Gibbs posteriors; Maurer (2004), cs/0411099, for the bound.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> hypotheses = torch.rand(50, 1, generator=generator)
+        >>> book = Codebook(hypotheses, torch.full((50,), 1 / 50).log())
+        >>> x = torch.rand(200, generator=generator)
+        >>> wrong = ((x > hypotheses) != (x > 0.3)).double()
+        >>> certificate = certify(book, losses=wrong)
+        >>> certificate.empirical_risk < certificate.value < 0.1
+        True
+    """
+    _check(codebook, risk, data, losses, prior_index, certify_index)
+    ranged = {"upper": loss_range[1]} if bound == "unexpected_bernstein" else {}
+    rule = rule_of(bound, parameters)
+    parameters = {**parameters, **ranged}
+    if ledger is not None:
+        looks = ledger.look(losses if data is None else data)
+    share = delta / looks if looks >= 1 else delta
+    half = share / 2 if hedge is not None else share
+    bounds.radius(0.0, half)  # refuses a delta that is no probability
+    limits = loss_range if rule.in_range else None
+    measured = _measure(codebook, risk, data, losses, limits, clip)
+    low, span, most = 0.0, 1.0, math.inf
+    if bound in ("kl", "catoni"):  # made for losses in [0, 1]
+        low, span, most = loss_range[0], loss_range[1] - loss_range[0], 1.0
+    elif rule.in_range:
+        most = loss_range[1]
+    scaled = Losses((measured.mean - low) / span, measured.square / span**2, measured.n)
+    log_rho = _choose(codebook, scaled, predictor, rule, half, parameters)
+    found = _candidates(codebook, scaled, log_rho[None])
+    value = float(evaluate(rule, found, scaled.n, half, parameters)[0])
+    lower = None
+    if bound == "kl":  # both sides are one event
+        c = (bounds.radius(found.complexity, half) + bounds.log_xi(scaled.n)) / scaled.n
+        lower = low + span * float(bounds.kl_inverse(found.risk, c, "lower")[0])
+    certificate = Certificate(
+        value=low + span * min(value, most),
+        lower=lower,
+        empirical_risk=low + span * float(found.risk[0]),
+        complexity=float(found.complexity[0]),
+        n=scaled.n,
+        delta=half * looks,
+        looks=looks,
+        bound=bound,
+        assumptions=(rule.assumption, *_ALWAYS),
+        predictor=predictor,
+        status="finite_sample",
+        vacuous=value >= most,
+        log_rho=log_rho,
+        codebook=codebook,
+    )
+    if hedge is None:
+        return certificate
+    row = hedge if data is None else _losses_at(codebook, risk, data, hedge)
+    other = certify_holdout(row, delta=half, loss_range=loss_range)
+    other = replace(other, delta=half * looks, looks=looks)
+    return replace(Certificate.union([certificate, other]), looks=looks)
+
+
+def _check(
+    codebook: Codebook,
+    risk: Callable[..., Tensor] | None,
+    data: tuple[Any, Any] | None,
+    losses: Tensor | None,
+    prior_index: Sequence[int] | Tensor | None,
+    certify_index: Sequence[int] | Tensor | None,
+) -> None:
+    if codebook.status != "finite_sample":
+        raise NotProperlyWeightedError(
+            explain(
+                "these particles certify nothing",
+                where="argument codebook",
+                found=f"status {codebook.status!r}: moved or weighed by something that "
+                "does not leave the Gibbs posterior invariant",
+                expected="a frozen annealed run, its extension by a frozen HMC, or "
+                "importance draws",
+                todo="Run GibbsPosterior; certify_plugin gives a figure without a "
+                "promise.",
+            )
+        )
+    if (losses is None) == (risk is None or data is None):
+        raise ConfigurationError(
+            explain(
+                "say once what the losses are",
+                where="arguments risk, data and losses",
+                found=f"risk {risk is not None}, data {data is not None}, "
+                f"losses {losses is not None}",
+                expected="risk and data, or losses",
+                todo="Pass certify(codebook, risk, (args, targets)).",
+            )
+        )
+    if prior_index is not None and certify_index is not None:
+        check_disjoint(prior_index, certify_index)
+    if codebook.target is not None and codebook.target.dtype != torch.float64:
+        warnings.warn(
+            PrecisionWarning(
+                explain(
+                    "weights were computed in single precision",
+                    where="argument codebook",
+                    found=codebook.target.dtype,
+                    expected=torch.float64,
+                    todo="Run the posterior in double precision: rounding of the tilt "
+                    "goes into the certificate.",
+                )
+            ),
+            stacklevel=3,
+        )
+
+
+def _measure(
+    codebook: Codebook,
+    risk: Callable[..., Tensor] | None,
+    data: tuple[Any, Any] | None,
+    losses: Tensor | None,
+    limits: tuple[float, float] | None,
+    clip: bool,
+) -> Losses:
+    if losses is not None:
+        return codebook.given(losses, limits, clip=clip)
+    assert risk is not None
+    assert data is not None
+    return codebook.losses(risk, *data, limits, clip=clip)
+
+
+def _losses_at(
+    codebook: Codebook,
+    risk: Callable[..., Tensor] | None,
+    data: tuple[Any, Any],
+    q: Tensor,
+) -> Tensor:
+    """Losses of one position, `(n,)`."""
+    book = codebook
+    while book.parts:
+        book = book.parts[0]
+    assert book.model is not None
+    assert book.target is not None
+    assert risk is not None
+    model = book.model.with_loss(risk)
+    target = model.target(*data, dtype=book.target.dtype)
+    return model.losses(target, q[None].to(target.dtype))[0]
+
+
+def _choose(
+    codebook: Codebook,
+    losses: Losses,
+    predictor: Predictor,
+    rule: Rule,
+    delta: float,
+    parameters: dict[str, Any],
+) -> Tensor:
+    """Weights of the ensemble to deploy, chosen for its bound."""
+    if predictor == "gibbs":
+        if codebook.log_weights is None:
+            raise ConfigurationError(
+                explain(
+                    "this codebook has no weights of its own",
+                    where="argument predictor",
+                    found="'gibbs'",
+                    expected="the codebook of one Gibbs posterior",
+                    todo="Use 'retilted', which is never worse.",
+                )
+            )
+        return codebook.log_weights
+    if predictor == "single":
+        found = Candidates(losses.mean, losses.square, -codebook.log_p)
+        values = evaluate(rule, found, losses.n, delta, parameters)
+        values = torch.where(codebook.alive, values, math.inf)
+        log_rho = torch.full_like(codebook.log_p, -math.inf)
+        log_rho[values.argmin()] = 0.0
+        return log_rho
+    if predictor != "retilted":
+        raise ConfigurationError(
+            explain(
+                "no such predictor",
+                where="argument predictor",
+                found=repr(predictor),
+                expected="'retilted', 'gibbs' or 'single'",
+                todo="Use 'retilted' for the tightest bound.",
+            )
+        )
+    tilts = _TILTS
+    best, value = codebook.log_p, math.inf
+    for _ in range(_ROUNDS):
+        log_rho = codebook.retilted(tilts[:, None] * losses.n * losses.mean)
+        found = _candidates(codebook, losses, log_rho)
+        values = evaluate(rule, found, losses.n, delta, parameters)
+        i = int(values.argmin())
+        if float(values[i]) < value:
+            best, value = log_rho[i], float(values[i])
+        low, high = tilts[max(i - 1, 0)], tilts[min(i + 1, len(tilts) - 1)]
+        tilts = torch.logspace(
+            math.log10(low), math.log10(high), _POINTS, dtype=torch.float64
+        )
+    return best
+
+
+def _candidates(codebook: Codebook, losses: Losses, log_rho: Tensor) -> Candidates:
+    share = log_rho.exp()
+    return Candidates(share @ losses.mean, share @ losses.square, codebook.kl(log_rho))

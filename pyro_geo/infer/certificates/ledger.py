@@ -1,0 +1,95 @@
+"""Looks at certifying data: how many were planned, and how many were taken."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_geo.errors import ConfigurationError, explain
+
+__all__ = ["Ledger", "content_hash"]
+
+
+class Ledger:
+    """Count the certificates made on each set of data, against a plan.
+
+    Every certificate computed from the same data is a look, a run again with another
+    seed included, and all looks share `delta`. Say beforehand how many there may be;
+    `certify(..., ledger=ledger)` then gives each its share, and refuses one too many.
+    Data are known by their content, not by their name.
+
+    Args:
+        looks: planned for each set of data.
+
+    Raises:
+        ConfigurationError: fewer than one look.
+
+    Example:
+        >>> import torch
+        >>> ledger = Ledger(looks=2)
+        >>> ledger.look(torch.ones(3)), ledger.look(torch.ones(3))
+        (2, 2)
+        >>> ledger.taken(torch.ones(3)), ledger.taken(torch.zeros(3))
+        (2, 0)
+    """
+
+    def __init__(self, looks: int = 1) -> None:
+        if looks < 1:
+            raise ConfigurationError(
+                explain("no look at all", "argument looks", looks, ">= 1", "Pass 1.")
+            )
+        self.looks = looks
+        self._taken: dict[str, int] = {}
+
+    def look(self, data: Any) -> int:
+        """Record a look.
+
+        Args:
+            data: tree of the certifying tensors.
+
+        Returns:
+            The number of looks planned, among which `delta` is divided.
+
+        Raises:
+            ConfigurationError: all of them are taken.
+        """
+        key = content_hash(data)
+        taken = self._taken.get(key, 0)
+        if taken >= self.looks:
+            raise ConfigurationError(
+                explain(
+                    "the looks at these data are used up",
+                    where="argument ledger",
+                    found=f"look {taken + 1}",
+                    expected=f"at most {self.looks}, as planned",
+                    todo="Plan more looks, or certify on fresh data.",
+                )
+            )
+        self._taken[key] = taken + 1
+        return self.looks
+
+    def taken(self, data: Any) -> int:
+        """Count the looks taken at some data."""
+        return self._taken.get(content_hash(data), 0)
+
+
+def content_hash(data: Any) -> str:
+    """Digest of tensors by type, shape and content.
+
+    Args:
+        data: tree of tensors.
+
+    Returns:
+        Hexadecimal digits; the same for equal tensors, wherever they lie.
+    """
+    digest = hashlib.sha256()
+    for leaf in pytree.tree_leaves(data):
+        if isinstance(leaf, Tensor):
+            digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+            digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""Data divided between the prior and the certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import (
+    ConfigurationError,
+    PriorDependsOnDataError,
+    ShapeError,
+    explain,
+)
+
+__all__ = ["PriorSplit", "check_disjoint", "split_prior"]
+
+
+class PriorSplit(NamedTuple):
+    """Data for the prior, and data for the certificate.
+
+    Attributes:
+        prior: for scaling, feature selection and the prior's centre.
+        certify: for the tilt and the certificate.
+        prior_index: rows of the first, sorted.
+        certify_index: rows of the second, sorted.
+    """
+
+    prior: tuple[Tensor, ...]
+    certify: tuple[Tensor, ...]
+    prior_index: Tensor
+    certify_index: Tensor
+
+
+def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> PriorSplit:
+    """Divide examples at random: a prior may use one part, a certificate the other.
+
+    Whatever was chosen by looking at data, the scale of the inputs included, makes the
+    prior depend on them, and a certificate on the same data is then void.
+
+    Args:
+        *tensors: of one length `n`, rows belonging together.
+        fraction: share of the examples for the prior.
+        seed: of the division.
+
+    Returns:
+        The two parts, with their rows.
+
+    Raises:
+        ShapeError: no tensors, or of several lengths.
+        ConfigurationError: a part would be empty.
+
+    Example:
+        >>> split = split_prior(torch.arange(10.0), torch.arange(10), fraction=0.3)
+        >>> [len(part) for part in (split.prior[0], split.certify[1])]
+        [3, 7]
+    """
+    lengths = {len(tensor) for tensor in tensors}
+    if len(lengths) != 1:
+        raise ShapeError(
+            explain(
+                "rows do not belong together",
+                where="argument tensors",
+                found=f"lengths {sorted(lengths)}",
+                expected="one length",
+                todo="Pass inputs and targets of the same examples.",
+            )
+        )
+    n = lengths.pop()
+    first = round(fraction * n)
+    if not 0 < first < n:
+        raise ConfigurationError(
+            explain(
+                "a part would be empty",
+                where="argument fraction",
+                found=fraction,
+                expected=f"a share that leaves examples on both sides, of {n}",
+                todo="Pass 0.5 for halves.",
+            )
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    rows = order[:first].sort().values, order[first:].sort().values
+    parts = [tuple(t[index.to(t.device)] for t in tensors) for index in rows]
+    return PriorSplit(parts[0], parts[1], rows[0], rows[1])
+
+
+def check_disjoint(
+    prior_index: Sequence[int] | Tensor, certify_index: Sequence[int] | Tensor
+) -> None:
+    """Refuse a certificate on examples that the prior has seen.
+
+    Args:
+        prior_index: rows that the prior used.
+        certify_index: rows of the certificate.
+
+    Raises:
+        PriorDependsOnDataError: they overlap.
+    """
+    seen = set(torch.as_tensor(prior_index).tolist())
+    both = seen & set(torch.as_tensor(certify_index).tolist())
+    if both:
+        raise PriorDependsOnDataError(
+            explain(
+                "the prior has seen certifying examples",
+                where="index sets",
+                found=f"{len(both)} in common, row {min(both)} among them",
+                expected="none",
+                todo="Divide the data with split_prior.",
+            )
+        )

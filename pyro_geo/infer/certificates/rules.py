@@ -1,0 +1,199 @@
+"""Each bound as `certify` uses it: its free number, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.infer.certificates import bounds
+
+__all__ = ["Bound", "Candidates", "Rule", "evaluate", "rule_of"]
+
+Bound = Literal[
+    "kl",
+    "catoni",
+    "subgaussian",
+    "subgamma",
+    "second_moment",
+    "unexpected_bernstein",
+    "squared_excess",
+]
+
+
+class Candidates(NamedTuple):
+    """Ensembles to choose from.
+
+    Attributes:
+        risk: empirical, `(candidates,)`.
+        square: mean of the squared loss, `(candidates,)`.
+        complexity: in nats, `(candidates,)`.
+    """
+
+    risk: Tensor
+    square: Tensor
+    complexity: Tensor
+
+
+class Rule(NamedTuple):
+    """A bound that `certify` can use.
+
+    Attributes:
+        fn: from `bounds`.
+        free: name of the number that must be fixed before the data, or None.
+        grid: default values of it, of the number of examples and other parameters.
+        parameters: what the user must say.
+        in_range: whether the loss must lie in a known interval.
+        assumption: what must be true.
+    """
+
+    fn: Callable[..., Tensor]
+    free: str | None
+    grid: Callable[[int, dict[str, Any]], Tensor] | None
+    parameters: tuple[str, ...]
+    in_range: bool
+    assumption: str
+
+
+def _ladder(low: float, high: float, count: int) -> Tensor:
+    return torch.logspace(low, high, count, dtype=torch.float64)
+
+
+_BELOW_ONE = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9])
+
+_RULES: dict[str, Rule] = {
+    "kl": Rule(
+        bounds.seeger, None, None, (), True, "The loss lies in its range, always."
+    ),
+    "catoni": Rule(
+        bounds.catoni,
+        "beta",
+        lambda n, p: _ladder(-1, 0.8, 10),
+        (),
+        True,
+        "The loss lies in its range, always.",
+    ),
+    "subgaussian": Rule(
+        bounds.subgaussian,
+        "beta",
+        lambda n, p: _ladder(-1.5, 0.5, 9) / p["variance"] ** 0.5,
+        ("variance",),
+        False,
+        "At every parameter the loss is sub-Gaussian with the variance given.",
+    ),
+    "subgamma": Rule(
+        bounds.subgamma,
+        "beta",
+        lambda n, p: _BELOW_ONE.double() / p["scale"],
+        ("variance", "scale"),
+        False,
+        "At every parameter the loss is sub-gamma with variance and scale given.",
+    ),
+    "second_moment": Rule(
+        bounds.second_moment,
+        "beta",
+        lambda n, p: _ladder(-1.5, 0.5, 9) / p["moment"] ** 0.5,
+        ("moment",),
+        False,
+        "The loss is not negative, and its expected square at most the moment given.",
+    ),
+    "unexpected_bernstein": Rule(
+        bounds.unexpected_bernstein,
+        "eta",
+        lambda n, p: _BELOW_ONE.double() / p["upper"],
+        ("upper",),
+        True,
+        "The loss is at most the upper end of its range.",
+    ),
+    "squared_excess": Rule(
+        bounds.squared_excess,
+        "omega",
+        lambda n, p: _BELOW_ONE.double() / (2 * p["noise"] ** 2),
+        ("limit", "noise"),
+        False,
+        "Squared loss; predictions and truth differ by at most twice the limit given, "
+        "and the noise is normal with the standard deviation given.",
+    ),
+}
+
+
+def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
+    """Look a bound up.
+
+    Args:
+        name: of the bound.
+        parameters: what the user says of the loss.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it wants other parameters.
+    """
+    if name not in _RULES:
+        raise ConfigurationError(
+            explain(
+                "no such bound",
+                where="argument bound",
+                found=repr(name),
+                expected=f"one of {sorted(_RULES)}",
+                todo="The default, 'kl', holds for every loss in [0, 1].",
+            )
+        )
+    rule = _RULES[name]
+    free = {rule.free} if rule.free else set()
+    if set(parameters) - free != set(rule.parameters) - {"upper"}:
+        raise ConfigurationError(
+            explain(
+                f"the bound {name!r} wants other parameters",
+                where="keyword arguments",
+                found=sorted(parameters),
+                expected=f"{sorted(set(rule.parameters) - {'upper'})}"
+                + (f", and {rule.free} if you like" if rule.free else ""),
+                todo="Say what you know of the loss, before you see the data.",
+            )
+        )
+    return rule
+
+
+def evaluate(
+    rule: Rule,
+    found: Candidates,
+    n: int,
+    delta: float,
+    parameters: dict[str, Any],
+) -> Tensor:
+    """Bound the risk of each candidate, for a union over the grid.
+
+    Args:
+        rule: the bound.
+        found: the ensembles.
+        n: examples.
+        delta: of the whole union.
+        parameters: of the loss; the free number's grid among them if given.
+
+    Returns:
+        Bounds, `(candidates,)`.
+    """
+    if rule.free is None or rule.grid is None:
+        return rule.fn(found.risk, found.complexity, n, delta)
+    known = {name: parameters[name] for name in rule.parameters}
+    grid = parameters.get(rule.free)
+    grid = rule.grid(n, parameters) if grid is None else grid
+    grid = torch.as_tensor(grid, dtype=torch.float64).reshape(-1, 1)
+    if rule.fn is bounds.unexpected_bernstein:
+        known["square"] = found.square
+    if rule.fn is bounds.squared_excess:
+        from scipy import stats
+
+        # the truth's own loss on these data, from below; half of delta is spent on it
+        delta = delta / 2
+        known["best"] = known["noise"] ** 2 * stats.chi2.ppf(delta, n) / n
+    share = delta / len(grid)
+    values = rule.fn(
+        found.risk, found.complexity, n, share, **known, **{rule.free: grid}
+    )
+    return values.amin(0)

@@ -1,0 +1,324 @@
+"""A path of temperatures: planned by a pilot, then walked as planned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import ConfigurationError, EmptyEnsembleError, explain
+from pyro_geo.infer.gibbs.model import GibbsModel
+from pyro_geo.infer.mcmc._chunks import measured
+from pyro_geo.infer.mcmc.hmc.metric import Diagonal
+from pyro_geo.infer.mcmc.hmc.transition import Chains, Stepper
+from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
+from pyro_geo.target import Target
+
+__all__ = ["Move", "Mover", "Plan", "Stage", "anneal", "make_plan"]
+
+_TRIES = 3  # moves of the pilot at each temperature, for its step size
+_MOST_STAGES = 2_000
+_SMALLEST = 1e-6  # scale of a direction, by that of the prior
+
+
+class Plan(NamedTuple):
+    """What a run will do, fixed before it starts.
+
+    Attributes:
+        betas: inverse temperatures, one for each stage, rising.
+        step_sizes: of the leapfrog steps, one for each stage.
+        scales: of the directions, `(stages, dim)`.
+        num_leapfrog: steps of one move.
+        moves: of each stage.
+        ess_threshold: share of effective particles below which they are resampled.
+    """
+
+    betas: tuple[float, ...]
+    step_sizes: tuple[float, ...]
+    scales: Tensor
+    num_leapfrog: int
+    moves: int
+    ess_threshold: float
+
+
+class Stage(NamedTuple):
+    """Particles at one temperature, properly weighted.
+
+    Attributes:
+        beta: inverse temperature.
+        q: positions, `(particles, dim)`.
+        log_weights: logarithms of the weights; they sum to an unbiased estimate of the
+            normaliser, `(particles,)`.
+        loss: summed over the examples, `(particles,)`.
+        acceptance: rate of the moves, `(particles,)`.
+        ess: effective particles before resampling.
+        resampled: whether they were.
+        killed: particles dropped here because their loss was not finite.
+    """
+
+    beta: float
+    q: Tensor
+    log_weights: Tensor
+    loss: Tensor
+    acceptance: Tensor
+    ess: float
+    resampled: bool
+    killed: int
+
+    @property
+    def log_z(self) -> float:
+        """Logarithm of the estimated normaliser."""
+        return float(self.log_weights.logsumexp(0))
+
+
+class Move(NamedTuple):
+    """Particles after a move.
+
+    Attributes:
+        q: positions, `(particles, dim)`.
+        loss: summed over the examples, `(particles,)`.
+        acceptance: rate of each particle, `(particles,)`.
+    """
+
+    q: Tensor
+    loss: Tensor
+    acceptance: Tensor
+
+
+class Mover:
+    """HMC moves at any temperature, some particles at a time.
+
+    Args:
+        model: the Gibbs model.
+        target: its density at the data.
+        num_leapfrog: steps of one move.
+        chunk: particles side by side; as many as fit if None.
+    """
+
+    def __init__(
+        self,
+        model: GibbsModel,
+        target: Target,
+        num_leapfrog: int,
+        chunk: int | None = None,
+    ) -> None:
+        self.model, self.target = model, target
+        self.num_leapfrog = num_leapfrog
+        self._plain = model.at(target, 1.0)
+        if chunk is None:
+            q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
+            with torch.no_grad():
+                likelihood = self._plain.pointwise_log_likelihood
+                chunk = measured(lambda: likelihood(q))[1]
+        self.chunk = chunk
+        self._loss = target.lift(
+            "summed loss",
+            lambda data, q: -target.bind(data).log_likelihood(q),
+            "the loss",
+        )
+
+    def loss(self, q: Tensor) -> Tensor:
+        """Sum the loss over the examples, `(particles,)` in double precision."""
+        rung = self.target.rung
+        return self._in_parts(
+            lambda rows: self._loss(self._plain.data, rows, rung=rung), q
+        ).double()
+
+    def move(
+        self,
+        q: Tensor,
+        beta: float,
+        step_size: float,
+        scale: Tensor,
+        moves: int,
+        generator: torch.Generator,
+    ) -> Move:
+        """Move each particle, leaving the Gibbs posterior at `beta` invariant.
+
+        Args:
+            q: positions, `(particles, dim)`.
+            beta: inverse temperature.
+            step_size: of a leapfrog step, in units of `scale`.
+            scale: of the directions, `(dim,)`.
+            moves: how many.
+            generator: randomness.
+
+        Returns:
+            The particles. One whose energy is not finite at the end stays.
+        """
+        target = self.model.at(self.target, beta)
+        total = torch.zeros(len(q), dtype=torch.float64)
+        for _ in range(moves):
+            like = {"generator": generator, "dtype": q.dtype}
+            momentum = torch.randn(q.shape, **like).to(q.device)
+            uniform = torch.rand(len(q), **like).to(q.device)
+            both = torch.cat([q, momentum, uniform[:, None]], 1)
+            moved = self._in_parts(
+                lambda rows: self._one_move(target, rows, step_size, scale), both
+            )
+            q, rate = moved[:, :-1].contiguous(), moved[:, -1]
+            total += rate.double().cpu()
+        return Move(q, self.loss(q), total / moves)
+
+    def _one_move(
+        self, target: Target, rows: Tensor, step_size: float, scale: Tensor
+    ) -> Tensor:
+        q, momentum = (x.contiguous() for x in rows[:, :-1].chunk(2, 1))
+        value, grad = target.value_and_grad(q)
+        chains, metric = Chains(q, -value, -grad), Diagonal(scale)
+        step = Stepper(target, chains, metric, unroll=1)
+        sizes = torch.full_like(value, step_size)
+        chains, flight = step(
+            metric, chains, momentum, rows[:, -1], sizes, self.num_leapfrog
+        )
+        rate = (-flight.error).exp().clamp(max=1.0)
+        return torch.cat([chains.q, rate[:, None]], 1)
+
+    def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Apply to all rows, always the same number at once."""
+        count = len(rows)
+        size = min(self.chunk, count)
+        short = -count % size
+        padded = torch.cat([rows, rows[:1].expand(short, -1)]) if short else rows
+        parts = [fn(part.contiguous()) for part in padded.split(size)]
+        return torch.cat(parts)[:count]
+
+
+def make_plan(
+    mover: Mover,
+    q: Tensor,
+    ends: Sequence[float],
+    *,
+    cess: float,
+    target_accept_prob: float,
+    moves: int,
+    ess_threshold: float,
+    generator: torch.Generator,
+) -> Plan:
+    """Walk the path with a pilot, and write down how.
+
+    The pilot adapts to its own particles, which a certified run may not do; its draws
+    are thrown away.
+
+    Args:
+        mover: makes the moves.
+        q: draws from the prior, `(particles, dim)`.
+        ends: inverse temperatures that must be among the stages, rising.
+        cess: conditional effective size of each step to the next temperature.
+        target_accept_prob: acceptance rate that step sizes are adapted to.
+        moves: of each stage of the run.
+        ess_threshold: of the run.
+        generator: randomness.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigurationError: no end of the path in sight.
+    """
+    loss, beta = mover.loss(q), 0.0
+    step_size = 0.5 / q.shape[1] ** 0.25
+    smallest = _SMALLEST * q.std(0)
+    betas: list[float] = []
+    steps: list[float] = []
+    scales: list[Tensor] = []
+    flat = torch.zeros_like(loss)
+    while beta < ends[-1]:
+        alive = torch.where(loss.isfinite(), flat, -math.inf)
+        finite = loss.nan_to_num(0.0, 0.0, 0.0)
+        _some(alive, "the pilot")
+        end = next(end for end in ends if end > beta)
+        new = next_temperature(alive, finite, beta, end, cess)
+        log_weights = alive - (new - beta) * finite
+        share = log_weights.softmax(0).to(q.dtype)[:, None]
+        mean = (share * q).sum(0)
+        scale = (share * (q - mean).square()).sum(0).sqrt().maximum(smallest)
+        rows = systematic(log_weights, torch.rand((), generator=generator))
+        q = q[rows]
+        for _ in range(_TRIES):
+            q, loss, rate = mover.move(q, new, step_size, scale, 1, generator)
+            step_size *= math.exp(float(rate.mean()) - target_accept_prob)
+        betas.append(new)
+        steps.append(step_size)
+        scales.append(scale)
+        beta = new
+        if len(betas) > _MOST_STAGES:
+            raise ConfigurationError(
+                explain(
+                    "the path of temperatures does not end",
+                    where=f"the pilot, at beta {beta:.3g} of {ends[-1]:g}",
+                    found=f"{len(betas)} stages",
+                    expected=f"at most {_MOST_STAGES}",
+                    todo="Lower cess or betas, or scale the loss.",
+                )
+            )
+    return Plan(
+        tuple(betas),
+        tuple(steps),
+        torch.stack(scales),
+        mover.num_leapfrog,
+        moves,
+        ess_threshold,
+    )
+
+
+def anneal(
+    mover: Mover,
+    plan: Plan,
+    q: Tensor,
+    generator: torch.Generator,
+    keep: Callable[[Stage], None],
+) -> None:
+    """Walk the path as planned: reweigh, resample where that is due, move.
+
+    Nothing here depends on the particles but the weights and when they are resampled,
+    so that each stage is properly weighted.
+
+    Args:
+        mover: makes the moves.
+        plan: the path.
+        q: draws from the prior, `(particles, dim)`.
+        generator: randomness.
+        keep: takes each finished stage.
+    """
+    loss, beta = mover.loss(q), 0.0
+    log_weights = torch.full((len(q),), -math.log(len(q)), dtype=torch.float64)
+    log_weights = log_weights.to(q.device)
+    for new, step_size, scale in zip(
+        plan.betas, plan.step_sizes, plan.scales, strict=True
+    ):
+        lost = ~loss.isfinite() & (log_weights > -math.inf)
+        tilt = (new - beta) * loss
+        log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
+        _some(log_weights, f"beta {new:.3g}")
+        effective = float(ess(log_weights))
+        resampled = effective < plan.ess_threshold * len(q)
+        if resampled:
+            rows = systematic(log_weights, torch.rand((), generator=generator))
+            q = q[rows]
+            log_weights = log_mean(log_weights).expand(len(q)).clone()
+        q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, generator)
+        # a particle that has lost its loss is dropped; its weight may be lowered
+        killed = int(lost.sum())
+        lost = ~loss.isfinite() & (log_weights > -math.inf)
+        killed += int(lost.sum())
+        log_weights = torch.where(lost, -math.inf, log_weights)
+        _some(log_weights, f"beta {new:.3g}")
+        beta = new
+        keep(Stage(beta, q, log_weights, loss, rate, effective, resampled, killed))
+
+
+def _some(log_weights: Tensor, where: str) -> None:
+    if not bool((log_weights > -math.inf).any()):
+        raise EmptyEnsembleError(
+            explain(
+                "no particle is left",
+                where=where,
+                found=f"{len(log_weights)} particles without a finite loss",
+                expected="at least one",
+                todo="Check the loss at draws from the prior; use more particles.",
+            )
+        )

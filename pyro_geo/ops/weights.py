@@ -1,0 +1,136 @@
+"""Weights of particles, always as logarithms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["ess", "khat", "log_mean", "next_temperature", "systematic"]
+
+_HALVINGS = 60
+
+
+def ess(log_weights: Tensor) -> Tensor:
+    r"""Effective number of particles, :math:`(\sum w)^2 / \sum w^2`.
+
+    Args:
+        log_weights: `(*batch, particles)`, not normalised; minus infinity drops one.
+
+    Returns:
+        The number, `(*batch,)`.
+
+    Example:
+        >>> float(ess(torch.zeros(8))), float(ess(torch.tensor([0.0, -torch.inf])))
+        (8.0, 1.0)
+    """
+    doubled = torch.logsumexp(2 * log_weights, -1)
+    return (2 * torch.logsumexp(log_weights, -1) - doubled).exp()
+
+
+def log_mean(log_weights: Tensor) -> Tensor:
+    """Logarithm of the mean weight, `(*batch,)` of `(*batch, particles)`."""
+    return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+
+
+def systematic(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    r"""Resample with one random number: each particle has its share, rounded.
+
+    Particle `i` is taken :math:`\lfloor N w_i \rfloor` or :math:`\lceil N w_i \rceil`
+    times, :math:`N w_i` on average.
+
+    Args:
+        log_weights: `(particles,)`, not normalised.
+        uniform: a number in [0, 1), `()`.
+
+    Returns:
+        Indices of the particles taken, `(particles,)`, sorted.
+
+    References:
+        Carpenter, Clifford & Fearnhead (1999), Improved particle filter for nonlinear
+        problems.
+
+    Example:
+        >>> weights = torch.tensor([0.5, 0.25, 0.25]).log()
+        >>> systematic(weights, torch.tensor(0.5)).tolist()
+        [0, 0, 2]
+    """
+    count = len(log_weights)
+    edges = log_weights.double().softmax(-1).cumsum(-1)
+    edges = edges / edges[-1]
+    marks = (torch.arange(count, device=edges.device) + uniform.double()) / count
+    return torch.searchsorted(edges, marks, right=True).clamp(max=count - 1)
+
+
+def next_temperature(
+    log_weights: Tensor, loss: Tensor, beta: float, end: float, cess: float
+) -> float:
+    r"""Furthest temperature whose conditional effective size is still a given share.
+
+    .. math:: \frac{(\sum_i w_i u_i)^2}{\sum_i w_i u_i^2} \ge c, \qquad
+              u_i = e^{-(\beta' - \beta) \ell_i}
+
+    Args:
+        log_weights: of the particles, `(particles,)`.
+        loss: of each, `(particles,)`.
+        beta: where they are.
+        end: not beyond this.
+        cess: the share, between 0 and 1.
+
+    Returns:
+        The temperature, above `beta` and at most `end`.
+
+    References:
+        Zhou, Johansen & Aston (2016), Towards automatic model comparison, 1303.3123.
+
+    Example:
+        >>> loss = torch.tensor([0.0, 1.0])
+        >>> round(next_temperature(torch.zeros(2), loss, 0.0, 9.0, 0.9), 3)
+        0.693
+    """
+    weights = log_weights.double().log_softmax(-1)
+
+    def share(step: float) -> float:
+        tilted = torch.where(
+            weights > -math.inf, weights - step * loss.double(), weights
+        )
+        both = torch.where(weights > -math.inf, tilted - step * loss.double(), weights)
+        return float((2 * tilted.logsumexp(-1) - both.logsumexp(-1)).exp())
+
+    low, high = 0.0, end - beta
+    if share(high) >= cess:
+        return end
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if share(middle) >= cess else (low, middle)
+    return beta + (low if low > 0 else high)
+
+
+def khat(log_weights: Tensor) -> float:
+    """Shape of the tail of importance weights, by ArviZ: unreliable above 0.7.
+
+    Args:
+        log_weights: `(particles,)`, not normalised.
+
+    Returns:
+        The estimate; NaN for fewer than 25 particles of positive weight.
+
+    References:
+        Vehtari et al. (2024), Pareto smoothed importance sampling, 1507.02646.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> khat(torch.randn(400, generator=generator)) < 0.7
+        True
+    """
+    from pyro_geo.io._summary import quiet
+
+    with quiet():
+        import arviz
+
+        kept = log_weights[log_weights > -math.inf].double().cpu().numpy()
+        if len(kept) < 25:
+            return math.nan
+        return float(np.asarray(arviz.psislw(kept)[1]))
