@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_geo.errors import ModelError, explain
+from pyro_geo.target._normal import normal_log_prob
 from pyro_geo.target._structure import first_line, is_deterministic, is_enumerable
 
 __all__ = [
@@ -22,6 +23,10 @@ __all__ = [
     "unvalidated",
     "without_deterministics",
 ]
+
+
+# given by a covariance; one of a factor or of a precision has what it needs
+_NORMALS = (dist.MultivariateNormal, torch.distributions.MultivariateNormal)
 
 
 class SiteStart(Messenger):
@@ -81,7 +86,10 @@ def log_prob_of(name: str, site: Mapping[str, Any]) -> Tensor:
         ModelError: the distribution refused the value.
     """
     try:
-        return site["fn"].log_prob(site["value"])
+        fn, value = site["fn"], site["value"]
+        if type(fn) in _NORMALS and "covariance_matrix" in vars(fn):
+            return normal_log_prob(value - fn.loc, fn.covariance_matrix)
+        return fn.log_prob(value)
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as reason:
         raise ModelError(
             explain(
