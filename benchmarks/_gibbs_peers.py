@@ -19,7 +19,8 @@ SCALES = (1.0, 2.0, 3.0, 4.0)
 STEPS = 3_000
 _DRAWS = 2_000  # that the risk of a trained posterior is estimated from
 _MC_SHARE = 0.1  # of delta, for that estimate
-_FLOOR = 1e-5  # smallest probability of a class in the bounded cross-entropy
+_FLOOR = 1e-2  # smallest probability of a class in the bounded cross-entropy
+OBJECTIVES = ("kl", "quadratic")
 
 
 class Certified(NamedTuple):
@@ -80,7 +81,8 @@ def fit(
         x: inputs.
         y: classes.
         prior: of the weights; the search starts there.
-        objective: `"quadratic"` or `"classic"` (McAllester's).
+        objective: `"kl"`, Seeger's bound of a sigmoid loss, or `"quadratic"`, its
+            relaxation, of a bounded cross-entropy.
         steps: of Adam.
         seed: of the draws.
 
@@ -90,21 +92,22 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     start = 0.1 * prior.scale * torch.randn(network.dim, generator=generator).double()
     loc = (prior.loc + start).requires_grad_()
-    log_scale = (0.3 * prior.scale).log().requires_grad_()
-    adam = torch.optim.Adam([loc, log_scale], lr=0.02)
+    log_scale = prior.scale.log().requires_grad_()
+    adam = torch.optim.Adam([loc, log_scale], lr=0.05)
     half = torch.optim.lr_scheduler.MultiStepLR(adam, [steps // 2, 3 * steps // 4])
     for _ in range(steps):
         posterior = Gaussian(loc, log_scale.exp())
         # a draw and its mirror image: half the noise at no cost
         noise = posterior.sample(4, generator)
         draws = torch.cat([noise, 2 * loc - noise])
-        loss = bounded_entropy(network(draws, x), y).mean()
-        complexity = posterior.kl(prior) + math.log(2 * math.sqrt(len(y)) / DELTA)
-        share = complexity / (2 * len(y))
-        if objective == "quadratic":
-            value = ((loss + share).sqrt() + share.sqrt()).square()
+        logits, k = network(draws, x), posterior.kl(prior)
+        if objective == "kl":
+            mistakes = torch.sigmoid(torch.where(y > 0.5, -logits, logits)).mean()
+            value = bounds.seeger(mistakes, k, len(y), DELTA)
         else:
-            value = loss + share.sqrt()
+            value = bounds.quadratic(
+                bounded_entropy(logits, y).mean(), k, len(y), DELTA
+            )
         adam.zero_grad()
         value.backward()
         adam.step()
@@ -120,7 +123,7 @@ def by_backprop(
     zeros = torch.zeros(network.dim, dtype=torch.float64)
     prior = Gaussian(zeros, torch.full_like(zeros, scale))
     found = []
-    for objective in ("quadratic", "classic"):
+    for objective in OBJECTIVES:
         posterior = fit(network, split.x, split.y, prior, objective, steps, seed)
         found.append(certified(network, posterior, prior, split, seed))
     return min(found)
