@@ -1,6 +1,6 @@
 """PAC-Bayes certificates of what is deployed, however it was sampled."""
 
-from pyro_geo.infer.certificates import bounds
+from pyro_geo.infer.certificates import bounds, learning
 from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.certificates.certify import certify
 from pyro_geo.infer.certificates.codebook import Codebook
@@ -17,5 +17,6 @@ __all__ = [
     "certify_holdout",
     "certify_plugin",
     "check_disjoint",
+    "learning",
     "split_prior",
 ]

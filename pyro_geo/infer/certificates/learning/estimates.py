@@ -1,0 +1,290 @@
+"""Learning coefficients from losses at one temperature, at two, or along a path."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError, explain
+from pyro_geo.infer.certificates.learning.rlct import Coefficient
+from pyro_geo.infer.mcmc._runner import MCMC
+from pyro_geo.infer.mcmc.hmc.sampler import HMC
+from pyro_geo.target import Target
+
+__all__ = [
+    "Estimate",
+    "fit_free_energy",
+    "heat_capacity",
+    "sbic",
+    "tempered_losses",
+    "two_temperature",
+    "wbic",
+]
+
+_DECADES = 3.0
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error.
+
+    Attributes:
+        value: the estimate.
+        standard_error: from the spread of the chains.
+    """
+
+    value: float
+    standard_error: float
+
+
+def tempered_losses(
+    target: Target,
+    beta: float,
+    *,
+    num_samples: int = 200,
+    warmup_steps: int | None = None,
+    num_chains: int = 16,
+    seed: int | None = None,
+) -> Tensor:
+    r"""Sample a posterior at a temperature and return the summed loss of each draw.
+
+    .. math:: w \sim \pi(w) e^{-\beta n L_n(w)}, \qquad n L_n = -\log p(D \mid w)
+
+    Args:
+        target: of a model or a module.
+        beta: inverse temperature of one example.
+        num_samples: draws of each chain.
+        warmup_steps: of each chain.
+        num_chains: chains, in one batch.
+        seed: of the run.
+
+    Returns:
+        The losses in nats, `(chains, draws)`.
+
+    Raises:
+        BetaRangeError: `beta` is not positive.
+
+    Example:
+        >>> target = Target.from_potential(
+        ...     lambda q: 50 * (q**2).sum(), 2, dtype=torch.float64
+        ... )
+        >>> losses = tempered_losses(target, 0.5, num_samples=100, seed=1)
+        >>> abs(float(losses.mean()) - 2.0) < 0.3  # d / (2 beta)
+        True
+    """
+    if not 0 < beta < math.inf:
+        raise BetaRangeError(
+            explain(
+                "no inverse temperature",
+                where="argument beta",
+                found=beta,
+                expected="a positive number",
+                todo="WBIC takes 1 / log(n).",
+            )
+        )
+    density = target.density
+
+    def potential(q: Tensor, beta: Tensor, *data: Tensor) -> Tensor:
+        terms = density.terms(q, data)
+        return -(terms.log_prior + beta * terms.log_likelihood)
+
+    number = torch.tensor(beta, dtype=target.dtype, device=target.device)
+    tempered = Target.from_potential(
+        potential, target.dim, number, *target.data, dtype=target.dtype
+    )
+    fit = MCMC(
+        HMC(tempered),
+        num_samples,
+        warmup_steps,
+        num_chains,
+        seed=seed,
+        progress_bar=False,
+    ).run()
+    q = fit.positions
+    with torch.no_grad():
+        parts = [target.log_likelihood(part) for part in q.flatten(0, 1).split(256)]
+    return -torch.cat(parts).double().reshape(q.shape[:2])
+
+
+def wbic(
+    target: Target, n: int, *, seed: int | None = None, **options: int
+) -> Estimate:
+    r"""Estimate the free energy by the loss at one temperature.
+
+    .. math:: \mathrm{WBIC} = E_{1/\log n}[n L_n]
+
+    Args:
+        target: of a model or a module.
+        n: number of examples.
+        seed: of the run.
+        **options: of :func:`tempered_losses`.
+
+    Returns:
+        The estimate, in nats.
+
+    References:
+        Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14.
+
+    Example:
+        >>> target = Target.from_potential(
+        ...     lambda q: 7 + 50 * (q**2).sum(), 2, dtype=torch.float64
+        ... )
+        >>> found = wbic(target, 100, num_samples=100, seed=1)
+        >>> abs(found.value - (7 + math.log(100))) < 0.6  # nL_n(w0) + d/2 log n
+        True
+    """
+    losses = tempered_losses(target, 1 / math.log(n), seed=seed, **options)
+    return _mean(losses)
+
+
+def two_temperature(
+    first: Tensor, beta_first: float, second: Tensor, beta_second: float
+) -> Estimate:
+    r"""Estimate a coefficient without knowing the least loss.
+
+    .. math:: \hat\lambda = \frac{E_{\beta_1}[n L_n] - E_{\beta_2}[n L_n]}
+                                 {1/\beta_1 - 1/\beta_2}
+
+    Args:
+        first: summed losses at one temperature, `(chains, draws)`.
+        beta_first: it.
+        second: at another.
+        beta_second: that.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        BetaRangeError: the temperatures are one.
+
+    References:
+        Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14,
+        corollary 3.
+
+    Example:
+        >>> two_temperature(torch.full((2, 3), 8.0), 0.25, torch.full((2, 3), 4.0), 0.5)
+        Estimate(value=2.0, standard_error=0.0)
+    """
+    if beta_first == beta_second or min(beta_first, beta_second) <= 0:
+        raise BetaRangeError(
+            explain(
+                "not two temperatures",
+                where="arguments beta_first and beta_second",
+                found=(beta_first, beta_second),
+                expected="two different positive numbers",
+                todo="Take 1 / log(n) and one and a half times that, say.",
+            )
+        )
+    a, b = _mean(first), _mean(second)
+    gap = 1 / beta_first - 1 / beta_second
+    error = math.hypot(a.standard_error, b.standard_error) / abs(gap)
+    return Estimate((a.value - b.value) / gap, error)
+
+
+def heat_capacity(losses: Tensor, beta: float) -> float:
+    r"""Estimate a coefficient by the fluctuation of the loss.
+
+    .. math:: \hat\lambda = \beta^2 \, \mathrm{Var}_\beta(n L_n)
+
+    Args:
+        losses: summed, `(chains, draws)`.
+        beta: inverse temperature of one example.
+
+    Returns:
+        The estimate.
+
+    Example:
+        >>> heat_capacity(torch.tensor([[1.0, 3.0]]), 0.5)
+        0.5
+    """
+    return float(beta**2 * losses.double().var())
+
+
+def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Estimate:
+    r"""Fit a coefficient to the free energy along a path of temperatures.
+
+    .. math:: F(t) + (m - 1) \log\log t = \lambda \log t + c, \qquad t = n \beta
+
+    over the last three decades. The multiplicity must be given: a fit cannot find it,
+    the two logarithms are too much alike.
+
+    Args:
+        t: inverse temperatures times `n`, above 1, `(points,)`.
+        free_energy: there, less `t` times the least mean loss, `(points,)`.
+        multiplicity: known.
+
+    Returns:
+        The coefficient, and the standard error of the regression.
+
+    Raises:
+        ShapeError: fewer than three points above 1.
+
+    Example:
+        >>> t = torch.logspace(1, 4, 20).double()
+        >>> round(fit_free_energy(t, 1.5 * t.log() + 2.0).value, 6)
+        1.5
+    """
+    t, free_energy = t.double(), free_energy.double()
+    late = (t > 1) & (t >= t.max() * 10**-_DECADES)
+    if t.shape != free_energy.shape or int(late.sum()) < 3:
+        raise ShapeError(
+            explain(
+                "no path to fit",
+                where="arguments t and free_energy",
+                found=f"{tuple(t.shape)} and {tuple(free_energy.shape)}",
+                expected="at least three points above 1 each",
+                todo="Pass the stages of an annealed run.",
+            )
+        )
+    x = t[late].log()
+    y = free_energy[late] + (multiplicity - 1) * x.log()
+    x = x - x.mean()
+    slope = (x * y).sum() / x.square().sum()
+    rest = y - y.mean() - slope * x
+    freedom = max(len(x) - 2, 1)
+    error = (rest.square().sum() / freedom / x.square().sum()).sqrt()
+    return Estimate(float(slope), float(error))
+
+
+def sbic(loss: float, n: int, coefficient: Coefficient) -> float:
+    r"""Singular BIC: the least loss and what the coefficient makes of it, in nats.
+
+    .. math:: n L_n(\hat w) + \lambda \log n - (m - 1) \log\log n
+
+    Args:
+        loss: least summed loss.
+        n: number of examples, at least 3.
+        coefficient: known, or assumed.
+
+    Returns:
+        An estimate of the free energy.
+
+    Raises:
+        ConfigurationError: too few examples.
+
+    References:
+        Drton & Plummer (2017), A Bayesian information criterion for singular models,
+        1309.0911.
+
+    Example:
+        >>> round(sbic(10.0, 100, Coefficient(0.5, 1)), 4)
+        12.3026
+    """
+    if n < 3:
+        raise ConfigurationError(
+            explain("too few examples", "argument n", n, "at least 3", "Pass more.")
+        )
+    log_n = math.log(n)
+    return (
+        loss
+        + coefficient.value * log_n
+        - (coefficient.multiplicity - 1) * math.log(log_n)
+    )
+
+
+def _mean(losses: Tensor) -> Estimate:
+    means = losses.double().mean(1)
+    error = float(means.std()) / len(means) ** 0.5 if len(means) > 1 else math.nan
+    return Estimate(float(means.mean()), error)

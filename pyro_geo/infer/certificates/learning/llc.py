@@ -1,0 +1,352 @@
+"""Local learning coefficients by a Metropolis-corrected sampler."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import ConfigurationError, ConvergenceWarning, ShapeError, explain
+from pyro_geo.infer.mcmc.dims.lanes import map_lanes
+from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
+from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
+from pyro_geo.infer.mcmc.hmc.transition import Stepper, chains_at
+from pyro_geo.target import Target
+
+__all__ = ["LLC", "llc"]
+
+_DENSE_DIM = 1_000  # above it the Hessian is not worth its cost
+_LANES = 256
+_STEEP = 0.1  # nats that a Newton step may still win before it is called no minimum
+
+
+class LLC(NamedTuple):
+    r"""A local learning coefficient, and what tells how far to trust it.
+
+    Attributes:
+        value: :math:`n \beta (E[L_n] - L_n(w_0))`.
+        standard_error: from the spread of the chains.
+        r_hat: of the loss.
+        ess: of the loss, bulk.
+        drift: second half of the draws minus the first.
+        heat_capacity: :math:`\beta^2 \mathrm{Var}(n L_n)`, another estimate of it.
+        beta: inverse temperature of one example.
+        acceptance: rate of the moves.
+        step_size: found by the warm-up.
+        trace: :math:`n L_n` of every draw, `(chains, draws)`.
+        start: :math:`n L_n(w_0)`.
+    """
+
+    value: float
+    standard_error: float
+    r_hat: float
+    ess: float
+    drift: float
+    heat_capacity: float
+    beta: float
+    acceptance: float
+    step_size: float
+    trace: Tensor
+    start: float
+
+
+def llc(
+    target: Target,
+    at: Tensor | Mapping[str, Tensor],
+    *,
+    n: int,
+    beta: float | None = None,
+    localization: float = 1.0,
+    num_chains: int = 8,
+    warmup_steps: int = 100,
+    num_samples: int = 200,
+    num_leapfrog: int = 15,
+    jitter: float = 0.2,
+    target_accept_prob: float = 0.8,
+    seed: int | None = None,
+) -> LLC:
+    r"""Estimate the learning coefficient around a minimum of the loss.
+
+    .. math:: \hat\lambda = n \beta \bigl(E[L_n(w)] - L_n(w_0)\bigr), \qquad
+              w \sim \exp\Bigl(-n \beta L_n(w) - \frac{\gamma}{2} |w - w_0|^2\Bigr)
+
+    with :math:`n L_n` minus the target's log-likelihood, on all data; the prior is
+    left out. Chains are HMC, all in one batch, Metropolis-corrected: no step size makes
+    the estimate wrong, as it does for Langevin samplers. They start around
+    :math:`w_0`, not at it, as wide as the loss allows, and where there are at most
+    1,000 parameters they move in a metric halfway between the identity and the
+    quadratic approximation; warm-up adapts the step size alone. The value is one at a
+    finite temperature: it tends to the coefficient as :math:`n \beta` grows, from
+    below where the multiplicity is above 1.
+
+    Args:
+        target: of a model or a module; its log-likelihood is what counts.
+        at: the minimum, flat `(dim,)` and unconstrained, or site to value.
+        n: number of examples.
+        beta: inverse temperature of one example; `1 / log(n)` if None.
+        localization: strength :math:`\gamma` of the pull towards the minimum.
+        num_chains: chains.
+        warmup_steps: moves of warm-up.
+        num_samples: draws of each chain.
+        num_leapfrog: steps of one move.
+        jitter: largest relative deviation of a move's step size.
+        target_accept_prob: acceptance rate that the step size is adapted to.
+        seed: of the run; drawn from torch's global generator if None.
+
+    Returns:
+        The estimate. An option out of range is a
+        :class:`~pyro_geo.errors.ConfigurationError`.
+
+    Warns:
+        ConvergenceWarning: no minimum is there, a chain has found a lower loss, or
+            chains disagree.
+
+    References:
+        Lau, Furman, Wang, Murfet & Wei (2023), The local learning coefficient: a
+        singularity-aware complexity measure, 2308.12108.
+
+    Example:
+        >>> target = Target.from_potential(
+        ...     lambda q: 50 * (q[:2] ** 2).sum(), 3, dtype=torch.float64
+        ... )
+        >>> found = llc(target, torch.zeros(3).double(), n=100, seed=0)
+        >>> abs(found.value - 1) < 0.1  # two directions count, half each
+        True
+    """
+    counts = {
+        "num_chains": num_chains,
+        "warmup_steps": warmup_steps,
+        "num_samples": num_samples,
+        "num_leapfrog": num_leapfrog,
+        "n": n - 1,
+    }
+    for name, count in counts.items():
+        _require(count >= 1, name, count, "a positive count (examples: 2)")
+    beta = 1 / math.log(n) if beta is None else beta
+    _require(0 < beta < math.inf, "beta", beta, "a positive number")
+    _require(localization > 0, "localization", localization, "a positive number")
+    _require(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
+    where = _position(target, at)
+    tempered = _tempered(target, where, beta, localization)
+    seed = int(torch.randint(2**62, ())) if seed is None else seed
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    metric, promise = _quadratic(tempered, where, localization)
+    sampler = _Sampler(tempered, metric, num_chains, num_leapfrog, jitter, generator)
+    sampler.spread(where)
+    sampler.warm_up(warmup_steps, target_accept_prob)
+    draws, rates = sampler.draw(num_samples)
+    loss = _loss_of(target)
+    trace = loss(draws.flatten(0, 1)).reshape(num_chains, num_samples)
+    start = float(loss(where[None])[0])
+    return _report(trace, start, beta, float(rates.mean()), sampler.step_size, promise)
+
+
+class _Sampler:
+    """Chains of HMC with one step size, jittered from move to move."""
+
+    def __init__(
+        self,
+        target: Target,
+        metric: Metric,
+        num_chains: int,
+        num_leapfrog: int,
+        jitter: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.target, self.metric = target, metric
+        self.num_chains, self.num_leapfrog = num_chains, num_leapfrog
+        self.jitter, self.generator = jitter, generator
+        self.step_size = 0.3
+
+    def normal(self, *shape: int) -> Tensor:
+        values = torch.randn(shape, generator=self.generator, dtype=self.target.dtype)
+        return values.to(self.target.device)
+
+    def spread(self, where: Tensor) -> None:
+        """Start from the quadratic approximation, narrower where that is too wide."""
+        noise = colour(self.metric, self.normal(self.num_chains, self.target.dim))
+        q = where + noise
+        usual = self.target.dim / 2
+        base = chains_at(self.target, where[None]).potential
+        for _ in range(30):
+            chains = chains_at(self.target, q)
+            # three times what a quadratic has on average is far out in the tails
+            far = ~(chains.potential - base <= 3 * usual + 10)
+            if not bool(far.any()):
+                break
+            q = torch.where(far[:, None], where + 0.7 * (q - where), q)
+        self.chains = chains_at(self.target, q)
+        self._step = Stepper(self.target, self.chains, self.metric, unroll=1)
+
+    def move(self, step_size: float) -> Tensor:
+        """Make one move of all chains; their acceptance rates."""
+        draw = torch.rand(self.num_chains + 1, generator=self.generator)
+        uniform = draw[1:].to(self.chains.potential)
+        step_size *= 1 + self.jitter * (2 * float(draw[0]) - 1)
+        sizes = torch.full_like(self.chains.potential, step_size)
+        momentum = self.normal(self.num_chains, self.target.dim)
+        self.chains, flight = self._step(
+            self.metric, self.chains, momentum, uniform, sizes, self.num_leapfrog
+        )
+        return (-flight.error).exp().clamp(max=1.0)
+
+    def warm_up(self, steps: int, target_accept_prob: float) -> None:
+        """Find the step size by dual averaging."""
+        search = restart(self.step_size)
+        for _ in range(steps):
+            rate = self.move(math.exp(search.log_step))
+            search = update(search, float(rate.mean()), target_accept_prob)
+        self.step_size = averaged(search)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draws `(chains, draws, dim)`, and acceptance rates `(chains, draws)`."""
+        q, rates = [], []
+        for _ in range(count):
+            rates.append(self.move(self.step_size))
+            q.append(self.chains.q)
+        return torch.stack(q, 1), torch.stack(rates, 1)
+
+
+def _tempered(target: Target, where: Tensor, beta: float, pull: float) -> Target:
+    """The localised posterior, its temperature and centre among the data."""
+    density = target.density
+
+    def potential(
+        q: Tensor, beta: Tensor, pull: Tensor, where: Tensor, *data: Tensor
+    ) -> Tensor:
+        loss = -density.terms(q, data).log_likelihood
+        return beta * loss + 0.5 * pull * (q - where).square().sum()
+
+    numbers = [torch.tensor(x, dtype=target.dtype) for x in (beta, pull)]
+    numbers = [x.to(target.device) for x in numbers]
+    return Target.from_potential(
+        potential, target.dim, *numbers, where, *target.data, dtype=target.dtype
+    )
+
+
+def _quadratic(target: Target, where: Tensor, pull: float) -> tuple[Metric, float]:
+    """Metric of the quadratic approximation, and what a Newton step would still win."""
+    dim = target.dim
+    if dim > _DENSE_DIM:
+        grad = target.value_and_grad(where[None])[1][0]
+        return Diagonal(torch.ones_like(where)), float(0.5 * grad.square().sum())
+    eye = torch.eye(dim, dtype=where.dtype, device=where.device)
+    pairs = where.expand(dim, dim), eye
+    hessian = map_lanes(lambda p: -target.hvp(*p), pairs, min(_LANES, dim))
+    values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
+    values = values.clamp(min=pull)  # a loss cannot be flatter at its minimum
+    grad = target.value_and_grad(where[None])[1][0]
+    promise = 0.5 * ((grad @ vectors).square() / values).sum()
+    # halfway to the identity: singular directions are narrower than the quadratic says
+    covariance = (vectors * values.rsqrt()) @ vectors.mT
+    factor = torch.linalg.cholesky(covariance)
+    return Dense(covariance, factor, torch.linalg.inv(factor)), float(promise)
+
+
+def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:
+    """Sum of the loss over all examples, at any number of positions."""
+
+    def loss(q: Tensor) -> Tensor:
+        with torch.no_grad():
+            parts = [target.log_likelihood(part) for part in q.split(_LANES)]
+        return -torch.cat(parts).double()
+
+    return loss
+
+
+def _report(
+    trace: Tensor,
+    start: float,
+    beta: float,
+    acceptance: float,
+    step_size: float,
+    promise: float,
+) -> LLC:
+    from pyro_geo.io._summary import quiet
+
+    values = beta * (trace - start)
+    means = values.mean(1)
+    chains, draws = values.shape
+    error = float(means.std()) / chains**0.5 if chains > 1 else math.nan
+    half = draws // 2
+    with quiet():
+        import arviz
+
+        array = values.cpu().numpy()
+        r_hat = float(np.asarray(arviz.rhat(array))) if chains > 1 else math.nan
+        ess = float(np.asarray(arviz.ess(array)))
+    found = LLC(
+        value=float(means.mean()),
+        standard_error=error,
+        r_hat=r_hat,
+        ess=ess,
+        drift=float(values[:, half:].mean() - values[:, :half].mean()),
+        heat_capacity=float((beta * trace).var()),
+        beta=beta,
+        acceptance=acceptance,
+        step_size=step_size,
+        trace=trace,
+        start=start,
+    )
+    _warn(found, float(means.min()), promise)
+    return found
+
+
+def _warn(found: LLC, least: float, promise: float) -> None:
+    problems = []
+    if not promise <= _STEEP:
+        problems.append(
+            ("the start is no minimum", f"{promise:.3g} nats to win", f"{_STEEP} nats")
+        )
+    if least < 0:
+        problems.append(
+            ("a chain found a lower loss", f"coefficient {least:.3g}", "above 0")
+        )
+    if found.r_hat > 1.1:
+        problems.append(("chains disagree", f"R-hat {found.r_hat:.3f}", "below 1.1"))
+    for what, seen, expected in problems:
+        warnings.warn(
+            ConvergenceWarning(
+                explain(
+                    what,
+                    where="llc",
+                    found=seen,
+                    expected=expected,
+                    todo="Train further, or draw longer; see trace and drift.",
+                )
+            ),
+            stacklevel=4,
+        )
+
+
+def _position(target: Target, at: Tensor | Mapping[str, Tensor]) -> Tensor:
+    q = target.unconstrain(at) if isinstance(at, Mapping) else at
+    if q.shape != (target.dim,):
+        raise ShapeError(
+            explain(
+                "not one position",
+                where="argument at",
+                found=tuple(q.shape),
+                expected=(target.dim,),
+                todo="Pass one flat position, or a value for each site.",
+            )
+        )
+    return q.detach().to(dtype=target.dtype, device=target.device)
+
+
+def _require(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise ConfigurationError(
+            explain(
+                "option out of range",
+                where=f"argument {name}",
+                found=value,
+                expected=expected,
+                todo="Pass such a value or leave it out.",
+            )
+        )
