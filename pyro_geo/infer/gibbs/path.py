@@ -17,7 +17,7 @@ from pyro_geo.infer.mcmc.hmc.transition import Chains, Stepper
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 from pyro_geo.target import Target
 
-__all__ = ["Move", "Mover", "Plan", "Stage", "anneal", "make_plan"]
+__all__ = ["Move", "Mover", "Plan", "Stage", "anneal", "make_plan", "some"]
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
 _MOST_STAGES = 2_000
@@ -229,7 +229,7 @@ def make_plan(
     while beta < ends[-1]:
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
-        _some(alive, "the pilot")
+        some(alive, "the pilot")
         end = next(end for end in ends if end > beta)
         new = next_temperature(alive, finite, beta, end, cess)
         log_weights = alive - (new - beta) * finite
@@ -293,7 +293,7 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
-        _some(log_weights, f"beta {new:.3g}")
+        some(log_weights, f"beta {new:.3g}")
         effective = float(ess(log_weights))
         resampled = effective < plan.ess_threshold * len(q)
         if resampled:
@@ -306,12 +306,13 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         killed += int(lost.sum())
         log_weights = torch.where(lost, -math.inf, log_weights)
-        _some(log_weights, f"beta {new:.3g}")
+        some(log_weights, f"beta {new:.3g}")
         beta = new
         keep(Stage(beta, q, log_weights, loss, rate, effective, resampled, killed))
 
 
-def _some(log_weights: Tensor, where: str) -> None:
+def some(log_weights: Tensor, where: str) -> None:
+    """Refuse to go on without a particle."""
     if not bool((log_weights > -math.inf).any()):
         raise EmptyEnsembleError(
             explain(

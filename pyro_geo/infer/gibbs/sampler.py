@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from pyro_geo.errors import (
     PrecisionWarning,
     explain,
 )
+from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
@@ -58,6 +59,8 @@ class GibbsPosterior:
         moves: of each stage.
         ess_threshold: share of effective particles below which they are resampled.
         chunk: particles evaluated side by side; as many as fit if None.
+        guide: importance draws from this trained guide of `model.pyro_model(beta)`
+            take the place of the path, at the last of `betas`.
         keep: `"all"` stages, or those at `betas` alone, to save memory.
         dtype: floating type; single precision is warned of.
         seed: of the run; drawn from torch's global generator if None.
@@ -102,6 +105,7 @@ class GibbsPosterior:
         moves: int = 1,
         ess_threshold: float = 0.5,
         chunk: int | None = None,
+        guide: Callable[..., Any] | None = None,
         keep: str = "all",
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
@@ -139,6 +143,7 @@ class GibbsPosterior:
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
+        self.guide = guide
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
@@ -181,6 +186,19 @@ class GibbsPosterior:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         mover = Mover(self.model, target, self.num_leapfrog, self.chunk)
+        if self.guide is not None:
+            stage = weigh_guide(
+                mover,
+                target,
+                self.guide,
+                (args, targets),
+                self.betas[-1],
+                self.num_particles,
+                substream(seed, _RUN, 2),
+            )
+            return WeightedPosterior(
+                self.model, target, [stage], mover=mover, seed=seed
+            )
         plan = make_plan(
             mover,
             self._prior(target, self.pilot_particles, seed, _PILOT),

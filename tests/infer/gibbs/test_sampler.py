@@ -17,11 +17,12 @@ from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
     EmptyEnsembleError,
+    LossRangeError,
     NotProperlyWeightedError,
     PrecisionWarning,
 )
 from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
-from pyro_geo.infer.certificates import Codebook, bounds, certify
+from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs import path
 from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
 
@@ -435,3 +436,75 @@ def test_temperatures_that_do_not_rise(betas: list[float]) -> None:
 def test_options_out_of_range(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"argument {next(iter(option))}"):
         GibbsPosterior(GibbsModel(linear, squared), **option)
+
+
+# -- guides and free energies ----------------------------------------------------------
+
+
+def test_importance_draws_of_a_good_guide() -> None:
+    x, y = data()
+    exact = Exact(x, y, 1.0)
+
+    def guide(args: Any, targets: Any) -> None:
+        wide = dist.MultivariateNormal(exact.mean, 1.5 * exact.covariance)
+        pyro.sample("w", wide)
+
+    found = posterior(data=(x, y), guide=guide, num_particles=2_000)
+    z = z_of_normaliser(found.log_weights.flatten(), exact.log_z)
+    assert abs(z) < 4.5
+    book = found.codebook("final")
+    # the tilt cancels: a price is prior over guide
+    prior = torch.distributions.Normal(0.0, SCALE).log_prob(book.q).sum(1)
+    normal = torch.distributions.MultivariateNormal(exact.mean, 1.5 * exact.covariance)
+    expected = prior - normal.log_prob(book.q) - math.log(2_000)
+    torch.testing.assert_close(book.log_p, expected)
+    assert found.khat < 0.7
+    certificate = certify(book, misclassified, (x, y))
+    assert certificate.status == "finite_sample"
+
+
+def test_importance_draws_on_a_constrained_site() -> None:
+    def model(x: Tensor) -> Tensor:
+        return x * pyro.sample("s", dist.Gamma(torch.tensor(2.0), torch.tensor(1.0)))
+
+    def guide(args: Any, targets: Any) -> None:
+        pyro.sample("s", dist.LogNormal(torch.tensor(0.3), torch.tensor(0.8)))
+
+    x = torch.ones(3, dtype=DOUBLE)
+    found = GibbsPosterior(
+        GibbsModel(model, squared),
+        betas=[1.0],
+        guide=guide,
+        num_particles=4_000,
+        seed=2,
+        progress_bar=False,
+    ).run(x, 1.5 * x)
+    grid = torch.linspace(1e-6, 30, 300_001, dtype=DOUBLE)
+    prior = torch.distributions.Gamma(2.0, 1.0).log_prob(grid)
+    exact = torch.trapezoid((prior - 1.5 * (grid - 1.5) ** 2).exp(), grid).log()
+    z = z_of_normaliser(found.log_weights.flatten(), float(exact))
+    assert abs(z) < 4.5
+
+
+def test_a_guide_without_a_density_is_refused() -> None:
+    def guide(args: Any, targets: Any) -> None:
+        pyro.sample("w", dist.Delta(torch.zeros(2, dtype=DOUBLE)).to_event(1))
+
+    with pytest.raises(ConfigurationError, match="guide"):
+        posterior(guide=guide, num_particles=3)
+
+
+def test_free_energy_certifies_the_exact_posterior() -> None:
+    x, y = data(2, 200)
+    model = GibbsModel(linear, lambda f, y: torch.sigmoid(-4 * f * y.sign()))
+    run = GibbsPosterior(model, betas=[0.5], seed=1, progress_bar=False)
+    found = run.run(x, y)
+    certificate = certify_exact(found, delta=0.05)
+    free_energy = -found.log_z + math.log(40) * 2
+    expected = (1 - math.exp(-free_energy / 200)) / (1 - math.exp(-0.5))
+    assert certificate.value == pytest.approx(expected)
+    assert certificate.empirical_risk < certificate.value
+    with pytest.raises(LossRangeError):
+        certify_exact(posterior())
+    with pytest.raises(NotProperlyWeightedError):
+        certify_exact(found.moved(found.positions))

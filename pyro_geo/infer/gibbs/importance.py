@@ -1,0 +1,93 @@
+"""Particles from a guide, weighed by how much the prior thinks of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+
+from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.infer.gibbs.path import Mover, Stage, some
+from pyro_geo.ops.weights import ess
+from pyro_geo.target import Target
+from pyro_geo.target._density import private_randomness
+from pyro_geo.target._structure import random_sites
+
+__all__ = ["weigh_guide"]
+
+
+def weigh_guide(
+    mover: Mover,
+    target: Target,
+    guide: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    beta: float,
+    num_particles: int,
+    seed: int,
+) -> Stage:
+    r"""Draw from a guide and weigh by importance.
+
+    .. math:: v_i = \frac{\pi(\theta_i)\, e^{-T(\theta_i)}}{N q(\theta_i)}
+
+    Any guide with a density is good: one that misses a part of the prior only makes
+    the certificate looser.
+
+    Args:
+        mover: evaluates the loss.
+        target: of the Gibbs model.
+        guide: a trained guide of `model.pyro_model(beta)`.
+        arguments: what it is called with.
+        beta: inverse temperature.
+        num_particles: draws.
+        seed: of the draws; the global random state is left alone.
+
+    Returns:
+        The particles at that temperature.
+    """
+    rows, logs = [], []
+    with torch.no_grad(), private_randomness(seed):
+        for _ in range(num_particles):
+            sites = random_sites(poutine.trace(guide).get_trace(*arguments))
+            _check(sites, target)
+            values = {name: sites[name]["value"] for name in target.layout.sites}
+            rows.append(target.unconstrain(values))
+            logs.append(
+                sum(s["fn"].log_prob(s["value"]).sum().double() for s in sites.values())
+            )
+    q, log_q = torch.stack(rows), torch.stack([torch.as_tensor(x) for x in logs])
+    jacobian = target.map(lambda one: target.layout.constrain_with_jacobian(one)[1], q)
+    log_prior = (target.log_prior(q) - jacobian).detach().double()
+    loss = mover.loss(q)
+    log_weights = log_prior - log_q - beta * loss - math.log(num_particles)
+    log_weights = torch.where(log_weights.isfinite(), log_weights, -math.inf)
+    some(log_weights, "importance draws")
+    rate = torch.ones_like(loss)
+    killed = int((~loss.isfinite()).sum())
+    effective = float(ess(log_weights))
+    return Stage(beta, q, log_weights, loss, rate, effective, False, killed)
+
+
+def _check(sites: dict[str, Any], target: Target) -> None:
+    """Refuse a guide that has no density, or other sites."""
+    missing = [name for name in target.layout.sites if name not in sites]
+    free = [s for s in sites.values() if not isinstance(_base(s["fn"]), dist.Delta)]
+    if missing or not free:
+        raise ConfigurationError(
+            explain(
+                "the guide has no density of the latent sites",
+                where="argument guide",
+                found=f"sites {sorted(sites)}, {len(free)} of them random",
+                expected=f"a density of {sorted(target.layout.sites)}",
+                todo="Train AutoMultivariateNormal, say; a point mass has none.",
+            )
+        )
+
+
+def _base(fn: Any) -> Any:
+    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
