@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyro_geo
-from pyro_geo.io._report import html
+from pyro_geo.io._report import html, pictures
 from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
@@ -19,7 +19,25 @@ if TYPE_CHECKING:
     from pyro_geo.io._report.html import Rows
     from pyro_geo.io._summary import ArvizData
 
-__all__ = ["write_report"]
+__all__ = ["Curves", "write_report"]
+
+
+class Curves(NamedTuple):
+    """Lines over one axis, for a report.
+
+    Attributes:
+        caption: what they show.
+        x: where the points are.
+        lines: name to a value at each point.
+        x_label: what the axis is.
+        y_label: what the lines are.
+    """
+
+    caption: str
+    x: Sequence[float]
+    lines: Mapping[str, Sequence[float]]
+    x_label: str
+    y_label: str
 
 
 def write_report(
@@ -30,6 +48,7 @@ def write_report(
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
     tables: "Mapping[str, Rows] | None" = None,
+    curves: Sequence[Curves] = (),
     chain_name: str = "chain",
 ) -> Path:
     """Write a one-file HTML report of a run.
@@ -51,6 +70,7 @@ def write_report(
         notes: warnings of the run, one sentence or two each.
         tables: further tables by caption, such as scores: a frame, a list of mappings
             or a list of rows of which the first is the header.
+        curves: pictures of lines, after the tables.
         chain_name: what a chain stands for, where it is not a Markov chain.
 
     Returns:
@@ -75,6 +95,7 @@ def write_report(
     page.add(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
+    page.add("Curves", *(_picture(lines) for lines in curves))
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         add_posterior(page, posterior, stats, chain_name)
     else:
@@ -84,6 +105,11 @@ def write_report(
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
     return _write(Path(path), page.render(title, facts, foot))
+
+
+def _picture(lines: Curves) -> str:
+    png = pictures.curves(lines.x, lines.lines, lines.x_label, lines.y_label)
+    return html.figure(png, f"{lines.y_label} over {lines.x_label}", lines.caption)
 
 
 def _write(path: Path, text: str) -> Path:

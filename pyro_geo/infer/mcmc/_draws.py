@@ -26,6 +26,8 @@ from pyro_geo.target import Target
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pyro_geo.io.report import Curves
+
 __all__ = ["PosteriorDraws"]
 
 Groups = dict[str, dict[str, np.ndarray]]
@@ -270,12 +272,18 @@ class PosteriorDraws:
             warnings.warn(str(reason), FallbackWarning, stacklevel=3)
             return {}
 
-    def report(self, path: str | Path, tables: Mapping[str, Any] | None = None) -> Path:
+    def report(
+        self,
+        path: str | Path,
+        tables: Mapping[str, Any] | None = None,
+        curves: Sequence[Curves] = (),
+    ) -> Path:
         """Write a report in one HTML file.
 
         Args:
             path: where to.
             tables: further tables to show, title to data frame.
+            curves: further pictures of lines.
 
         Returns:
             The path.
@@ -292,6 +300,7 @@ class PosteriorDraws:
             facts={name: str(value) for name, value in attributes.items()},
             notes=self.notes,
             tables=dict(tables or {}),
+            curves=curves,
             chain_name=self._chain_name,
         )
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FEW_CHAINS", "histograms", "marginals", "pair", "shorten", "stages"]
+__all__ = [
+    "FEW_CHAINS",
+    "curves",
+    "histograms",
+    "marginals",
+    "pair",
+    "shorten",
+    "stages",
+]
 
 _BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -237,6 +245,38 @@ def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
                 ax.text(0.5, 0.5, "no finite value", ha="center", va="center")
 
     return _draw(9.4, 1.7 * rows + 0.2, paint)
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    x_label: str,
+    y_label: str,
+) -> bytes:
+    """Draw some lines over one axis, which is logarithmic if it spans a decade.
+
+    Args:
+        x: where the points are.
+        lines: name to a value at each.
+        x_label: what the axis is.
+        y_label: what the lines are.
+
+    Returns:
+        A PNG.
+    """
+
+    def paint(figure: "Figure") -> None:
+        ax = figure.subplots()
+        for color, (name, values) in zip(_CHAINS, lines.items(), strict=False):
+            ax.plot(x, values, color=color, marker=".", markersize=4, label=name)
+        if min(x) > 0 and max(x) > 10 * min(x):
+            ax.set_xscale("log")
+        if len(lines) > 1:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+
+    return _draw(8.4, 3.4, paint)
 
 
 def pair(
