@@ -37,6 +37,15 @@ _RECORDS = {
   eprint        = {2603.18845},
   archivePrefix = {arXiv}
 }""",
+    "gibbs": """\
+@article{wang2026gibbs,
+  author        = {Wang and Yang},
+  title         = {{PAC-Bayes} Bounds for {Gibbs} Posteriors via Singular Learning
+                   Theory},
+  year          = {2026},
+  eprint        = {2604.17219},
+  archivePrefix = {arXiv}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

@@ -8,7 +8,9 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "runner.md", "dims.md", "hmc.md"])
+@pytest.mark.parametrize(
+    "page", ["tutorial.md", "runner.md", "dims.md", "hmc.md", "gibbs.md"]
+)
 def test_blocks_run_in_order(page, tmp_path, monkeypatch):
     path = DOCS / page
     blocks = list(re.finditer(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S))
