@@ -6,7 +6,12 @@ from _bench import Row
 
 OURS = "ours, pooled codebook, ensemble"
 PEERS = {"pbb": "PAC-Bayes by backprop", "recursive": "recursive PAC-Bayes"}
-AIMS = {"certificate/pbb/breast_cancer": 0.60, "certificate/pbb/digits": 0.65}
+AIMS = {
+    "certificate/pbb/breast_cancer": 0.60,
+    "certificate/pbb/digits": 0.65,
+    "llc_relative_error/reduced_rank": 0.02,
+    "llc_cpu_s/devinterp": 0.7,
+}
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
@@ -42,6 +47,33 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
             ]
             n = row["case"].split(" = ")[-1]
             found[f"excess_risk/covering_numbers/{n}"] = mine[0] / row["value"]
+    return found | coefficients(rows)
+
+
+def coefficients(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean relative error of our estimates, and cost beside the peers'.
+
+    Args:
+        rows: everything measured.
+
+    Returns:
+        Figures by key; those of peers in the same unit beside.
+    """
+    figures = {
+        (row["method"], row["metric"]): row["value"]
+        for row in rows
+        if row["case"] == "reduced_rank"
+    }
+    found: dict[str, float] = {}
+    mine = "ours, MH-corrected HMC"
+    for (method, metric), value in figures.items():
+        if metric == "relative error":
+            name = "" if method == mine else "/" + method.split(", ")[1]
+            found[f"llc_relative_error/reduced_rank{name}"] = value
+        if metric == "processor seconds" and method != mine:
+            key = method.split(", ")[1]
+            key = "devinterp" if key == "sgld" else f"devinterp_{key}"
+            found[f"llc_cpu_s/{key}"] = figures[mine, metric] / value
     return found
 
 

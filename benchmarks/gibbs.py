@@ -1,8 +1,9 @@
 """Measure Gibbs posteriors: certificates beside those of others, learning coefficients.
 
 Parts can be measured apart (`--only matrix`; the results of the others are kept):
-`certificates`, a network on two data sets; `matrix`, completing a matrix. Double
-precision on one thread. Results are written after every case.
+`certificates`, a network on two data sets; `matrix`, completing a matrix; `llc`,
+learning coefficients beside devinterp. Double precision on one thread. Results are
+written after every case.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _gibbs_certificates
+import _gibbs_llc
 import _gibbs_matrix
 import torch
 from _bench import ROOT, Row, options, write
@@ -21,8 +23,17 @@ from pyro_geo._seconds import Seconds
 PARTS: dict[str, Callable[[bool], Iterator[list[Row]]]] = {
     "certificates": _gibbs_certificates.measure,
     "matrix": _gibbs_matrix.measure,
+    "llc": _gibbs_llc.measure,
 }
-PACKAGES = ("torch", "pyro-ppl", "numpy", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "pyro-ppl",
+    "numpy",
+    "scikit-learn",
+    "numpyro",
+    "jax",
+    "devinterp",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
