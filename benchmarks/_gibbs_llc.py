@@ -8,7 +8,7 @@ SGLD and with RMSProp preconditioning, each at the learning rate of a grid that 
 closest to the reference.
 """
 
-import importlib
+import importlib.util
 import itertools
 import math
 import warnings

@@ -2,8 +2,8 @@
 
 Parts can be measured apart (`--only matrix`; the results of the others are kept):
 `certificates`, a network on two data sets; `matrix`, completing a matrix; `llc`,
-learning coefficients beside devinterp. Double precision on one thread. Results are
-written after every case.
+learning coefficients beside devinterp; `mnist`, a network on images. Double precision
+on one thread. Results are written after every case.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import _gibbs_certificates
 import _gibbs_llc
 import _gibbs_matrix
+import _gibbs_mnist
 import torch
 from _bench import ROOT, Row, options, write
 from _gibbs_ratios import ratios, reading
@@ -24,6 +25,7 @@ PARTS: dict[str, Callable[[bool], Iterator[list[Row]]]] = {
     "certificates": _gibbs_certificates.measure,
     "matrix": _gibbs_matrix.measure,
     "llc": _gibbs_llc.measure,
+    "mnist": _gibbs_mnist.measure,
 }
 PACKAGES = (
     "torch",
