@@ -5,6 +5,7 @@ from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.certificates.certify import certify
 from pyro_geo.infer.certificates.codebook import Codebook
 from pyro_geo.infer.certificates.exact import certify_exact
+from pyro_geo.infer.certificates.guide import certify_guide
 from pyro_geo.infer.certificates.holdout import certify_holdout, certify_plugin
 from pyro_geo.infer.certificates.ledger import Ledger
 from pyro_geo.infer.certificates.prior_split import check_disjoint, split_prior
@@ -16,6 +17,7 @@ __all__ = [
     "bounds",
     "certify",
     "certify_exact",
+    "certify_guide",
     "certify_holdout",
     "certify_plugin",
     "check_disjoint",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyro_geo.infer.gibbs.model import GibbsModel
     from pyro_geo.target import Target
 
-__all__ = ["Codebook", "Losses", "Status"]
+__all__ = ["Codebook", "Losses", "Status", "check_range"]
 
 Status = Literal["finite_sample", "heuristic"]
 
@@ -215,7 +215,7 @@ class Codebook:
 
         alive = self.alive
         found = in_chunks(measured, self.q[alive])
-        _check_range(found["low"], found["high"], low, high)
+        check_range(found["low"], found["high"], low, high)
         mean, square = torch.zeros(2, len(self.q), dtype=torch.float64).unbind()
         mean[alive], square[alive] = found["mean"], found["square"]
         n = target.pointwise_log_likelihood(self.q[:1])["gibbs"].shape[1]
@@ -256,7 +256,7 @@ class Codebook:
         if clip:
             values = values.clamp(low, high)
         rows = values[self.alive]
-        _check_range(rows.amin(1), rows.amax(1), low, high)
+        check_range(rows.amin(1), rows.amax(1), low, high)
         return Losses(values.mean(1), values.square().mean(1), values.shape[1])
 
     @staticmethod
@@ -307,7 +307,7 @@ class Codebook:
         )
 
 
-def _check_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:
+def check_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:
     """Refuse losses outside the range that a bound rests on."""
     good = (lows >= low) & (highs <= high) & lows.isfinite() & highs.isfinite()
     if bool(good.all()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyro_geo.errors import NotProperlyWeightedError, explain
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.certificates.codebook import _check_range
+from pyro_geo.infer.certificates.codebook import check_range
 
 if TYPE_CHECKING:
     from pyro_geo.infer.gibbs.posterior import WeightedPosterior
@@ -57,7 +57,7 @@ def certify_exact(
         )
     alive = posterior.log_weights > -math.inf
     losses = posterior.model.losses(posterior.target, posterior.positions[alive])
-    _check_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
+    check_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
     n, beta = losses.shape[1], posterior.beta
     free_energy = -posterior.log_z - math.log(share * delta)
     radius = bounds.radius(free_energy, (1 - share) * delta)

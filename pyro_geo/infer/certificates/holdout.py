@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_geo.errors import ShapeError, explain
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.certificates.codebook import _check_range
+from pyro_geo.infer.certificates.codebook import check_range
 
 __all__ = ["certify_holdout", "certify_plugin"]
 
@@ -56,7 +56,7 @@ def certify_holdout(
         )
     low, high = loss_range
     values = losses.double()
-    _check_range(values.amin()[None], values.amax()[None], low, high)
+    check_range(values.amin()[None], values.amax()[None], low, high)
     scaled = (values - low) / (high - low)
     n, mean = len(values), float(scaled.mean())
     counts = bool(((scaled == 0) | (scaled == 1)).all())
@@ -118,7 +118,7 @@ def certify_plugin(
             )
         )
     values = losses.double()
-    _check_range(values.amin(1), values.amax(1), 0.0, 1.0)
+    check_range(values.amin(1), values.amax(1), 0.0, 1.0)
     mean, n = float(values.mean()), values.shape[1]
     value = float(bounds.seeger(mean, complexity, n, delta))
     return Certificate(
