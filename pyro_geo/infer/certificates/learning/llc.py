@@ -181,7 +181,9 @@ class _Sampler:
                 break
             q = torch.where(far[:, None], where + 0.7 * (q - where), q)
         self.chains = chains_at(self.target, q)
-        self._step = Stepper(self.target, self.chains, self.metric, unroll=1)
+        # some steps in one graph, none of them for nothing
+        unroll = max(u for u in range(1, 6) if self.num_leapfrog % u == 0)
+        self._step = Stepper(self.target, self.chains, self.metric, unroll)
 
     def move(self, step_size: float) -> Tensor:
         """Make one move of all chains; their acceptance rates."""
