@@ -77,6 +77,7 @@ __all__ = [
     "UnsupportedModelError",
     "UnsupportedOptimizerError",
     "explain",
+    "require",
 ]
 
 
@@ -108,6 +109,33 @@ def explain(what: str, where: str, found: object, expected: object, todo: str) -
     """
     place = f" ({where})" if where else ""
     return f"{what}{place}: found {found}, expected {expected}. {todo}"
+
+
+def require(good: bool, name: str, found: object, expected: object) -> None:
+    """Refuse an option that is out of range.
+
+    Args:
+        good: whether it is in range.
+        name: of the argument.
+        found: its value.
+        expected: what it should be.
+
+    Raises:
+        ConfigurationError: it is not.
+
+    Example:
+        >>> require(3 > 0, "num_chains", 3, "at least 1")
+    """
+    if not good:
+        raise ConfigurationError(
+            explain(
+                "option out of range",
+                where=f"argument {name}",
+                found=found,
+                expected=expected,
+                todo="Pass such a value or leave it out.",
+            )
+        )
 
 
 class PyroGeoError(Exception):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import require
 
 __all__ = ["binary_kl", "kl_inverse", "log_xi"]
 
@@ -76,13 +76,12 @@ def kl_inverse(
         >>> round(float(kl_inverse(0.1, 0.05)), 4)
         0.2201
     """
-    if side not in ("upper", "lower"):
-        _refuse("side", side, "'upper' or 'lower'")
+    require(side in ("upper", "lower"), "side", side, "'upper' or 'lower'")
     chance, radius = torch.broadcast_tensors(_double(q), _double(c))
-    if not bool(((chance >= 0) & (chance <= 1)).all()):
-        _refuse("q", chance.flatten()[:4].tolist(), "chances in [0, 1]")
-    if not bool((radius >= 0).all()):
-        _refuse("c", radius.flatten()[:4].tolist(), "at least 0")
+    inside = bool(((chance >= 0) & (chance <= 1)).all())
+    require(inside, "q", chance.flatten()[:4].tolist(), "chances in [0, 1]")
+    positive = bool((radius >= 0).all())
+    require(positive, "c", radius.flatten()[:4].tolist(), "at least 0")
     return _Inverse.apply(chance, radius, float(side == "upper"))
 
 
@@ -136,8 +135,7 @@ def log_xi(n: int) -> float:
         >>> log_xi(1) == math.log(2), log_xi(1000) < math.log(2 * 1000**0.5)
         (True, True)
     """
-    if n < 1:
-        _refuse("n", n, "at least 1")
+    require(n >= 1, "n", n, "at least 1")
     if n > _EXACT_XI:
         return math.log(2 * math.sqrt(n))
     k = torch.arange(n + 1, dtype=torch.float64)
@@ -145,15 +143,3 @@ def log_xi(n: int) -> float:
     terms = choose + torch.special.xlogy(k, k / n)
     terms = terms + torch.special.xlogy(n - k, (n - k) / n)
     return float(terms.logsumexp(0))
-
-
-def _refuse(name: str, found: object, expected: str) -> None:
-    raise ConfigurationError(
-        explain(
-            "argument out of range",
-            where=f"argument {name}",
-            found=found,
-            expected=expected,
-            todo="Pass such a value.",
-        )
-    )

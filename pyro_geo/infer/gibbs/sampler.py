@@ -13,10 +13,10 @@ from torch import Tensor
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import (
     BetaRangeError,
-    ConfigurationError,
     ConvergenceWarning,
     PrecisionWarning,
     explain,
+    require,
 )
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.model import GibbsModel
@@ -68,7 +68,6 @@ class GibbsPosterior:
 
     Raises:
         BetaRangeError: temperatures that do not rise from above 0.
-        ConfigurationError: an option is out of range.
 
     References:
         Wang & Yang (2026), PAC-Bayes bounds for Gibbs posteriors via singular learning
@@ -131,14 +130,14 @@ class GibbsPosterior:
             ("moves", moves),
             ("chunk", 1 if chunk is None else chunk),
         ):
-            _require(value >= 1, name, value, "a count of at least 1 (pilot: 2)")
+            require(value >= 1, name, value, "a count of at least 1 (pilot: 2)")
         for name, value in (
             ("cess", cess),
             ("target_accept_prob", target_accept_prob),
         ):
-            _require(0 < value < 1, name, value, "between 0 and 1")
-        _require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
-        _require(keep in ("all", "betas"), "keep", keep, "'all' or 'betas'")
+            require(0 < value < 1, name, value, "between 0 and 1")
+        require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
+        require(keep in ("all", "betas"), "keep", keep, "'all' or 'betas'")
         self.num_particles, self.pilot_particles = num_particles, pilot_particles
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
@@ -268,16 +267,3 @@ class GibbsPosterior:
 
 def _generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(substream(seed, stream, 1))
-
-
-def _require(good: bool, name: str, value: object, expected: str) -> None:
-    if not good:
-        raise ConfigurationError(
-            explain(
-                "option out of range",
-                where=f"argument {name}",
-                found=value,
-                expected=expected,
-                todo="Pass such a value or leave it out.",
-            )
-        )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, ConvergenceWarning, ShapeError, explain
+from pyro_geo.errors import ConvergenceWarning, ShapeError, explain, require
 from pyro_geo.infer.mcmc.dims.lanes import map_lanes
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
 from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
@@ -126,11 +126,11 @@ def llc(
         "n": n - 1,
     }
     for name, count in counts.items():
-        _require(count >= 1, name, count, "a positive count (examples: 2)")
+        require(count >= 1, name, count, "a positive count (examples: 2)")
     beta = 1 / math.log(n) if beta is None else beta
-    _require(0 < beta < math.inf, "beta", beta, "a positive number")
-    _require(localization > 0, "localization", localization, "a positive number")
-    _require(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
+    require(0 < beta < math.inf, "beta", beta, "a positive number")
+    require(localization > 0, "localization", localization, "a positive number")
+    require(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
     where = _position(target, at)
     tempered = _tempered(target, where, beta, localization)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
@@ -339,16 +339,3 @@ def _position(target: Target, at: Tensor | Mapping[str, Tensor]) -> Tensor:
             )
         )
     return q.detach().to(dtype=target.dtype, device=target.device)
-
-
-def _require(good: bool, name: str, value: Any, expected: str) -> None:
-    if not good:
-        raise ConfigurationError(
-            explain(
-                "option out of range",
-                where=f"argument {name}",
-                found=value,
-                expected=expected,
-                todo="Pass such a value or leave it out.",
-            )
-        )

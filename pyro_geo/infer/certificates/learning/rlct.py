@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import require
 
 __all__ = [
     "Coefficient",
@@ -75,8 +75,8 @@ def normal_crossing(k: Sequence[int], h: Sequence[int] | None = None) -> Coeffic
         Coefficient(value=0.5, multiplicity=2)
     """
     powers = [0] * len(k) if h is None else list(h)
-    if len(powers) != len(k) or not any(k) or min(k) < 0:
-        _refuse("k and h", (list(k), powers), "powers of one length, some above 0")
+    good = len(powers) == len(k) and any(k) and min(k) >= 0
+    require(good, "k and h", (list(k), powers), "powers of one length, some above 0")
     ratios = [(b + 1) / (2 * a) for a, b in zip(k, powers, strict=True) if a]
     least = min(ratios)
     return Coefficient(least, sum(math.isclose(r, least) for r in ratios))
@@ -103,8 +103,7 @@ def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Coefficie
         Coefficient(value=13.5, multiplicity=1)
     """
     m, h, n, r = inputs, hidden, outputs, rank
-    if not 0 <= r <= min(m, h, n):
-        _refuse("rank", r, f"between 0 and {min(m, h, n)}")
+    require(0 <= r <= min(m, h, n), "rank", r, f"between 0 and {min(m, h, n)}")
     if m + h < n + r:
         return Coefficient((h * m - h * r + n * r) / 2, 1)
     if n + h < m + r:
@@ -134,8 +133,8 @@ def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
         >>> deep_linear([3, 3, 3, 3], rank=1)
         Coefficient(value=4.0, multiplicity=3)
     """
-    if len(widths) < 2 or not 0 <= rank <= min(widths, default=-1):
-        _refuse("widths and rank", (list(widths), rank), "layers at least as wide")
+    good = len(widths) >= 2 and 0 <= rank <= min(widths)
+    require(good, "widths and rank", (list(widths), rank), "layers at least as wide")
     spare = [width - rank for width in widths]
     chosen = _narrow(spare)
     ell = len(chosen) - 1
@@ -181,8 +180,7 @@ def tanh_zero(hidden: int) -> Coefficient:
         >>> tanh_zero(4)
         Coefficient(value=1.0, multiplicity=2)
     """
-    if hidden < 1:
-        _refuse("hidden", hidden, "at least 1")
+    require(hidden >= 1, "hidden", hidden, "at least 1")
     i = math.isqrt(hidden)
     value = (hidden + i**2 + i) / (4 * i + 2)
     return Coefficient(value, 2 if i**2 == hidden else 1)
@@ -212,19 +210,7 @@ def relu_upper(widths: Sequence[int], *, rescaled: bool = True) -> float:
         >>> relu_upper([1, 1, 1], rescaled=False), relu_upper([1, 1, 1])
         (2.0, 1.5)
     """
-    if len(widths) < 2 or min(widths) < 1:
-        _refuse("widths", list(widths), "at least two layers of positive width")
+    good = len(widths) >= 2 and min(widths) >= 1
+    require(good, "widths", list(widths), "at least two layers of positive width")
     count = sum(b * (a + 1) for a, b in itertools.pairwise(widths)) / 2
     return count - sum(widths[1:-1]) / 2 * rescaled
-
-
-def _refuse(name: str, found: object, expected: str) -> None:
-    raise ConfigurationError(
-        explain(
-            "no such model",
-            where=f"argument {name}",
-            found=found,
-            expected=expected,
-            todo="Pass sizes of a model that contains the truth.",
-        )
-    )
