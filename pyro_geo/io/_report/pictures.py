@@ -271,6 +271,7 @@ def curves(
             ax.plot(x, values, color=color, marker=".", markersize=4, label=name)
         if min(x) > 0 and max(x) > 10 * min(x):
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")  # powers would need mathematics
         if len(lines) > 1:
             ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_xlabel(x_label)
