@@ -45,8 +45,9 @@ def certify_guide(
 
     from `m` draws of the guide. The divergence must be known in closed form, site by
     site: a mean-field guide on real sites with priors of the same family. For any
-    other guide weigh its draws instead, `GibbsPosterior(model, guide=guide)`, which is
-    often tighter as well.
+    other guide weigh its draws instead, by `GibbsPosterior(model,
+    method="importance", guide=guide)`,
+    which is often tighter as well.
 
     Args:
         model: prior and predictor.
@@ -164,6 +165,6 @@ def _refuse(found: str) -> None:
             where="argument guide",
             found=found,
             expected="independent sites, of one family in guide and prior",
-            todo="Weigh its draws: GibbsPosterior(model, guide=guide).",
+            todo="Weigh its draws: GibbsPosterior(model, method='importance', ...).",
         )
     )

@@ -119,12 +119,24 @@ class Mover:
             lambda data, q: -target.bind(data).log_likelihood(q),
             "the loss",
         )
+        self._prior = target.lift(
+            "log-prior",
+            lambda data, q: target.bind(data).log_prior(q),
+            "the prior",
+        )
 
     def loss(self, q: Tensor) -> Tensor:
         """Sum the loss over the examples, `(particles,)` in double precision."""
         rung = self.target.rung
         return self._in_parts(
             lambda rows: self._loss(self._plain.data, rows, rung=rung), q
+        ).double()
+
+    def log_prior(self, q: Tensor) -> Tensor:
+        """Log-density of the prior, `(particles,)` in double precision."""
+        rung = self.target.rung
+        return self._in_parts(
+            lambda rows: self._prior(self._plain.data, rows, rung=rung), q
         ).double()
 
     def move(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pyro_geo.errors import (
     require,
 )
 from pyro_geo.infer.gibbs.importance import weigh_guide
+from pyro_geo.infer.gibbs.langevin import walk
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
@@ -59,8 +60,10 @@ class GibbsPosterior:
         moves: of each stage.
         ess_threshold: share of effective particles below which they are resampled.
         chunk: particles evaluated side by side; as many as fit if None.
-        guide: importance draws from this trained guide of `model.pyro_model(beta)`
-            take the place of the path, at the last of `betas`.
+        method: `"smc"`; `"importance"`, draws of a guide at the last of `betas` in
+            place of the path; or `"langevin"`, unadjusted steps along it, whose
+            weights vary more.
+        guide: trained on `model.pyro_model(beta)`, for importance draws.
         keep: `"all"` stages, or those at `betas` alone, to save memory.
         dtype: floating type; single precision is warned of.
         seed: of the run; drawn from torch's global generator if None.
@@ -104,6 +107,7 @@ class GibbsPosterior:
         moves: int = 1,
         ess_threshold: float = 0.5,
         chunk: int | None = None,
+        method: Literal["smc", "importance", "langevin"] = "smc",
         guide: Callable[..., Any] | None = None,
         keep: str = "all",
         dtype: torch.dtype = torch.float64,
@@ -142,7 +146,11 @@ class GibbsPosterior:
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
-        self.guide = guide
+        methods = ("smc", "importance", "langevin")
+        require(method in methods, "method", method, f"one of {methods}")
+        needed = method == "importance"
+        require((guide is not None) == needed, "guide", guide, f"a guide: {needed}")
+        self.method, self.guide = method, guide
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
@@ -224,7 +232,8 @@ class GibbsPosterior:
 
             q = self._prior(target, self.num_particles, seed, _RUN)
             try:
-                anneal(mover, plan, q, _generator(seed, _RUN), keep)
+                follow = walk if self.method == "langevin" else anneal
+                follow(mover, plan, q, _generator(seed, _RUN), keep)
             except KeyboardInterrupt:
                 if not stages:
                     raise

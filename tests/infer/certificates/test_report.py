@@ -50,11 +50,12 @@ def test_report_of_a_noisy_half_plane(tmp_path) -> None:
     )
     table = report.tables["Certificates"].set_index("what is deployed")
     assert len(table) == 5
-    assert (table["status"] == "finite_sample").all()
+    assert set(table["status"]) == {"finite_sample"}
+    assert set(table["delta"]) == {0.05}
     # one failure in twenty each is allowed; a tenth of the labels is noise
-    assert (table["test risk"] > 0.08).all()
-    assert (table["test risk"] < table["risk at most"]).all()
-    assert (table["delta"] == 0.05).all()
+    tested, bound = table["test risk"].to_numpy(), table["risk at most"].to_numpy()
+    assert tested.min() > 0.08
+    assert (tested < bound).all()
 
     ladder = report.tables["Temperatures"]
     assert len(ladder) == len(posterior.stages)

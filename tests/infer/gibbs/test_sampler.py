@@ -24,6 +24,7 @@ from pyro_geo.errors import (
 from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs import path
+from pyro_geo.infer.gibbs.langevin import walk
 from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
 
 DOUBLE = torch.float64
@@ -431,11 +432,36 @@ def test_temperatures_that_do_not_rise(betas: list[float]) -> None:
         {"ess_threshold": 2.0},
         {"keep": "some"},
         {"chunk": 0},
+        {"method": "other"},
+        {"guide": squared},
     ],
 )
 def test_options_out_of_range(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"argument {next(iter(option))}"):
         GibbsPosterior(GibbsModel(linear, squared), **option)
+
+
+def test_unadjusted_paths_are_weighed_properly() -> None:
+    mover, plan, q = runner()
+    x, y = data()
+    stages: list[Stage] = []
+    # whatever the step size: longer steps only make the weights vary more
+    for factor in (0.3, 1.0, 1.6):
+        steps = tuple(factor * s for s in plan.step_sizes)
+        generator = torch.Generator().manual_seed(3)
+        stages.clear()
+        walk(mover, plan._replace(step_sizes=steps), q, generator, stages.append)
+        for stage in stages[:: len(stages) - 1]:
+            exact = Exact(x, y, stage.beta).log_z
+            assert abs(z_of_normaliser(stage.log_weights, exact)) < 4.5
+
+
+def test_langevin_posterior_certifies() -> None:
+    x, y = data(2, 100)
+    found = posterior(data=(x, y), method="langevin", betas=[0.02, 0.1])
+    assert found.status == "finite_sample"
+    certificate = certify(found.codebook(), misclassified, (x, y))
+    assert certificate.empirical_risk < certificate.value < 0.8
 
 
 # -- guides and free energies ----------------------------------------------------------
@@ -449,7 +475,9 @@ def test_importance_draws_of_a_good_guide() -> None:
         wide = dist.MultivariateNormal(exact.mean, 1.5 * exact.covariance)
         pyro.sample("w", wide)
 
-    found = posterior(data=(x, y), guide=guide, num_particles=2_000)
+    found = posterior(
+        data=(x, y), method="importance", guide=guide, num_particles=2_000
+    )
     z = z_of_normaliser(found.log_weights.flatten(), exact.log_z)
     assert abs(z) < 4.5
     book = found.codebook("final")
@@ -474,6 +502,7 @@ def test_importance_draws_on_a_constrained_site() -> None:
     found = GibbsPosterior(
         GibbsModel(model, squared),
         betas=[1.0],
+        method="importance",
         guide=guide,
         num_particles=4_000,
         seed=2,
@@ -491,7 +520,7 @@ def test_a_guide_without_a_density_is_refused() -> None:
         pyro.sample("w", dist.Delta(torch.zeros(2, dtype=DOUBLE)).to_event(1))
 
     with pytest.raises(ConfigurationError, match="guide"):
-        posterior(guide=guide, num_particles=3)
+        posterior(method="importance", guide=guide, num_particles=3)
 
 
 def test_free_energy_certifies_the_exact_posterior() -> None:

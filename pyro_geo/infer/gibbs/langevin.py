@@ -1,0 +1,83 @@
+"""Unadjusted Langevin paths, weighed by what they cost to walk back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_geo.infer.gibbs.path import Mover, Plan, Stage, some
+from pyro_geo.ops.weights import ess
+from pyro_geo.target import Target
+
+__all__ = ["walk"]
+
+
+def walk(
+    mover: Mover,
+    plan: Plan,
+    q: Tensor,
+    generator: torch.Generator,
+    keep: Callable[[Stage], None],
+) -> None:
+    r"""Follow the plan by Langevin steps that nothing rejects.
+
+    With :math:`f` the normal density of a step and :math:`b` that of the step back,
+    both at the temperature of the step,
+
+    .. math:: \log v = \log\pi(\theta_K) - T(\theta_K) - \log\pi(\theta_0)
+              + \sum_k \bigl[\log b(\theta_{k-1} | \theta_k)
+              - \log f(\theta_k | \theta_{k-1})\bigr] - \log N
+
+    is a proper weight at every stage, whatever the step size. The longer the path, the
+    more the weights vary: prefer moves that are corrected wherever all data can be
+    evaluated.
+
+    Args:
+        mover: of the model.
+        plan: temperatures, step sizes and scales; a stage makes as many steps as its
+            moves have leapfrog steps.
+        q: draws from the prior, `(particles, dim)`.
+        generator: randomness.
+        keep: takes each finished stage.
+
+    References:
+        Nilmeier et al. (2011), Nonequilibrium candidate Monte Carlo, for the weights;
+        Wu, Kohler & Noe (2020), Stochastic normalizing flows, 2002.06707.
+    """
+    start = mover.log_prior(q)
+    work = torch.zeros_like(start)
+    dead = torch.zeros(len(q), dtype=torch.bool, device=q.device)
+    count = plan.moves * plan.num_leapfrog
+    for beta, step_size, scale in zip(
+        plan.betas, plan.step_sizes, plan.scales, strict=True
+    ):
+        target = mover.model.at(mover.target, beta)
+        width = 0.5 * step_size * scale  # nothing corrects a step that is too long
+        drift = _drift(target, q, width)
+        for _ in range(count):
+            noise = torch.randn(q.shape, generator=generator, dtype=q.dtype)
+            noise = noise.to(q.device)
+            new = q + drift + width * noise
+            back = _drift(target, new, width)
+            returned = (q - new - back) / width
+            change = 0.5 * (noise.square() - returned.square()).sum(1)
+            work = work + change.double()
+            q, drift = new, back
+        loss, log_prior = mover.loss(q), mover.log_prior(q)
+        log_weights = log_prior - beta * loss - start + work - math.log(len(q))
+        bad = ~(log_weights < math.inf) | ~loss.isfinite()
+        killed = int((bad & ~dead).sum())
+        dead = dead | bad
+        log_weights = torch.where(dead, -math.inf, log_weights)
+        some(log_weights, f"beta {beta:.3g}")
+        rate = torch.ones_like(loss)
+        effective = float(ess(log_weights))
+        keep(Stage(beta, q, log_weights, loss, rate, effective, False, killed))
+
+
+def _drift(target: Target, q: Tensor, width: Tensor) -> Tensor:
+    """Half a squared step along the gradient, in units of the scales."""
+    return 0.5 * width.square() * target.value_and_grad(q)[1]
