@@ -28,7 +28,7 @@ CASE = "reduced_rank"
 SIZES, RANK, N = (6, 4, 6), 2, 1_000
 SEEDS = tuple(range(7))
 RATES = (2e-5, 5e-5, 1e-4, 2e-4, 4e-4)
-RMSPROP_RATES = (1e-5, 3e-5, 6e-5, 1e-4, 2e-4)
+RMSPROP_RATES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4)
 NETWORKS = 20
 MANY = 1_000_000  # examples, by their moments
 
