@@ -26,7 +26,7 @@ from pyro_geo.target import Target
 from pyro_geo.target._density import cast, private_randomness
 from pyro_geo.target._model import evaluation_mode
 from pyro_geo.target._sites import SiteStart
-from pyro_geo.target._structure import is_deterministic, random_sites
+from pyro_geo.target._structure import first_line, is_deterministic, random_sites
 
 __all__ = ["GibbsModel", "as_tuple"]
 
@@ -179,6 +179,22 @@ class GibbsModel:
         losses = self._evaluate(args, targets)[1]
         pyro.factor(FACTOR, -beta * losses)
 
+    def _compare(self, prediction: Any, *targets: Any) -> Tensor:
+        """Evaluate the loss, an error in it told by shapes."""
+        try:
+            return self.loss(prediction, *targets)
+        except RuntimeError as reason:
+            shapes = [tuple(getattr(x, "shape", ())) for x in (prediction, *targets)]
+            raise ShapeError(
+                explain(
+                    "the loss cannot compare prediction and targets",
+                    where="argument loss",
+                    found=f"shapes {shapes}: {first_line(reason)}",
+                    expected="one prediction for each example",
+                    todo="Pass arguments and targets of the same examples.",
+                )
+            ) from reason
+
     def _check(
         self, args: tuple[Any, ...], targets: tuple[Any, ...], dtype: torch.dtype
     ) -> None:
@@ -186,17 +202,20 @@ class GibbsModel:
         arguments = pytree.tree_map_only(
             Tensor, lambda x: cast((x,), dtype)[0], (args, targets)
         )
-        traced = poutine.trace(SiteStart(0)(self._density))
+        checked = GibbsModel(self.model, self._compare)
+        traced = poutine.trace(SiteStart(0)(checked._density))
         with torch.no_grad(), private_randomness(0), evaluation_mode(dtype):
             sites = random_sites(traced.get_trace(torch.ones(()), *arguments))
         loss = sites.pop(FACTOR)["fn"].log_factor
-        if loss.dim() != 1:
+        first = targets[0] if targets else None
+        n = len(first) if isinstance(first, Tensor) and first.dim() else None
+        if loss.dim() != 1 or n not in (None, len(loss)):
             raise ShapeError(
                 explain(
                     "the loss is not one value for each example",
                     where="argument loss",
                     found=f"shape {tuple(loss.shape)}",
-                    expected="(n,)",
+                    expected="(n,)" if n is None else f"({n},)",
                     todo="Do not reduce over examples; sum over outputs.",
                 )
             )

@@ -130,6 +130,15 @@ def test_reduced_loss() -> None:
         model.target(X, Y, dtype=torch.float64)
 
 
+def test_arguments_and_targets_of_different_lengths() -> None:
+    model = GibbsModel(linear, squared)
+    with pytest.raises(ShapeError, match=r"\(3,\), \(2,\)"):
+        model.target(X, Y[:2], dtype=torch.float64)
+    broadcast = GibbsModel(lambda x: linear(x)[:1], lambda f, y: f * y.sum())
+    with pytest.raises(ShapeError, match=r"\(1,\), expected \(3,\)"):
+        broadcast.target(X, Y, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf")])
 def test_temperature_out_of_range(beta: float) -> None:
     with pytest.raises(BetaRangeError, match="beta"):

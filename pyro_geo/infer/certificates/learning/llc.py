@@ -16,6 +16,7 @@ from pyro_geo.infer.mcmc.dims.lanes import map_lanes
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
 from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
 from pyro_geo.infer.mcmc.hmc.transition import Stepper, chains_at
+from pyro_geo.ops.derivatives import hvp, value_and_grad
 from pyro_geo.target import Target
 
 __all__ = ["LLC", "llc"]
@@ -234,15 +235,17 @@ def _tempered(target: Target, where: Tensor, beta: float, pull: float) -> Target
 def _quadratic(target: Target, where: Tensor, pull: float) -> tuple[Metric, float]:
     """Metric of the quadratic approximation, and what a Newton step would still win."""
     dim = target.dim
+    # called once: tracing would cost more than it saves
+    grad = value_and_grad(target.log_prob, where[None])[1][0]
     if dim > _DENSE_DIM:
-        grad = target.value_and_grad(where[None])[1][0]
         return Diagonal(torch.ones_like(where)), float(0.5 * grad.square().sum())
     eye = torch.eye(dim, dtype=where.dtype, device=where.device)
     pairs = where.expand(dim, dim), eye
-    hessian = map_lanes(lambda p: -target.hvp(*p), pairs, min(_LANES, dim))
+    hessian = map_lanes(
+        lambda pair: -hvp(target.log_prob, *pair), pairs, min(_LANES, dim)
+    )
     values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
     values = values.clamp(min=pull)  # a loss cannot be flatter at its minimum
-    grad = target.value_and_grad(where[None])[1][0]
     promise = 0.5 * ((grad @ vectors).square() / values).sum()
     # halfway to the identity: singular directions are narrower than the quadratic says
     covariance = (vectors * values.rsqrt()) @ vectors.mT
