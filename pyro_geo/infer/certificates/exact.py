@@ -56,7 +56,9 @@ def certify_exact(
             )
         )
     alive = posterior.log_weights > -math.inf
-    losses = posterior.model.losses(posterior.target, posterior.positions[alive])
+    losses = posterior.model.losses(
+        posterior.target, posterior.positions.flatten(0, 1)[alive]
+    )
     check_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
     n, beta = losses.shape[1], posterior.beta
     free_energy = -posterior.log_z - math.log(share * delta)

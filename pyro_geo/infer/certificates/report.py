@@ -141,7 +141,7 @@ def _ladder(
     for i, stage in enumerate(stages):
         own = (book.source == i).to(log_rho.device)
         weights = posterior.log_weights if i == 0 else stage.log_weights
-        log_rho[i, own] = weights.flatten().log_softmax(0).to(log_rho.device)
+        log_rho[i, own] = weights.log_softmax(0).to(log_rho.device)
     mean, k = log_rho.exp() @ losses.mean, book.kl(log_rho)
     table = posterior.path()
     order = [*range(1, len(stages)), 0]

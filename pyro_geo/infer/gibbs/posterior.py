@@ -35,8 +35,6 @@ class WeightedPosterior(PosteriorDraws):
         model: the Gibbs model.
         stages: particles at each temperature kept.
         plan: the path, None where there was none.
-        log_weights: logarithms of the weights of the draws; they sum to an unbiased
-            estimate of the normaliser, `(particles, draws)`.
         beta: inverse temperature.
         status: `"finite_sample"` where a certificate may rest on them.
         planned: stages that the codebook is divided by, whether finished or not.
@@ -74,11 +72,10 @@ class WeightedPosterior(PosteriorDraws):
         self._target = model.at(target, last.beta)
         self._notes = list(target.notes)
         self._chain_name = self.chain_name
-        self._extended = 0
         self._set(last.q[:, None], last.log_weights[:, None], last)
 
     def _set(self, q: Tensor, log_weights: Tensor, last: Stage) -> None:
-        self._q, self.log_weights = q, log_weights
+        self._q = q
         rate = last.acceptance[:, None].expand(q.shape[:2])
         self._stats = {
             "log_weight": log_weights,
@@ -89,31 +86,39 @@ class WeightedPosterior(PosteriorDraws):
     # -- what the weights say -------------------------------------------------------
 
     @property
+    def log_weights(self) -> Tensor:
+        """Logarithms of the draws' weights, in the order of :meth:`get_samples`.
+
+        They sum to an unbiased estimate of the normaliser, `(particles * draws,)`.
+        """
+        return self._stats["log_weight"].flatten()
+
+    @property
     def log_z(self) -> float:
         """Logarithm of the normaliser, minus the free energy; in nats."""
-        return float(self.log_weights.flatten().logsumexp(0))
+        return float(self.log_weights.logsumexp(0))
 
     @property
     def tilt(self) -> Tensor:
-        """`beta` times the summed loss of each draw, `(particles, draws)`."""
-        return self._stats["tilt"]
+        """`beta` times the summed loss of each draw, `(particles * draws,)`."""
+        return self._stats["tilt"].flatten()
 
     @property
     def ess(self) -> float:
         """Effective number of particles."""
-        return float(ess(self.log_weights.logsumexp(1)))
+        return float(ess(self._stats["log_weight"].logsumexp(1)))
 
     @property
     def khat(self) -> float:
         """Tail of the weights; unreliable above 0.7."""
-        return khat(self.log_weights.logsumexp(1))
+        return khat(self._stats["log_weight"].logsumexp(1))
 
     @property
     def complexity(self) -> float:
         r"""Estimated divergence from the prior in nats, :math:`-\log Z - W(T)`."""
-        share = self.log_weights.flatten().softmax(0)
+        share = self.log_weights.softmax(0)
         alive = share > 0
-        mean = (share[alive] * self.tilt.flatten()[alive]).sum()
+        mean = (share[alive] * self.tilt[alive]).sum()
         return -self.log_z - float(mean)
 
     @property
@@ -189,7 +194,7 @@ class WeightedPosterior(PosteriorDraws):
                 )
             )
         q = self._positions().flatten(0, 1)
-        log_weights, tilt = self.log_weights.flatten(), self.tilt.flatten()
+        log_weights, tilt = self.log_weights, self.tilt
         alive = log_weights > -math.inf
         books = [torch.where(alive, log_weights + tilt, -math.inf)]
         positions, own = [q], [log_weights.log_softmax(0)]
@@ -270,7 +275,7 @@ class WeightedPosterior(PosteriorDraws):
         loss = torch.stack(losses, 1)
         log_weights = (last.log_weights[:, None] - math.log(steps)).expand_as(loss)
         log_weights = torch.where(loss.isfinite(), log_weights, -math.inf)
-        new._q, new.log_weights = torch.stack(kept, 1), log_weights
+        new._q = torch.stack(kept, 1)
         new.interrupted = interrupted
         new._stats = {
             "log_weight": log_weights,
@@ -296,11 +301,9 @@ class WeightedPosterior(PosteriorDraws):
         assert self._mover is not None
         loss = self._mover.loss(q.flatten(0, 1)).reshape(q.shape[:2])
         new._q = q
-        new.log_weights = (last.log_weights[:, None] - math.log(q.shape[1])).expand_as(
-            loss
-        )
+        log_weights = last.log_weights[:, None] - math.log(q.shape[1])
         new._stats = {
-            "log_weight": new.log_weights,
+            "log_weight": log_weights.expand_as(loss),
             "tilt": self.beta * loss,
             "acceptance_rate": torch.ones_like(loss),
         }
@@ -317,7 +320,7 @@ class WeightedPosterior(PosteriorDraws):
             Site to `(num_draws, *shape)`.
         """
         generator = torch.Generator().manual_seed(seed)
-        share = self.log_weights.flatten().softmax(0)
+        share = self.log_weights.softmax(0)
         rows = share.multinomial(num_draws, replacement=True, generator=generator)
         return self.target.constrain(self._positions().flatten(0, 1)[rows])
 
@@ -334,7 +337,7 @@ class WeightedPosterior(PosteriorDraws):
         """
         import pandas as pd
 
-        share = self.log_weights.flatten().softmax(0).cpu().numpy()
+        share = self.log_weights.softmax(0).cpu().numpy()
         rows = {}
         sites = self.target.constrain(self._positions().flatten(0, 1))
         for name, value in sites.items():
