@@ -76,6 +76,7 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedModelError",
     "UnsupportedOptimizerError",
+    "WorkerError",
     "explain",
     "require",
 ]
@@ -160,6 +161,10 @@ class UnsupportedError(PyroGeoError, NotImplementedError):
 
 class CheckpointError(PyroGeoError, OSError):
     """Stored draws or states cannot be written, read or continued."""
+
+
+class WorkerError(PyroGeoError, RuntimeError):
+    """Worker processes are lost faster than they finish tasks."""
 
 
 class PyroGeoWarning(UserWarning):

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_geo.errors import ShapeError, explain
+from pyro_geo.errors import ConfigurationError, ShapeError, explain
 
-__all__ = ["Labels", "label_group", "storable"]
+__all__ = ["Labels", "label_group", "plain_facts", "storable"]
 
 SAMPLE_DIMS = ("chain", "draw")
 
@@ -163,3 +163,36 @@ def _labels(
         fits = values is not None and values.shape == (size,)
         labels[name] = values if fits else np.arange(size)
     return labels
+
+
+def plain_facts(attrs: Mapping[str, object]) -> dict[str, str | int | float]:
+    """Turn facts into what a NetCDF file can hold and gives back unchanged.
+
+    Args:
+        attrs: texts and numbers by name.
+
+    Returns:
+        The same, without NumPy's types, truth values and integers beyond 64 bits.
+
+    Raises:
+        ConfigurationError: neither a text nor a number.
+    """
+    facts: dict[str, str | int | float] = {}
+    for name, value in attrs.items():
+        if isinstance(value, np.generic):
+            value = value.item()
+        if not isinstance(value, (str, int, float)):
+            raise ConfigurationError(
+                explain(
+                    "An attribute cannot be stored",
+                    f"attribute {name!r}",
+                    type(value).__name__,
+                    "a text or a number",
+                    "Leave it out, or write it as text, with `json.dumps` say.",
+                )
+            )
+        if isinstance(value, int):
+            value = int(value)  # True and False too
+            value = value if -(2**63) <= value < 2**63 else str(value)
+        facts[name] = value
+    return facts

@@ -13,7 +13,7 @@ import numpy as np
 
 import pyro_geo
 from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
-from pyro_geo.io._names import SAMPLE_DIMS, label_group, storable
+from pyro_geo.io._names import SAMPLE_DIMS, label_group, plain_facts, storable
 from pyro_geo.io._rhat import nested_r_hat
 from pyro_geo.io._summary import get_group, import_arviz, major_version, summary
 
@@ -107,7 +107,7 @@ def to_arviz(
     stored, changed = _rename(groups, dims or {})
     _check_samples(stored)
     common = {"created_at": datetime.now(UTC).isoformat()}
-    facts = _attributes({"inference_library": "pyro_geo", **(attrs or {})})
+    facts = plain_facts({"inference_library": "pyro_geo", **(attrs or {})})
     facts.setdefault("inference_library_version", pyro_geo.__version__)
     if changed:
         facts["renamed"] = ", ".join(changed)
@@ -200,26 +200,3 @@ def _sample_coords(
         return {}
     lead = next(iter(arrays.values())).shape[:2]
     return {n: np.arange(size) for n, size in zip(SAMPLE_DIMS, lead, strict=True)}
-
-
-def _attributes(attrs: Mapping[str, object]) -> dict[str, str | int | float]:
-    """Turn facts into what a NetCDF file can hold and gives back unchanged."""
-    facts: dict[str, str | int | float] = {}
-    for name, value in attrs.items():
-        if isinstance(value, np.generic):
-            value = value.item()
-        if not isinstance(value, (str, int, float)):
-            raise ConfigurationError(
-                explain(
-                    "An attribute cannot be stored",
-                    f"attribute {name!r}",
-                    type(value).__name__,
-                    "a text or a number",
-                    "Leave it out, or write it as text, with `json.dumps` say.",
-                )
-            )
-        if isinstance(value, int):
-            value = int(value)  # True and False too
-            value = value if -(2**63) <= value < 2**63 else str(value)
-        facts[name] = value
-    return facts

@@ -1,0 +1,149 @@
+"""Groups and arrays of a store; zarr makes their metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyro_geo.io._names import Labels, label_group, storable
+
+__all__ = [
+    "ATTRIBUTED",
+    "DRAW_CHUNK",
+    "Variable",
+    "consolidated",
+    "make_data",
+    "make_sampled",
+]
+
+DRAW_CHUNK = 1024  # of the coordinate that counts draws
+_CHUNK_BYTES = 1 << 24  # of the largest chunk of draws
+ATTRIBUTED = ("posterior", "sample_stats")
+
+
+class Variable(NamedTuple):
+    """What a store keeps of each draw.
+
+    Attributes:
+        group: of ArviZ.
+        name: within the group.
+        shape: of one draw.
+        dtype: of its numbers.
+    """
+
+    group: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def consolidated(path: Path) -> dict[str, Any]:
+    """Collect the metadata of all nodes in that of the root."""
+    root = json.loads((path / "zarr.json").read_bytes())
+    nodes = {
+        file.parent.relative_to(path).as_posix(): json.loads(file.read_bytes())
+        for file in sorted(path.rglob("zarr.json"))
+        if file.parent != path
+    }
+    root["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": nodes,
+    }
+    return root
+
+
+def make_sampled(
+    root: Any,
+    variables: Sequence[Variable],
+    num_chains: int,
+    num_draws: int,
+    chunk: tuple[int, int],
+    labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Make groups of arrays of draws, their metadata by zarr."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for variable in variables:
+        shape = (num_chains, num_draws, *variable.shape)
+        empty = np.broadcast_to(np.zeros((), variable.dtype), shape)
+        groups.setdefault(variable.group, {})[storable(variable.name)] = empty
+    for name, arrays in groups.items():
+        labels = _labels(name, arrays, labelled, sampled=True)
+        attributes = dict(facts) if name in ATTRIBUTED else {}
+        group = root.create_group(name, attributes=attributes, overwrite=True)
+        for key, array in arrays.items():
+            event = _event_chunk(array.shape[2:], array.dtype.itemsize, chunk)
+            _make_array(group, key, array, labels.dims[key], (*chunk, *event))
+        _make_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
+        for key, values in {"chain": np.arange(num_chains), **labels.coords}.items():
+            _make_array(group, key, values, (key,), values.shape)[...] = values
+
+
+def make_data(
+    root: Any,
+    data: Mapping[str, np.ndarray],
+    labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> None:
+    """Make the group of observed data, filled."""
+    arrays = {storable(name): np.asarray(array) for name, array in data.items()}
+    labels = _labels("observed_data", arrays, labelled, sampled=False)
+    group = root.create_group("observed_data")
+    for key, array in arrays.items():
+        _make_array(group, key, array, labels.dims[key], array.shape)[...] = array
+    for key, values in labels.coords.items():
+        _make_array(group, key, values, (key,), values.shape)[...] = values
+
+
+def _labels(
+    group: str,
+    arrays: Mapping[str, np.ndarray],
+    labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
+    *,
+    sampled: bool,
+) -> Labels:
+    dims, coords = labelled
+    return label_group(
+        group,
+        arrays,
+        {storable(site): names for site, names in dims.items()},
+        coords,
+        sampled=sampled,
+        cut=False,
+        new_data=False,
+    )
+
+
+def _make_array(
+    group: Any,
+    name: str,
+    array: np.ndarray,
+    dims: tuple[str, ...],
+    chunks: tuple[int, ...],
+) -> Any:
+    return group.create_array(
+        name,
+        shape=array.shape,
+        chunks=tuple(max(1, size) for size in chunks),
+        dtype=array.dtype,
+        compressors=None,
+        fill_value=np.nan if array.dtype.kind == "f" else 0,
+        dimension_names=dims,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _event_chunk(
+    event: tuple[int, ...], itemsize: int, chunk: tuple[int, int]
+) -> tuple[int, ...]:
+    """Cut large draws so that a chunk can be read alone."""
+    most = max(1, _CHUNK_BYTES // (itemsize * chunk[0] * chunk[1]))
+    sizes = list(event)
+    for axis, size in enumerate(sizes):
+        rest = int(np.prod(sizes[axis + 1 :], dtype=int))
+        sizes[axis] = min(size, max(1, most // max(1, rest)))
+    return tuple(sizes)

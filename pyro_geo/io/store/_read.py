@@ -1,0 +1,71 @@
+"""A run's store as everybody else sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyro_geo.io._summary import import_arviz, major_version
+from pyro_geo.io.store._folder import HEADER, read_root
+
+if TYPE_CHECKING:
+    from pyro_geo.io._summary import ArvizData
+
+__all__ = ["check_run", "open_run"]
+
+
+def open_run(path: str | os.PathLike[str]) -> ArvizData:
+    """Open the draws of a run, finished or not, without loading them.
+
+    What is read is the run at its last commit; open it again to see more. Arrays are
+    Dask's where Dask is installed, and are loaded when they are used otherwise.
+
+    Args:
+        path: the folder that a run was given as `store`.
+
+    Returns:
+        An `InferenceData` under ArviZ 0.23, a `DataTree` under 1.x. A folder that is
+        not a store is a :class:`~pyro_geo.errors.CheckpointError`.
+
+    Example:
+        >>> import tempfile
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_geo.infer import HMC, MCMC
+        >>> from pyro_geo.io.arviz import get_group
+        >>> def model():
+        ...     pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/run.zarr"
+        ...     options = {"store": path, "progress_bar": False}
+        ...     fit = MCMC(HMC(model), 100, 100, 4, seed=1, **options).run()
+        ...     print(dict(get_group(open_run(path), "posterior")["mean"].sizes))
+        {'chain': 4, 'draw': 100}
+    """
+    import xarray as xr
+
+    path = Path(path)
+    read_root(path)
+    tree: Any = xr.open_datatree(
+        path,
+        engine="zarr",
+        consolidated=True,
+        chunks={} if importlib.util.find_spec("dask") else None,
+    )
+    if major_version() >= 1:
+        return tree
+    return import_arviz().InferenceData.from_datatree(tree)
+
+
+def check_run(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tell how far the run of a store is.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        What the run has recorded of itself: `num_draws`, `planned_draws`,
+        `finished`, its settings and more.
+    """
+    return dict(read_root(Path(path))["attributes"][HEADER])

@@ -1,0 +1,479 @@
+"""A run's store as its one writer sees it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import filelock
+import numpy as np
+
+import pyro_geo
+from pyro_geo.errors import CheckpointError, explain
+from pyro_geo.io._names import SAMPLE_DIMS, storable
+from pyro_geo.io.store._chunks import ChunkedArray, replace_file
+from pyro_geo.io.store._folder import (
+    HEADER,
+    damaged,
+    read_root,
+    refuse_occupied,
+    take,
+    unwritable,
+)
+from pyro_geo.io.store._layout import (
+    ATTRIBUTED,
+    DRAW_CHUNK,
+    Variable,
+    consolidated,
+    make_data,
+    make_sampled,
+)
+
+__all__ = ["FORMAT", "RunStore", "Snapshot"]
+
+FORMAT = 1
+_STATES = ".state"
+_DOC = "doc"  # member of a state's file that describes the others
+
+
+class Snapshot(NamedTuple):
+    """A state, as JSON and arrays.
+
+    Attributes:
+        doc: describes it; arrays go by name.
+        arrays: those that no earlier commit holds, `"{commit}.{number}"`.
+        commits: earlier ones that hold arrays it still needs.
+    """
+
+    doc: Any
+    arrays: Mapping[str, np.ndarray]
+    commits: frozenset[int]
+
+
+class RunStore:
+    """The store of one run, open for writing; nobody else can open it meanwhile.
+
+    Args:
+        path: the folder.
+        root: content of its root `zarr.json`.
+        lock: held until :meth:`close`.
+
+    Example:
+        >>> import tempfile
+        >>> weights = Variable("posterior", "w", (3,), np.dtype(float))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = RunStore.create(
+        ...         f"{folder}/run.zarr",
+        ...         [weights],
+        ...         num_chains=4,
+        ...         num_draws=100,
+        ...         chunk=(4, 50),
+        ...     )
+        ...     store.write("posterior", "w", 0, 0, np.ones((4, 50, 3)))
+        ...     store.commit(50, Snapshot({"step": 1}, {}, frozenset()))
+        ...     store.close()
+        ...     store = RunStore.open(f"{folder}/run.zarr")
+        ...     print(store.num_draws, store.load()[0])
+        ...     store.close()
+        50 {'step': 1}
+    """
+
+    def __init__(
+        self, path: Path, root: dict[str, Any], lock: filelock.FileLock
+    ) -> None:
+        self.path = path
+        self._root = root
+        self._lock: filelock.FileLock | None = lock
+        self._set_arrays()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        variables: Sequence[Variable],
+        *,
+        num_chains: int,
+        num_draws: int,
+        chunk: tuple[int, int],
+        state: Snapshot | None = None,
+        data: Mapping[str, np.ndarray] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
+        coords: Mapping[str, Sequence[object] | np.ndarray] | None = None,
+        header: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make a store without draws; it appears whole or not at all.
+
+        Args:
+            path: the folder; it must not exist, or be empty.
+            variables: what it will keep of each draw.
+            num_chains: chains.
+            num_draws: draws of each chain that are planned.
+            chunk: chains and draws in one chunk.
+            state: what the run begins from; the first commit.
+            data: observed data by name.
+            dims: names of axes, as in :func:`~pyro_geo.io.arviz.to_arviz`.
+            coords: labels of axes, likewise.
+            header: what else the run must know of itself when it goes on; JSON.
+            facts: attributes of the posterior and of the statistics.
+
+        Returns:
+            The store, open.
+
+        Raises:
+            CheckpointError: there is something at the path, or no place for it.
+        """
+        path = Path(path)
+        refuse_occupied(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(".part", f".{path.name}.", path.parent))
+        except OSError as reason:
+            raise CheckpointError(unwritable(path, reason)) from reason
+        try:
+            import zarr
+
+            root = zarr.create_group(
+                part,
+                attributes={
+                    HEADER: {
+                        "format": FORMAT,
+                        "version": pyro_geo.__version__,
+                        "commit": -1,
+                        "num_draws": 0,
+                        "planned_draws": num_draws,
+                        "chunk": chunk,
+                        "finished": False,
+                        **(header or {}),
+                    }
+                },
+                overwrite=True,
+            )
+            labelled = (dims or {}, coords or {})
+            make_sampled(
+                root, variables, num_chains, num_draws, chunk, labelled, facts or {}
+            )
+            if data:
+                make_data(root, data, labelled)
+            lock = take(part)
+            store = cls(part, consolidated(part), lock)
+            store._number_draws(num_draws)
+            store.commit(0, state or Snapshot(None, {}, frozenset()))
+            part.chmod(0o777 & ~_umask())
+            refuse_occupied(path)
+            part.replace(path)
+        except BaseException as reason:
+            shutil.rmtree(part, ignore_errors=True)
+            if isinstance(reason, OSError) and not isinstance(reason, CheckpointError):
+                raise CheckpointError(unwritable(path, reason)) from reason
+            raise
+        store.path = path
+        return cls(path, store._root, lock)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a store to go on with its run.
+
+        Args:
+            path: the folder.
+
+        Returns:
+            The store, open.
+
+        Raises:
+            CheckpointError: it is not there, is no store of ours, is of another
+                version, is damaged, or another process writes to it.
+        """
+        path = Path(path)
+        read_root(path)
+        lock = take(path)
+        store = cls(path, read_root(path), lock)  # again, now that nobody writes
+        try:
+            store._check_version()
+            store.check()
+        except CheckpointError:
+            store.close()
+            raise
+        return store
+
+    # -- what is there ----------------------------------------------------------------
+
+    @property
+    def bytes_per_draw(self) -> int:
+        """Size of one draw of all chains."""
+        return sum(
+            array.dtype.itemsize
+            * int(np.prod(self._metadata[key]["shape"][2:], dtype=int))
+            * self._metadata[key]["shape"][0]
+            for key, array in self._arrays.items()
+            if array.dims[:2] == SAMPLE_DIMS
+        )
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the run knows of itself."""
+        return self._root["attributes"][HEADER]
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each chain that are committed."""
+        return self.header["num_draws"]
+
+    @property
+    def commits(self) -> int:
+        """Number that the next commit will have."""
+        return self.header["commit"] + 1
+
+    def read(
+        self, group: str, names: Sequence[str], draws: slice = slice(None)
+    ) -> dict[str, np.ndarray]:
+        """Read committed draws of one group.
+
+        Args:
+            group: its name.
+            names: of its variables.
+            draws: which of them to read.
+
+        Returns:
+            Name to `(chains, draws, *shape)`.
+        """
+        import zarr
+
+        root: Any = zarr.open_group(self.path, mode="r", use_consolidated=True)
+        return {
+            name: np.asarray(root[f"{group}/{storable(name)}"][:, draws])
+            for name in names
+        }
+
+    def load(self) -> tuple[Any, dict[str, np.ndarray]]:
+        """Load the state of the last commit; nothing in it can execute code.
+
+        Returns:
+            The document and the arrays it names. Where a file is damaged, a
+            :class:`~pyro_geo.errors.CheckpointError` says which.
+
+        """
+        last = self.header["commit"]
+        arrays = _load_arrays(self._state(last))
+        doc = json.loads(arrays.pop(_DOC).tobytes())
+        for commit in doc["commits"]:
+            arrays |= _load_arrays(self._state(commit))
+        arrays.pop(_DOC, None)
+        return doc["doc"], arrays
+
+    def check(self) -> None:
+        """Make sure that every committed chunk is there.
+
+        Raises:
+            CheckpointError: a chunk is missing or has the wrong size.
+        """
+        for key, array in self._arrays.items():
+            shape = tuple(self._metadata[key]["shape"])
+            if (file := array.damaged(shape)) is not None:
+                raise CheckpointError(damaged(file, "a missing or truncated chunk"))
+
+    # -- writing -------------------------------------------------------------------
+
+    def write(
+        self, group: str, name: str, chain: int, draw: int, values: np.ndarray
+    ) -> None:
+        """Write draws that do not count before the next commit.
+
+        Args:
+            group: of ArviZ.
+            name: of a variable.
+            chain: index of the first chain.
+            draw: index of the first draw.
+            values: `(chains, draws, *shape)`.
+        """
+        start = (chain, draw, *[0] * (values.ndim - 2))
+        self._arrays[f"{group}/{storable(name)}"].write(start, values)
+
+    def commit(
+        self,
+        num_draws: int,
+        state: Snapshot,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        finished: bool = False,
+    ) -> None:
+        """Make everything written so far count, in one step.
+
+        Args:
+            num_draws: draws of each chain that are finished.
+            state: what the run goes on from.
+            facts: attributes of the posterior and of the statistics that changed.
+            finished: whether the run is complete.
+        """
+        commit = self.commits
+        doc = {"doc": state.doc, "commits": sorted(state.commits)}
+        content = io.BytesIO()
+        text = np.frombuffer(json.dumps(doc).encode(), np.uint8)
+        np.savez(content, **{_DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
+        replace_file(self._state(commit), content.getbuffer())
+        # the old header stays what it is if the replacement fails
+        root = dict(self._root)
+        header = self.header | {
+            "commit": commit,
+            "num_draws": num_draws,
+            "finished": finished,
+        }
+        root["attributes"] = {**root["attributes"], HEADER: header}
+        before, self._root = self._root, root
+        try:
+            self._set_sizes(num_draws, facts or {})
+            self._write_root()
+        except BaseException:
+            self._root = before
+            raise
+        self._forget({commit, *state.commits})
+
+    def add(
+        self,
+        variables: Sequence[Variable],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make room for variables in a group that is not there yet.
+
+        They can be written at once, and be read from the next commit on.
+
+        Args:
+            variables: of groups that the store does not have.
+            facts: attributes of their group.
+        """
+        import zarr
+
+        chains = self._metadata["posterior/chain"]["shape"][0]
+        planned = self.header["planned_draws"]
+        chunk = tuple(self.header["chunk"])
+        root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        make_sampled(root, variables, chains, planned, chunk, ({}, {}), facts or {})
+        nodes = consolidated(self.path)["consolidated_metadata"]["metadata"]
+        groups = {variable.group for variable in variables}
+        for key, node in nodes.items():
+            if key.split("/")[0] in groups:
+                self._metadata[key] = node
+        self._set_arrays()
+        self._number_draws(planned)
+        self._set_sizes(self.num_draws)
+
+    def has(self, group: str) -> bool:
+        """Whether there is such a group."""
+        return group in self._metadata
+
+    def plan(self, num_draws: int) -> None:
+        """Make room for another number of draws; the committed ones stay as they are.
+
+        Args:
+            num_draws: planned draws of each chain.
+        """
+        import zarr
+
+        for key, array in self._arrays.items():
+            if "draw" in array.dims:
+                shape = [
+                    num_draws if name == "draw" else size
+                    for name, size in zip(
+                        array.dims, self._metadata[key]["shape"], strict=True
+                    )
+                ]
+                zarr.open_array(self.path / key, mode="r+").resize(tuple(shape))
+        self._number_draws(num_draws)
+        self.header["planned_draws"] = num_draws
+
+    def close(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # who gets a copy can read, but not write
+        return {**self.__dict__, "_lock": None}
+
+    # -- inside --------------------------------------------------------------------
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        return self._root["consolidated_metadata"]["metadata"]
+
+    def _set_arrays(self) -> None:
+        self._arrays = {
+            key: ChunkedArray(self.path / key, metadata)
+            for key, metadata in self._metadata.items()
+            if metadata["node_type"] == "array"
+        }
+
+    def _state(self, commit: int) -> Path:
+        return self.path / _STATES / f"{commit}.npz"
+
+    def _set_sizes(
+        self, num_draws: int, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say how many draws count, in a copy of the metadata."""
+        metadata = {}
+        for key, node in self._metadata.items():
+            if key in self._arrays and "draw" in self._arrays[key].dims:
+                axis = self._arrays[key].dims.index("draw")
+                shape = list(node["shape"])
+                shape[axis] = num_draws
+                node = {**node, "shape": shape}
+            elif key in ATTRIBUTED and facts:
+                node = {**node, "attributes": {**node["attributes"], **facts}}
+            metadata[key] = node
+        consolidated = {**self._root["consolidated_metadata"], "metadata": metadata}
+        self._root["consolidated_metadata"] = consolidated
+
+    def _write_root(self) -> None:
+        replace_file(self.path / "zarr.json", json.dumps(self._root).encode())
+
+    def _number_draws(self, num_draws: int) -> None:
+        """Number draws ahead, in whole chunks: only their count has to change then."""
+        ahead = np.arange(-(-num_draws // DRAW_CHUNK) * DRAW_CHUNK)
+        for array in self._arrays.values():
+            if array.dims == ("draw",):
+                array.write((0,), ahead)
+
+    def _forget(self, commits: Iterable[int]) -> None:
+        """Remove states that nothing needs any more."""
+        needed = {self._state(commit).name for commit in commits}
+        for file in self._state(0).parent.iterdir():
+            if file.name not in needed:
+                file.unlink(missing_ok=True)
+
+    def _check_version(self) -> None:
+        found = (self.header.get("format"), self.header.get("version"))
+        expected = (FORMAT, pyro_geo.__version__)
+        if found != expected:
+            raise CheckpointError(
+                explain(
+                    "the store is of another version",
+                    where=f"store {self.path}",
+                    found=f"format {found[0]}, pyro_geo {found[1]}",
+                    expected=f"format {expected[0]}, pyro_geo {expected[1]}",
+                    todo="Go on with the version that began it; its draws can be read.",
+                )
+            )
+
+
+def _load_arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        # opened here: NumPy leaves what it cannot read open
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+        raise CheckpointError(
+            damaged(file, f"{type(reason).__name__}: {reason}")
+        ) from reason
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
