@@ -5,5 +5,10 @@ functions that need them.
 
 Modules:
     arviz: NumPy draws to ArviZ objects, and the summary table.
-    report: a one-file HTML report.
+    reports: a one-file HTML report.
+    store: a folder of draws that a run leaves behind as it goes.
 """
+
+from pyro_geo.io.reports import report
+
+__all__ = ["report"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["get_group", "import_arviz", "major_version", "quiet", "summary"]
 
+_PIECE = 1 << 29  # bytes of draws tabulated at once
+
 
 def import_arviz() -> "ModuleType":
     """Import ArviZ without its announcement of the next major version.
@@ -95,6 +97,8 @@ def summary(
     :func:`nested_r_hat`, which can be trusted where each chain is short. It is left
     out where `num_chains`, an attribute too, says that chains are missing.
 
+    Draws of a dataset opened lazily are loaded part by part, 512 MB at a time.
+
     Args:
         idata: a result of :func:`to_arviz`, or the dataset of its posterior.
         var_names: the sites to tabulate; all of them by default.
@@ -116,6 +120,7 @@ def summary(
         >>> bool(table.loc["w", "r_hat"] < 1.05), table.attrs["r_hat"]
         (True, 'one chain, cut in four')
     """
+    import pandas as pd
     import xarray as xr
 
     if not 0 < interval < 1:
@@ -136,6 +141,39 @@ def summary(
         )
     if var_names is not None:
         posterior = posterior[list(var_names)]
+    pieces = [_table(piece, interval) for piece in _pieces(posterior)]
+    table = pieces[0]
+    if len(pieces) > 1:
+        table = pd.concat(pieces)
+        table.attrs = pieces[0].attrs
+    return table if round_to is None else table.round(round_to)
+
+
+def _pieces(posterior: "xr.Dataset") -> "Iterator[xr.Dataset]":
+    """Cut draws that are many into parts that fit into memory, in the table's order."""
+    if posterior.nbytes <= _PIECE:
+        yield posterior.compute()
+        return
+    if len(posterior.data_vars) > 1:
+        for name in posterior.data_vars:
+            yield from _pieces(posterior[[name]])
+        return
+    (array,) = posterior.data_vars.values()
+    axis = next((d for d in array.dims[2:] if array.sizes[d] > 1), None)
+    if axis is None:
+        yield posterior.compute()
+        return
+    size = array.sizes[axis]
+    step = max(1, _PIECE * size // posterior.nbytes)
+    for first in range(0, size, step):
+        part = posterior.isel({axis: slice(first, first + step)})
+        if step > 1 or array.ndim == 3:
+            yield part.compute()
+        else:
+            yield from _pieces(part)
+
+
+def _table(posterior: "xr.Dataset", interval: float) -> "pd.DataFrame":
     arviz = import_arviz()
     level = "ci_prob" if major_version() >= 1 else "hdi_prob"
     options: dict[str, Any] = {"round_to": "none", level: interval}
@@ -152,7 +190,7 @@ def summary(
                 for array in posterior.data_vars.values()
             ]
         )
-    return table if round_to is None else table.round(round_to)
+    return table
 
 
 def _superchains(posterior: "xr.Dataset") -> int:

@@ -28,6 +28,7 @@ from pyro_geo.infer.mcmc._runner import MCMC
 from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.io._summary import get_group
 from pyro_geo.target import Rung, Target
+from pyro_geo.testing._resume import check_resume
 
 __all__ = [
     "CHECKS",
@@ -41,6 +42,7 @@ __all__ = [
     "check_output",
     "check_pickle",
     "check_repeat",
+    "check_resume",
     "check_rungs",
     "check_seed",
     "check_site_order",
@@ -366,6 +368,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_site_order,
     check_groups,
     check_repeat,
+    check_resume,
     check_inputs,
     check_global_state,
     check_pickle,

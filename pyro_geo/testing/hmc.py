@@ -144,6 +144,7 @@ class FixedHMC:
     stats = ("lp", "energy", "energy_error", "acceptance_rate", "n_steps", "diverging")
     citations = ()
     chain_name: str = "chain"
+    state_type: Any = HMCState
     max_lanes: int | None = None
 
     def __init__(
@@ -164,6 +165,10 @@ class FixedHMC:
     ) -> Target:
         """Turn the model and its arguments into a density."""
         return target_of(self.model, *args, dtype=dtype, **kwargs)
+
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
+        """Evaluate the density, `(draws,)` at `q` of `(draws, dim)`."""
+        return target.log_prob(q)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """Burn in as long as Pyro does."""

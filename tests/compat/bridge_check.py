@@ -19,7 +19,7 @@ from pyro_geo.io.arviz import (
     summary,
     to_arviz,
 )
-from pyro_geo.io.report import write_report
+from pyro_geo.io.reports import write_report
 
 ATTRS = {"seed": 7, "rung": "compiled", "seconds": 1.25, "superchains": 4}
 SCHOOLS = ["a", "b", "c"]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from pyro import poutine
 
-import pyro_geo.infer.mcmc._runner as runner
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -19,6 +18,7 @@ from pyro_geo.errors import (
     ModelError,
 )
 from pyro_geo.infer import DIMS, MCMC, Noise
+from pyro_geo.infer.mcmc import _rounds
 from pyro_geo.io._summary import get_group
 from pyro_geo.target import Target, _ladder
 from pyro_geo.testing.gates import check_gaussian
@@ -410,7 +410,7 @@ def test_auto_goes_up_at_a_block_boundary(target, monkeypatch):
         return graph
 
     monkeypatch.setattr(_ladder, "compile_graph", pretend)
-    monkeypatch.setattr(runner, "AUTO_COMPILE_STEPS", 50)
+    monkeypatch.setattr(_rounds, "AUTO_COMPILE_STEPS", 50)
     fresh = Target.from_model(effects, Y, dtype=torch.float64)
     rungs = []
 

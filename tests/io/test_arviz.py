@@ -298,7 +298,7 @@ def in_a_process(code, **environment):
 def test_importing_the_modules_loads_nothing_heavy():
     code = """
 import sys
-import pyro_geo.io.arviz, pyro_geo.io.report
+import pyro_geo.io.arviz, pyro_geo.io.reports
 heavy = {"torch", "pyro", "arviz", "xarray", "pandas", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """

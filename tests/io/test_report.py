@@ -18,7 +18,7 @@ from pyro_geo.io._report.components import choose, split_rhat
 from pyro_geo.io._report.html import show
 from pyro_geo.io._report.posterior import component_table, principal_plane
 from pyro_geo.io.arviz import get_group, import_arviz, to_arviz
-from pyro_geo.io.report import write_report
+from pyro_geo.io.reports import write_report
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 from pyro_geo.io._report.stats import energy_fractions
 from pyro_geo.io._summary import major_version
 from pyro_geo.io.arviz import import_arviz, to_arviz
-from pyro_geo.io.report import write_report
+from pyro_geo.io.reports import write_report
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyro_geo.infer.gibbs.posterior import WeightedPosterior
-    from pyro_geo.io.report import Curves
+    from pyro_geo.io.reports import Curves
 
 __all__ = ["CertificateReport", "certificate_report"]
 
@@ -153,7 +153,7 @@ def _ladder(
 
 
 def _curves(ladder: pd.DataFrame, n: int) -> tuple[Curves, ...]:
-    from pyro_geo.io.report import Curves
+    from pyro_geo.io.reports import Curves
 
     beta = ladder["beta"].tolist()
     lines = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from pyro_geo.infer.gibbs.path import Mover, Plan, Stage, some
+from pyro_geo.infer.gibbs.path import Balance, Mover, Plan, Stage, Walk, some
 from pyro_geo.ops.weights import ess
 from pyro_geo.target import Target
 
@@ -16,12 +16,8 @@ __all__ = ["walk"]
 
 
 def walk(
-    mover: Mover,
-    plan: Plan,
-    q: Tensor,
-    generator: torch.Generator,
-    keep: Callable[[Stage], None],
-) -> None:
+    mover: Mover, plan: Plan, path: Walk, generator: torch.Generator
+) -> Iterator[Walk]:
     r"""Follow the plan by Langevin steps that nothing rejects.
 
     With :math:`f` the normal density of a step and :math:`b` that of the step back,
@@ -39,21 +35,27 @@ def walk(
         mover: of the model.
         plan: temperatures, step sizes and scales; a stage makes as many steps as its
             moves have leapfrog steps.
-        q: draws from the prior, `(particles, dim)`.
+        path: where it is.
         generator: randomness.
-        keep: takes each finished stage.
+
+    Yields:
+        Where it is after each stage.
 
     References:
         Nilmeier et al. (2011), Nonequilibrium candidate Monte Carlo, for the weights;
         Wu, Kohler & Noe (2020), Stochastic normalizing flows, 2002.06707.
     """
-    start = mover.log_prior(q)
-    work = torch.zeros_like(start)
-    dead = torch.zeros(len(q), dtype=torch.bool, device=q.device)
+    q = path.q
+    if path.balance is None:
+        start = mover.log_prior(q)
+        work = torch.zeros_like(start)
+        dead = torch.zeros(len(q), dtype=torch.bool, device=q.device)
+    else:
+        start, work, dead = path.balance
     count = plan.moves * plan.num_leapfrog
-    for beta, step_size, scale in zip(
-        plan.betas, plan.step_sizes, plan.scales, strict=True
-    ):
+    for index in range(path.done, len(plan.betas)):
+        beta, step_size = plan.betas[index], plan.step_sizes[index]
+        scale = plan.scales[index]
         target = mover.model.at(mover.target, beta)
         width = 0.5 * step_size * scale  # nothing corrects a step that is too long
         drift = _drift(target, q, width)
@@ -75,7 +77,8 @@ def walk(
         some(log_weights, f"beta {beta:.3g}")
         rate = torch.ones_like(loss)
         effective = float(ess(log_weights))
-        keep(Stage(beta, q, log_weights, loss, rate, effective, False, killed))
+        stage = Stage(beta, q, log_weights, loss, rate, effective, False, killed)
+        yield Walk(q, index + 1, stage, Balance(start, work, dead))
 
 
 def _drift(target: Target, q: Tensor, width: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,18 @@ from pyro_geo.infer.mcmc.hmc.transition import Chains, Stepper
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 from pyro_geo.target import Target
 
-__all__ = ["Move", "Mover", "Plan", "Stage", "anneal", "make_plan", "some"]
+__all__ = [
+    "Balance",
+    "Move",
+    "Mover",
+    "Pilot",
+    "Plan",
+    "Stage",
+    "Walk",
+    "anneal",
+    "scout",
+    "some",
+]
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
 _MOST_STAGES = 2_000
@@ -86,6 +97,86 @@ class Move(NamedTuple):
     q: Tensor
     loss: Tensor
     acceptance: Tensor
+
+
+class Pilot(NamedTuple):
+    """Where the pilot is between two temperatures.
+
+    Attributes:
+        q: positions of its particles, `(particles, dim)`.
+        step_size: to go on with.
+        smallest: least scale of each direction, `(dim,)`.
+        betas: inverse temperatures so far.
+        step_sizes: for each of them.
+        scales: for each of them, `(dim,)`.
+    """
+
+    q: Tensor
+    step_size: float
+    smallest: Tensor
+    betas: tuple[float, ...] = ()
+    step_sizes: tuple[float, ...] = ()
+    scales: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def begin(cls, q: Tensor) -> Pilot:
+        """Start with draws from the prior, `(particles, dim)`."""
+        return cls(q, 0.5 / q.shape[1] ** 0.25, _SMALLEST * q.std(0))
+
+    @property
+    def beta(self) -> float:
+        """Inverse temperature that it has reached."""
+        return self.betas[-1] if self.betas else 0.0
+
+    def plan(self, num_leapfrog: int, moves: int, ess_threshold: float) -> Plan:
+        """Write down how to walk where it has walked.
+
+        Args:
+            num_leapfrog: steps of one move.
+            moves: of each stage of the run.
+            ess_threshold: of the run.
+
+        Returns:
+            The plan.
+        """
+        return Plan(
+            self.betas,
+            self.step_sizes,
+            torch.stack(self.scales),
+            num_leapfrog,
+            moves,
+            ess_threshold,
+        )
+
+
+class Balance(NamedTuple):
+    """What the weights of uncorrected steps are made of.
+
+    Attributes:
+        start: log-density of the prior where the particles began, `(particles,)`.
+        work: log-density of all steps back minus that of the steps, `(particles,)`.
+        dead: particles that were dropped, `(particles,)`.
+    """
+
+    start: Tensor
+    work: Tensor
+    dead: Tensor
+
+
+class Walk(NamedTuple):
+    """Where a path is between two stages.
+
+    Attributes:
+        q: positions, `(particles, dim)`; draws from the prior at first.
+        done: stages behind it.
+        stage: the last of them.
+        balance: of uncorrected steps.
+    """
+
+    q: Tensor
+    done: int = 0
+    stage: Stage | None = None
+    balance: Balance | None = None
 
 
 class Mover:
@@ -199,46 +290,38 @@ class Mover:
         return torch.cat(parts)[:count]
 
 
-def make_plan(
+def scout(
     mover: Mover,
-    q: Tensor,
+    pilot: Pilot,
     ends: Sequence[float],
     *,
     cess: float,
     target_accept_prob: float,
-    moves: int,
-    ess_threshold: float,
     generator: torch.Generator,
-) -> Plan:
-    """Walk the path with a pilot, and write down how.
+) -> Iterator[Pilot]:
+    """Walk the path with a pilot.
 
     The pilot adapts to its own particles, which a certified run may not do; its draws
     are thrown away.
 
     Args:
         mover: makes the moves.
-        q: draws from the prior, `(particles, dim)`.
+        pilot: where it is.
         ends: inverse temperatures that must be among the stages, rising.
         cess: conditional effective size of each step to the next temperature.
         target_accept_prob: acceptance rate that step sizes are adapted to.
-        moves: of each stage of the run.
-        ess_threshold: of the run.
         generator: randomness.
 
-    Returns:
-        The plan.
+    Yields:
+        The pilot after each temperature.
 
     Raises:
         ConfigurationError: no end of the path in sight.
     """
-    loss, beta = mover.loss(q), 0.0
-    step_size = 0.5 / q.shape[1] ** 0.25
-    smallest = _SMALLEST * q.std(0)
-    betas: list[float] = []
-    steps: list[float] = []
-    scales: list[Tensor] = []
+    q, step_size, smallest = pilot.q, pilot.step_size, pilot.smallest
+    loss = mover.loss(q)
     flat = torch.zeros_like(loss)
-    while beta < ends[-1]:
+    while (beta := pilot.beta) < ends[-1]:
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
         some(alive, "the pilot")
@@ -253,37 +336,30 @@ def make_plan(
         for _ in range(_TRIES):
             q, loss, rate = mover.move(q, new, step_size, scale, 1, generator)
             step_size *= math.exp(float(rate.mean()) - target_accept_prob)
-        betas.append(new)
-        steps.append(step_size)
-        scales.append(scale)
-        beta = new
-        if len(betas) > _MOST_STAGES:
+        pilot = Pilot(
+            q,
+            step_size,
+            smallest,
+            (*pilot.betas, new),
+            (*pilot.step_sizes, step_size),
+            (*pilot.scales, scale),
+        )
+        if len(pilot.betas) > _MOST_STAGES:
             raise ConfigurationError(
                 explain(
                     "the path of temperatures does not end",
-                    where=f"the pilot, at beta {beta:.3g} of {ends[-1]:g}",
-                    found=f"{len(betas)} stages",
+                    where=f"the pilot, at beta {new:.3g} of {ends[-1]:g}",
+                    found=f"{len(pilot.betas)} stages",
                     expected=f"at most {_MOST_STAGES}",
                     todo="Lower cess or betas, or scale the loss.",
                 )
             )
-    return Plan(
-        tuple(betas),
-        tuple(steps),
-        torch.stack(scales),
-        mover.num_leapfrog,
-        moves,
-        ess_threshold,
-    )
+        yield pilot
 
 
 def anneal(
-    mover: Mover,
-    plan: Plan,
-    q: Tensor,
-    generator: torch.Generator,
-    keep: Callable[[Stage], None],
-) -> None:
+    mover: Mover, plan: Plan, walk: Walk, generator: torch.Generator
+) -> Iterator[Walk]:
     """Walk the path as planned: reweigh, resample where that is due, move.
 
     Nothing here depends on the particles but the weights and when they are resampled,
@@ -292,16 +368,23 @@ def anneal(
     Args:
         mover: makes the moves.
         plan: the path.
-        q: draws from the prior, `(particles, dim)`.
+        walk: where it is.
         generator: randomness.
-        keep: takes each finished stage.
+
+    Yields:
+        Where it is after each stage.
     """
-    loss, beta = mover.loss(q), 0.0
-    log_weights = torch.full((len(q),), -math.log(len(q)), dtype=torch.float64)
-    log_weights = log_weights.to(q.device)
-    for new, step_size, scale in zip(
-        plan.betas, plan.step_sizes, plan.scales, strict=True
-    ):
+    q = walk.q
+    if walk.stage is None:
+        loss, beta = mover.loss(q), 0.0
+        log_weights = torch.full((len(q),), -math.log(len(q)), dtype=torch.float64)
+        log_weights = log_weights.to(q.device)
+    else:
+        loss, beta = walk.stage.loss, walk.stage.beta
+        log_weights = walk.stage.log_weights
+    for index in range(walk.done, len(plan.betas)):
+        new, step_size = plan.betas[index], plan.step_sizes[index]
+        scale = plan.scales[index]
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
@@ -320,7 +403,8 @@ def anneal(
         log_weights = torch.where(lost, -math.inf, log_weights)
         some(log_weights, f"beta {new:.3g}")
         beta = new
-        keep(Stage(beta, q, log_weights, loss, rate, effective, resampled, killed))
+        stage = Stage(beta, q, log_weights, loss, rate, effective, resampled, killed)
+        yield Walk(q, index + 1, stage)
 
 
 def some(log_weights: Tensor, where: str) -> None:

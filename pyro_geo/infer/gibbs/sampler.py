@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -13,22 +14,41 @@ from torch import Tensor
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import (
     BetaRangeError,
+    ConfigurationError,
     ConvergenceWarning,
     PrecisionWarning,
     explain,
     require,
 )
+from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
 from pyro_geo.infer.gibbs.importance import weigh_guide
-from pyro_geo.infer.gibbs.langevin import walk
+from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
+from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Walk, anneal, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
+from pyro_geo.infer.mcmc._fingerprint import describe, fingerprint
 from pyro_geo.infer.mcmc._noise import substream
 from pyro_geo.infer.mcmc._progress import Progress
+from pyro_geo.io.store import check_run
 
 __all__ = ["GibbsPosterior"]
 
 _PILOT, _RUN = 0, 1  # random streams
+_SETTINGS = (
+    "method",
+    "betas",
+    "num_particles",
+    "pilot_particles",
+    "cess",
+    "target_accept_prob",
+    "num_leapfrog",
+    "moves",
+    "ess_threshold",
+    "chunk",
+    "keep",
+    "dtype",
+    "guide",
+)
 
 
 class GibbsPosterior:
@@ -68,6 +88,12 @@ class GibbsPosterior:
         dtype: floating type; single precision is warned of.
         seed: of the run; drawn from torch's global generator if None.
         progress_bar: whether to show one.
+        store: a folder that takes each stage as it is finished, so that the run can be
+            gone on with (:meth:`resume`); in memory alone if None.
+
+    Attributes:
+        posterior: what the last run has brought, even if an error ended it; None
+            before its first stage.
 
     Raises:
         BetaRangeError: temperatures that do not rise from above 0.
@@ -113,6 +139,7 @@ class GibbsPosterior:
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
         progress_bar: bool = True,
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.betas = tuple(float(beta) for beta in betas)
@@ -152,6 +179,8 @@ class GibbsPosterior:
         require((guide is not None) == needed, "guide", guide, f"a guide: {needed}")
         self.method, self.guide = method, guide
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
+        self.store = store
+        self.posterior: WeightedPosterior | None = None
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
         """Plan with a pilot, then walk the path.
@@ -164,10 +193,9 @@ class GibbsPosterior:
             targets: what the loss compares with, likewise.
 
         Returns:
-            The posterior.
-
-        Raises:
-            KeyboardInterrupt: it came before the first stage was finished.
+            The posterior. `KeyboardInterrupt` is raised where it comes before the
+            first stage is finished, :class:`~pyro_geo.errors.CheckpointError` where
+            there is something at the path of `store` already.
 
         Warns:
             PrecisionWarning: single precision.
@@ -187,73 +215,74 @@ class GibbsPosterior:
                 ),
                 stacklevel=2,
             )
+        return self._execute(args, targets, resume=False)
+
+    def resume(self, args: Any, targets: Any) -> WeightedPosterior:
+        """Go on with the run in `store` as if it had never stopped, bit for bit.
+
+        Args:
+            args: arguments of the model, those that the run was begun with.
+            targets: what the loss compares with, likewise.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            ConfigurationError: there is no `store`.
+
+        Warns:
+            ConvergenceWarning: the run was interrupted.
+        """
+        if self.store is None:
+            raise ConfigurationError(
+                explain(
+                    "nothing to go on with",
+                    where="argument store",
+                    found=None,
+                    expected="the folder of a run",
+                    todo="Pass store= to GibbsPosterior.",
+                )
+            )
+        return self._execute(args, targets, resume=True)
+
+    def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
         start = Seconds.now()
         target = self.model.target(args, targets, dtype=self.dtype)
-        seed = self.seed
-        if seed is None:
-            seed = int(torch.randint(2**62, ()))
         mover = Mover(self.model, target, self.num_leapfrog, self.chunk)
-        if self.guide is not None:
-            stage = weigh_guide(
-                mover,
-                target,
-                self.guide,
-                (args, targets),
-                self.betas[-1],
-                self.num_particles,
-                substream(seed, _RUN, 2),
-            )
-            return WeightedPosterior(
-                self.model, target, [stage], mover=mover, seed=seed
-            )
-        plan = make_plan(
-            mover,
-            self._prior(target, self.pilot_particles, seed, _PILOT),
-            self.betas,
-            cess=self.cess,
-            target_accept_prob=self.target_accept_prob,
-            moves=self.moves,
-            ess_threshold=self.ess_threshold,
-            generator=_generator(seed, _PILOT),
-        )
-        piloted = Seconds.now()
-        stages: list[Stage] = []
-        kept = set(plan.betas if self.keep == "all" else self.betas)
+        seed = self._chosen_seed(resume)
+        density = self.model.at(target, 1.0)
+        identity = {
+            "kernel": type(self).__name__,
+            "seed": seed,
+            "settings": {name: describe(getattr(self, name)) for name in _SETTINGS},
+            "target": fingerprint(density),
+        }
+        stages = StageStore(mover, identity, self.num_particles, self.store)
+        run = _Run(self, mover, seed, stages, start)
+        self.posterior = None
         interrupted = False
-        with Progress("annealing", len(plan.betas), "stage", self.progress_bar) as bar:
-            done = 0
-
-            def keep(stage: Stage) -> None:
-                nonlocal done
-                done += 1
-                if stage.beta in kept:
-                    stages.append(stage)
-                bar.show(done, {"beta": f"{stage.beta:.3g}", "ess": f"{stage.ess:.0f}"})
-
-            q = self._prior(target, self.num_particles, seed, _RUN)
-            try:
-                follow = walk if self.method == "langevin" else anneal
-                follow(mover, plan, q, _generator(seed, _RUN), keep)
-            except KeyboardInterrupt:
-                if not stages:
-                    raise
-                interrupted = True
-        cpu, wall = Seconds.now() - start
-        posterior = WeightedPosterior(
-            self.model,
-            target,
-            stages,
-            plan=plan,
-            planned=len(kept),
-            mover=mover,
-            seed=seed,
-            interrupted=interrupted,
-            facts={
-                "pilot_time": round((piloted - start).wall, 3),
-                "sampling_time": round(wall, 3),
-                "processor_time": round(cpu, 3),
-            },
-        )
+        try:
+            if resume:
+                assert self.store is not None
+                run.restore(stages.open(self.store, density))
+            else:
+                stages.create(run.state, run.facts())
+            if self.guide is not None:
+                run.weigh(self.guide, (args, targets))
+            else:
+                run.scout()
+                run.walk()
+        except KeyboardInterrupt:
+            if not run.state.stages:
+                raise
+            interrupted = True
+            stages.commit(run.state, lambda: {"interrupted": 1})
+        finally:
+            stages.close()
+            if run.state.stages:
+                self.posterior = run.posterior(interrupted)
+        posterior = self.posterior
+        assert posterior is not None
         if interrupted:
             warnings.warn(
                 ConvergenceWarning(
@@ -262,17 +291,172 @@ class GibbsPosterior:
                         where="GibbsPosterior.run",
                         found=f"beta {posterior.beta:.3g}",
                         expected=f"{self.betas[-1]:g}",
-                        todo="Use the finished stages, or run again.",
+                        todo="Use the finished stages, run again, or resume it.",
                     )
                 ),
-                stacklevel=2,
+                stacklevel=3,
             )
         return posterior
 
-    def _prior(self, target: Any, count: int, seed: int, stream: int) -> Tensor:
-        draws = self.model.prior_draws(target, count, substream(seed, stream, 0))
-        return draws.to(target.device)
+    def _chosen_seed(self, resume: bool) -> int:
+        if self.seed is None and resume:
+            assert self.store is not None
+            return int(check_run(self.store).get("seed", -1))
+        return int(torch.randint(2**62, ())) if self.seed is None else self.seed
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(substream(seed, stream, 1))
+class _Run:
+    """One run, in one sitting or several.
+
+    Args:
+        settings: of the run.
+        mover: of the model, at the data.
+        seed: of the run.
+        stages: takes each stage.
+        start: of this sitting.
+    """
+
+    def __init__(
+        self,
+        settings: GibbsPosterior,
+        mover: Mover,
+        seed: int,
+        stages: StageStore,
+        start: Seconds,
+    ) -> None:
+        self.settings, self.mover, self.seed = settings, mover, seed
+        self.stages, self.start = stages, start
+        self.state = GibbsState()
+
+    def restore(self, state: GibbsState) -> None:
+        """Go on from a stored state."""
+        self.state = state
+        self.start = self.start - state.seconds
+
+    def weigh(self, guide: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
+        """Draw from a guide in place of a path."""
+        if self.state.stages:
+            return
+        chosen = self.settings
+        stage = weigh_guide(
+            self.mover,
+            self.mover.target,
+            guide,
+            arguments,
+            chosen.betas[-1],
+            chosen.num_particles,
+            substream(self.seed, _RUN, 2),
+        )
+        self.stages.plan(1)
+        self._commit(self.state._replace(stages=(stage,)), True)
+
+    def scout(self) -> None:
+        """Let the pilot make a plan, or go on with it."""
+        if self.state.plan is not None:
+            return
+        chosen, state = self.settings, self.state
+        pilot = state.pilot
+        if pilot is None:
+            pilot = Pilot.begin(self._prior(chosen.pilot_particles, _PILOT))
+        generator = self._generator(_PILOT)
+        for pilot in scout(  # noqa: B020
+            self.mover,
+            pilot,
+            chosen.betas,
+            cess=chosen.cess,
+            target_accept_prob=chosen.target_accept_prob,
+            generator=generator,
+        ):
+            self._commit(
+                self.state._replace(pilot=pilot, generator=generator.get_state())
+            )
+        plan = pilot.plan(chosen.num_leapfrog, chosen.moves, chosen.ess_threshold)
+        self.stages.plan(len(self._kept(plan)))
+        spent = Seconds.now() - self.start
+        self._commit(
+            GibbsState(plan=plan, pilot_seconds=spent, seconds=self.state.seconds)
+        )
+
+    def walk(self) -> None:
+        """Walk as planned, from where the run is."""
+        chosen, plan = self.settings, self.state.plan
+        assert plan is not None
+        walk = self.state.walk
+        if walk is None:
+            walk = Walk(self._prior(chosen.num_particles, _RUN))
+        generator = self._generator(_RUN)
+        follow = langevin if chosen.method == "langevin" else anneal
+        kept, count = self._kept(plan), len(plan.betas)
+        with Progress("annealing", count, "stage", chosen.progress_bar) as bar:
+            for walk in follow(self.mover, plan, walk, generator):  # noqa: B020
+                stage = walk.stage
+                assert stage is not None
+                here = (stage,) if stage.beta in kept else ()
+                self._commit(
+                    self.state._replace(
+                        walk=walk,
+                        stages=(*self.state.stages, *here),
+                        generator=generator.get_state(),
+                    ),
+                    walk.done == count,
+                )
+                told = {"beta": f"{stage.beta:.3g}", "ess": f"{stage.ess:.0f}"}
+                bar.show(walk.done, told)
+
+    def posterior(self, interrupted: bool) -> WeightedPosterior:
+        """The stages so far, as a posterior."""
+        plan, target = self.state.plan, self.mover.target
+        return WeightedPosterior(
+            self.mover.model,
+            target,
+            self.state.stages,
+            plan=plan,
+            planned=None if plan is None else len(self._kept(plan)),
+            mover=self.mover,
+            seed=self.seed,
+            interrupted=interrupted,
+            facts=self._times(),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Attributes of the draws in the store."""
+        if self.state.stages:
+            return self.posterior(False)._attributes()
+        model = self.mover.model.model
+        return {
+            "model": getattr(model, "__name__", type(model).__name__),
+            "kernel": type(self.settings).__name__,
+            "seed": self.seed,
+            "num_particles": self.settings.num_particles,
+            "dim": self.mover.target.dim,
+            **self._times(),
+        }
+
+    def _times(self) -> dict[str, float]:
+        if self.state.plan is None:
+            return {}
+        cpu, wall = self.state.seconds
+        return {
+            "pilot_time": round(self.state.pilot_seconds.wall, 3),
+            "sampling_time": round(wall, 3),
+            "processor_time": round(cpu, 3),
+        }
+
+    def _commit(self, state: GibbsState, finished: bool = False) -> None:
+        self.state = state._replace(seconds=Seconds.now() - self.start)
+        self.stages.commit(self.state, self.facts, finished)
+
+    def _kept(self, plan: Plan) -> set[float]:
+        every = self.settings.keep == "all"
+        return set(plan.betas if every else self.settings.betas)
+
+    def _prior(self, count: int, stream: int) -> Tensor:
+        target = self.mover.target
+        seed = substream(self.seed, stream, 0)
+        return self.mover.model.prior_draws(target, count, seed).to(target.device)
+
+    def _generator(self, stream: int) -> torch.Generator:
+        generator = torch.Generator()
+        if self.state.generator is not None:
+            return generator.set_state(self.state.generator.cpu())
+        return generator.manual_seed(substream(self.seed, stream, 1))

@@ -19,30 +19,60 @@ from pyro_geo.errors import (
     UnsupportedError,
     explain,
 )
-from pyro_geo.infer.mcmc._chunks import in_chunks
+from pyro_geo.infer.mcmc._chunks import Sites, in_chunks
 from pyro_geo.infer.mcmc._predictive import Replicator
+from pyro_geo.io._names import storable
 from pyro_geo.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_geo.io.report import Curves
+    from pyro_geo.io.reports import Curves
 
-__all__ = ["PosteriorDraws"]
+__all__ = ["PosteriorDraws", "no_draws", "whole"]
 
 Groups = dict[str, dict[str, np.ndarray]]
+
+
+def no_draws(where: str) -> ModelError:
+    """The error of asking for draws before there are any.
+
+    Args:
+        where: who was asked.
+
+    Returns:
+        The error.
+    """
+    return ModelError(
+        explain(
+            "there are no draws",
+            where=where,
+            found="no finished block",
+            expected="a run",
+            todo="call run first",
+        )
+    )
+
+
+def whole(x: Tensor) -> Tensor:
+    """All draws, as they are."""
+    return x
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(0, 1)
 
 
 class PosteriorDraws:
     """Accessors of a result: samples, diagnostics, summary, ArviZ and report.
 
     A subclass fills `_target`, `_q` `(chains, draws, dim)` and `_stats`
-    (name to `(chains, draws)`).
+    (name to `(chains, draws)`), or says where these come from.
     """
 
     _target: Target | None = None
     _q: Tensor | None = None
-    _stats: Mapping[str, Tensor]
+    _stats: Mapping[str, Tensor] = {}
     _notes: list[str]
     _chain_name: str = "chain"
     superchains: int | None = None
@@ -51,8 +81,8 @@ class PosteriorDraws:
     @property
     def target(self) -> Target:
         """Density that was sampled."""
-        self._positions()
-        assert self._target is not None
+        if self._target is None or not self._has_draws():
+            raise no_draws(type(self).__name__)
         return self._target
 
     @property
@@ -63,8 +93,7 @@ class PosteriorDraws:
     @property
     def stats(self) -> dict[str, Tensor]:
         """Statistics of every draw, name to `(chains, draws)`."""
-        self._positions()
-        return dict(self._stats)
+        return dict(self._statistics())
 
     @property
     def notes(self) -> list[str]:
@@ -82,16 +111,18 @@ class PosteriorDraws:
             group_by_chain: keep the chains apart.
 
         Returns:
-            Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`.
+            Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`. Where a
+            run kept some sites only, these.
         """
-        q = self._positions()
-        if num_samples is not None:
-            of = q.shape[1] if group_by_chain else q.shape[0] * q.shape[1]
-            pick = torch.randint(of, (num_samples,))
-            q = q[:, pick] if group_by_chain else q.flatten(0, 1)[pick]
-        elif not group_by_chain:
-            q = q.flatten(0, 1)
-        return self.target.constrain(q)
+        chains, draws = self._size()
+        if num_samples is None:
+            return self._sites(whole if group_by_chain else _flat)
+        pick = torch.randint(
+            draws if group_by_chain else chains * draws, (num_samples,)
+        )
+        if group_by_chain:
+            return self._sites(lambda x: x[:, pick])
+        return self._sites(lambda x: x.flatten(0, 1)[pick])
 
     def diagnostics(self) -> dict[str, Any]:
         """Return effective sizes, R-hat and what went wrong by chain.
@@ -108,21 +139,21 @@ class PosteriorDraws:
             columns["nested_r_hat"] = "nested_r_hat"
         result: dict[str, Any] = {}
         row = 0  # rows come site by site, each in C order
-        for name, site in self.target.layout.sites.items():
-            shape = site.constrained_shape
+        for name, shape in self._shapes().items():
             rows = slice(row, row + shape.numel())
             result[name] = OrderedDict(
                 (key, _column(table, column)[rows].reshape(shape))
                 for key, column in columns.items()
             )
             row = rows.stop
-        if "diverging" in self._stats:
+        stats = self._statistics()
+        if "diverging" in stats:
             result["divergences"] = {
                 f"chain {i}": row.nonzero().flatten().tolist()
-                for i, row in enumerate(self._stats["diverging"])
+                for i, row in enumerate(stats["diverging"])
             }
-        if "acceptance_rate" in self._stats:
-            means = self._stats["acceptance_rate"].double().mean(1)
+        if "acceptance_rate" in stats:
+            means = stats["acceptance_rate"].double().mean(1)
             result["acceptance rate"] = {
                 f"chain {i}": mean for i, mean in enumerate(means.tolist())
             }
@@ -141,9 +172,11 @@ class PosteriorDraws:
         """
         from pyro_geo.io.arviz import summary, to_arviz
 
-        draws = _arrays(self.target.constrain(self._positions()))
+        if (stored := self._opened()) is not None:
+            names = [storable(name) for name in self._shapes()]
+            return summary(stored, var_names=names, interval=prob)
         idata = to_arviz(
-            {"posterior": draws},
+            {"posterior": _arrays(self._sites())},
             dims=self.target.dims,
             coords=self.target.coords,
             attrs=self._grouping(),
@@ -216,10 +249,16 @@ class PosteriorDraws:
             deterministic sites), sample_stats, log_likelihood, posterior_predictive,
             prior, prior_predictive, observed_data; axes named by plates. Prior and
             predictive draws of what is not a Pyro model, and predictive ones of a
-            model without data, raise :class:`~pyro_geo.errors.UnsupportedError`.
+            model without data, raise :class:`~pyro_geo.errors.UnsupportedError`. Draws
+            that live in the store alone are opened there and not loaded.
 
         Raises:
             ConfigurationError: `prior` is not a count.
+            UnsupportedError: predictive draws at draws that live in the store alone.
+
+        Warns:
+            FallbackWarning: the likelihood is left out, because draws live in the
+                store alone or sites were not kept.
         """
         from pyro_geo.io.arviz import to_arviz
 
@@ -233,12 +272,29 @@ class PosteriorDraws:
                     todo="Pass the number of prior draws, 1000 say.",
                 )
             )
-        q, target = self._positions(), self.target
+        if (stored := self._opened()) is not None:
+            if prior or posterior_predictive:
+                raise UnsupportedError(
+                    explain(
+                        "the draws are too many for predictive ones",
+                        where="argument memory_limit of the run",
+                        found=f"draws in {self._place()} alone",
+                        expected="draws in memory",
+                        todo="Resume with a larger memory_limit, or thin.",
+                    )
+                )
+            if log_likelihood:
+                warnings.warn(
+                    f"The likelihood of each datum is left out: the draws are in "
+                    f"{self._place()} alone and are not loaded.",
+                    FallbackWarning,
+                    stacklevel=2,
+                )
+            return stored
+        target = self.target
         groups: Groups = {
-            "posterior": _arrays(
-                {**target.constrain(q), **self._each(target.deterministics)}
-            ),
-            "sample_stats": _arrays(self._stats),
+            "posterior": _arrays(self._sites(computed=True)),
+            "sample_stats": _arrays(self._statistics()),
         }
         if log_likelihood:
             groups["log_likelihood"] = self._pointwise()
@@ -288,7 +344,7 @@ class PosteriorDraws:
         Returns:
             The path.
         """
-        from pyro_geo.io.report import write_report
+        from pyro_geo.io.reports import write_report
 
         attributes = self._attributes()
         for name in ("notes", "citation"):  # notes are shown apart, BibTeX is too long
@@ -307,18 +363,54 @@ class PosteriorDraws:
     def _attributes(self) -> dict[str, str | int | float]:
         raise NotImplementedError
 
+    # -- where the draws are --------------------------------------------------------
+
+    def _has_draws(self) -> bool:
+        return self._q is not None
+
+    def _size(self) -> tuple[int, int]:
+        """Chains and draws of each."""
+        q = self._positions()
+        return q.shape[0], q.shape[1]
+
     def _positions(self) -> Tensor:
         if self._q is None:
-            raise ModelError(
-                explain(
-                    "there are no draws",
-                    where=type(self).__name__,
-                    found="no finished block",
-                    expected="a run",
-                    todo="call run first",
-                )
-            )
+            raise no_draws(type(self).__name__)
         return self._q
+
+    def _statistics(self) -> Mapping[str, Tensor]:
+        self._positions()
+        return self._stats
+
+    def _sites(
+        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
+    ) -> Sites:
+        """Values that the model sees at chosen draws.
+
+        Args:
+            choose: the draws, from a tensor `(chains, draws, ...)`.
+            computed: deterministic sites too.
+
+        Returns:
+            Site to the chosen draws.
+        """
+        q, target = self._positions(), self.target
+        sites = target.constrain(choose(q))
+        return {**sites, **self._each(target.deterministics)} if computed else sites
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """Sites that are tabulated."""
+        sites = self.target.layout.sites
+        return {name: site.constrained_shape for name, site in sites.items()}
+
+    def _opened(self) -> Any | None:
+        """ArviZ data of draws that are in a store alone, not loaded."""
+        return None
+
+    def _place(self) -> str:
+        return ""
+
+    # -- what is made of them -------------------------------------------------------
 
     def _seed(self, seed: int | None) -> int:
         """Take the run's own seed for predictive draws where none is given."""

@@ -77,8 +77,24 @@ class BlockKernel(Protocol):
         """What a chain is, for the report."""
         ...
 
+    @property
+    def state_type(self) -> Any:
+        """Type of the states; its annotations name all records that are in one."""
+        ...
+
     def make_target(self, *args: Any, **kwargs: Any) -> Target:
         """Turn the model and the arguments of `run` into a density."""
+        ...
+
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
+        """Evaluate anew what the statistic `lp` records, if there is such a one.
+
+        A run that is resumed is compared with what it has stored.
+
+        Args:
+            target: the density.
+            q: positions, `(draws, dim)`.
+        """
         ...
 
     @property

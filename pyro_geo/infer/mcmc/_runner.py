@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,24 +17,31 @@ from pyro_geo._threads import one_thread
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
-    InitializationError,
+    PyroGeoWarning,
     explain,
+    require,
 )
-from pyro_geo.infer.mcmc._draws import PosteriorDraws
-from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
-from pyro_geo.infer.mcmc._noise import Noise
-from pyro_geo.infer.mcmc._progress import Clock, Progress
-from pyro_geo.infer.mcmc._warmup import warm_up
-from pyro_geo.target import AUTO_COMPILE_STEPS, Rung, Target
+from pyro_geo.infer.mcmc._chunks import Sites
+from pyro_geo.infer.mcmc._draws import PosteriorDraws, no_draws, whole
+from pyro_geo.infer.mcmc._fingerprint import describe, fingerprint, settings_of
+from pyro_geo.infer.mcmc._kernel import BlockKernel
+from pyro_geo.infer.mcmc._options import (
+    COMPILE,
+    at_least,
+    check_dtype,
+    check_kernel,
+    unconstrained_starts,
+)
+from pyro_geo.infer.mcmc._progress import Clock
+from pyro_geo.infer.mcmc._record import DrawRecord
+from pyro_geo.infer.mcmc._rounds import Counts, Rounds, RunState, split_chains
+from pyro_geo.infer.mcmc._session import Session
+from pyro_geo.infer.mcmc._spread import Here, Spread, Workers, num_processes
+from pyro_geo.infer.mcmc._tasks import Plan
+from pyro_geo.io.store import RunStore, open_run
+from pyro_geo.target import Rung, Target
 
 __all__ = ["MCMC"]
-
-
-class _Group(NamedTuple):
-    """Chains that run side by side, and where they are."""
-
-    chains: Sequence[int]
-    state: Any
 
 
 class MCMC(PosteriorDraws):
@@ -56,6 +64,17 @@ class MCMC(PosteriorDraws):
         initial_params: unconstrained starts, site to `(num_chains, *shape)`.
         dtype: floating type; torch's default if None.
         progress_bar: whether to show one.
+        store: a folder that takes each finished block, so that the run can be gone on
+            with (:meth:`resume`) and be looked at from elsewhere
+            (:func:`~pyro_geo.io.store.open_run`); in memory alone if None.
+        n_jobs: groups of chains (`chain_batch_size`) that are run at the same time,
+            each in a process of joblib's backend; as the surrounding
+            `joblib.parallel_config` says if None. Draws do not depend on it.
+        thin: keep every how many draws; `num_samples // thin` of each chain.
+        keep: latent and deterministic sites to keep; all if None. What needs the
+            others, such as :attr:`positions`, is an error then.
+        memory_limit: bytes of draws to hold in memory where there is a `store`; beyond
+            it they are there alone, and are read when they are asked for.
 
     Raises:
         ConfigurationError: a count is not positive, or the kernel is not a kernel.
@@ -88,33 +107,27 @@ class MCMC(PosteriorDraws):
         initial_params: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         progress_bar: bool = True,
+        store: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
+        thin: int = 1,
+        keep: Sequence[str] | None = None,
+        memory_limit: int = 1 << 30,
     ) -> None:
-        if not isinstance(kernel, BlockKernel):
-            raise ConfigurationError(
-                explain(
-                    "not a batched kernel",
-                    where="argument kernel",
-                    found=type(kernel).__name__,
-                    expected="a kernel of pyro_geo.infer",
-                    todo="wrap the model, as in MCMC(DIMS(model), ...)",
-                )
-            )
-        _at_least("num_samples", num_samples, 1)
-        _at_least("num_chains", num_chains, 1)
-        if warmup_steps is not None:
-            _at_least("warmup_steps", warmup_steps, 0)
-        if chain_batch_size is not None:
-            _at_least("chain_batch_size", chain_batch_size, 1)
-        if compile not in ("auto", True, False):
-            raise ConfigurationError(
-                explain(
-                    "unknown choice",
-                    where="argument compile",
-                    found=repr(compile),
-                    expected="'auto', True or False",
-                    todo="choose one of these",
-                )
-            )
+        check_kernel(kernel)
+        at_least("num_samples", num_samples, 1)
+        at_least("num_chains", num_chains, 1)
+        at_least("warmup_steps", 0 if warmup_steps is None else warmup_steps, 0)
+        at_least(
+            "chain_batch_size", 1 if chain_batch_size is None else chain_batch_size, 1
+        )
+        at_least("thin", thin, 1)
+        at_least("memory_limit", memory_limit, 0)
+        require(compile in ("auto", True, False), "compile", repr(compile), COMPILE)
+        require(thin <= num_samples, "thin", thin, f"at most {num_samples} num_samples")
+        named = keep is None or (keep and not isinstance(keep, str))
+        require(bool(named), "keep", keep, "a list of sites, or None for all")
+        counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
+        require(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
         self.kernel = kernel
         self._chain_name = kernel.chain_name
         self.num_samples = num_samples
@@ -130,15 +143,13 @@ class MCMC(PosteriorDraws):
         self.initial_params = initial_params
         self.dtype = dtype
         self.progress_bar = progress_bar
-        self.interrupted = False
-        self.rung: Rung = "traced"
-        self.num_steps = self.warmup_num_steps = 0
-        self.num_gradients = self.warmup_num_gradients = 0
+        self.store = store
+        self.n_jobs = n_jobs
+        self.thin = thin
+        self.keep = None if keep is None else list(keep)
+        self.memory_limit = memory_limit
         self.timings: dict[str, Seconds] = {}
-        self.tuning: Any | None = None
-        self._stats = {}
-        self._notes = []
-        self._facts: dict[str, str | int | float] = {}
+        self._forget()
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -156,44 +167,115 @@ class MCMC(PosteriorDraws):
             **kwargs: the model's keyword arguments.
 
         Returns:
-            This object, now with draws.
+            This object, now with draws. A path in `store` where there is something
+            already, or that cannot be written, is a
+            :class:`~pyro_geo.errors.CheckpointError`; `KeyboardInterrupt` is raised
+            where it comes before the first block is finished.
+        """
+        return self._execute(args, kwargs, resume=False)
+
+    def resume(self, *args: Any, **kwargs: Any) -> MCMC:
+        """Go on with the run in `store` as if it had never stopped, bit for bit.
+
+        Before that the data, the kernel's settings and the log-density at stored
+        positions are compared with what the run was begun with. With a larger
+        `num_samples` a finished run goes on too.
+
+        Args:
+            *args: the model's arguments, those that the run was begun with.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            This object, with the draws of the whole run.
 
         Raises:
-            KeyboardInterrupt: before the first block was finished.
+            ConfigurationError: there is no `store`.
+
+        Example:
+            >>> import tempfile
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyro_geo.infer import HMC
+            >>> def model(y):
+            ...     mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+            ...     pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+            >>> y = torch.tensor(0.5)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     options = {"store": f"{folder}/run.zarr", "progress_bar": False}
+            ...     fit = MCMC(HMC(model), 50, 100, 4, seed=1, **options).run(y)
+            ...     more = MCMC(HMC(model), 100, 100, 4, **options).resume(y)
+            >>> bool((more.positions[:, :50] == fit.positions).all())
+            True
         """
-        self._q, self._stats, self._notes = None, {}, []
-        self.interrupted = False
-        self.num_steps = self.warmup_num_steps = 0
-        self.num_gradients = self.warmup_num_gradients = 0
-        self.rung, self.tuning, self.superchains = "traced", None, None
+        if self.store is None:
+            raise ConfigurationError(
+                explain(
+                    "nothing to go on with",
+                    where="argument store",
+                    found=None,
+                    expected="the folder of a run",
+                    todo="Pass store= to MCMC.",
+                )
+            )
+        return self._execute(args, kwargs, resume=True)
+
+    def _execute(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, resume: bool
+    ) -> MCMC:
+        self._forget()
         seed = self.seed
-        if seed is None:
-            seed = int(torch.randint(2**62, ()))
-        self.run_seed = seed
-        blocks: list[Block] = []
+        self.run_seed = int(torch.randint(2**62, ())) if seed is None else seed
         clock = Clock()
         self.timings = clock.phases
-        with one_thread():
+        with one_thread(), contextlib.ExitStack() as cleanup:
+            session: Session | None = None
             try:
                 with clock.phase("start"):
+                    store = None
+                    if resume:
+                        assert self.store is not None
+                        store = RunStore.open(self.store)
+                        cleanup.callback(store.close)
+                        self.run_seed = self._stored_seed(store)
                     target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
-                    self._check_dtype(target)
+                    check_dtype(target, self.dtype)
                     self._target = target
+                    session = self._session(target, store, (args, kwargs))
+                    cleanup.callback(session.close)
                 clock.building = lambda: target.build_seconds
-                with clock.phase("warmup"):
-                    groups = self._warm_up(target, Noise(seed))
-                with clock.phase("sampling"):
-                    for block in self._blocks(target, groups, Noise(seed)):
-                        blocks.append(block)
+                session.sample(clock, self.progress_bar)
             except KeyboardInterrupt:
-                if not blocks:
+                if session is None or not session.record.num_draws:
                     raise
                 self.interrupted = True
             finally:
-                if blocks:
-                    self._keep(blocks)
-        self._review(blocks[-1].state)
+                if session is not None:
+                    self._take(session)
+            assert session is not None
+            found = self._review(session.state.states)
+            session.finish(self._attributes(), finished=not self.interrupted)
+        for warning in found:
+            warnings.warn(warning, stacklevel=3)
         return self
+
+    @property
+    def num_steps(self) -> int:
+        """Batched steps of the run, as if all chains ran side by side."""
+        return self._counts.num_steps
+
+    @property
+    def num_gradients(self) -> int:
+        """Gradients of one chain, over all chains."""
+        return self._counts.num_gradients
+
+    @property
+    def warmup_num_steps(self) -> int:
+        """Batched steps of the warm-up."""
+        return self._counts.warmup_num_steps
+
+    @property
+    def warmup_num_gradients(self) -> int:
+        """Gradients of the warm-up."""
+        return self._counts.warmup_num_gradients
 
     @property
     def seconds(self) -> float:
@@ -205,157 +287,143 @@ class MCMC(PosteriorDraws):
         """Processor seconds of the run."""
         return sum(phase.cpu for phase in self.timings.values())
 
-    def _warm_up(self, target: Target, noise: Noise) -> list[_Group]:
-        """Start every group of chains; the first tunes, the others take its tuning."""
-        initial = self._initial(target)
-        groups: list[_Group] = []
-        tuning: Any | None = None
-        for chains in self._split():
-            bar = Progress("warm up", self.warmup_steps, "step", self.progress_bar)
-            now: Warmup | None = None
-            with bar:
-                for now in warm_up(
-                    self.kernel,
-                    lambda: self._at_rung(target),
-                    chains,
-                    num_samples=self.num_samples,
-                    num_chains=self.num_chains,
-                    warmup_steps=self.warmup_steps,
-                    noise=noise.region(1),
-                    initial=None if initial is None else initial[list(chains)],
-                    tuning=tuning,
-                ):
-                    self.num_steps += now.num_steps
-                    self.num_gradients += now.num_steps * len(chains)
-                    self.rung = now.rung or self.rung
-                    bar.show(now.iterations, now.progress, self._next(target))
-            assert now is not None
-            groups.append(_Group(chains, now.state))
-            if tuning is None:
-                tuning = self.tuning = self.kernel.tuning(now.state)
-        self.warmup_num_steps = self.num_steps
-        self.warmup_num_gradients = self.num_gradients
-        return groups
-
-    def _split(self) -> list[range]:
-        """Split the chains into groups of one size, or of two that differ by one."""
-        most = self.kernel.max_lanes or self.num_chains
-        count = -(-self.num_chains // min(most, self.chain_batch_size or most))
-        edges = [i * self.num_chains // count for i in range(count + 1)]
-        return [range(a, b) for a, b in itertools.pairwise(edges)]
-
-    def _blocks(
-        self, target: Target, groups: list[_Group], noise: Noise
-    ) -> Iterator[Block]:
-        """Yield each block of all chains once every group has finished it."""
-        length = self.kernel.block_draws(target, self.num_samples, self.num_chains)
-        total = self.num_samples * self.num_chains
-        bar = Progress("sample", total, "draw", self.progress_bar)
-        with bar:
-            for index, first in enumerate(range(0, self.num_samples, length)):
-                draws = min(length, self.num_samples - first)
-                at_rung = self._at_rung(target)
-                parts = []
-                for group in groups:
-                    streams = noise.block(group.chains, index)
-                    parts.append(
-                        self.kernel.block(
-                            at_rung, group.state, group.chains, draws, streams
-                        )
-                    )
-                groups = [
-                    _Group(group.chains, part.state)
-                    for group, part in zip(groups, parts, strict=True)
-                ]
-                for group, part in zip(groups, parts, strict=True):
-                    self.num_gradients += part.num_steps * len(group.chains)
-                self.num_steps += max(part.num_steps for part in parts)
-                self.rung = parts[0].rung
-                block = Block(
-                    [part.state for part in parts],
-                    torch.cat([part.q for part in parts]),
-                    {
-                        name: torch.cat([part.stats[name] for part in parts])
-                        for name in self.kernel.stats
-                    },
-                    self.num_steps,
-                    self.rung,
-                )
-                bar.count(block.stats)
-                done = (first + draws) * self.num_chains
-                bar.show(done, {"rung": self.rung}, self._next(target))
-                yield block
-
-    def _next(self, target: Target) -> str | None:
-        """What the bar says where the next block compiles first."""
-        due = self._at_rung(target).rung
-        return "compile" if due == "compiled" and self.rung == "traced" else None
-
-    def _at_rung(self, target: Target) -> Target:
-        late = self.compile == "auto" and self.num_steps >= AUTO_COMPILE_STEPS
-        return target.with_rung(
-            "compiled" if self.compile is True or late else "traced"
+    def _session(
+        self, target: Target, store: RunStore | None, arguments: tuple[Any, ...]
+    ) -> Session:
+        """Put together what a run consists of, from the start or from a store."""
+        kernel = self.kernel
+        most = kernel.max_lanes or self.num_chains
+        most = min(most, self.chain_batch_size or most)
+        groups = split_chains(self.num_chains, most)
+        length = kernel.block_draws(target, self.num_samples, self.num_chains)
+        plan = Plan(self.run_seed, self.num_samples, self.num_chains, self.warmup_steps)
+        rounds = Rounds(
+            kernel,
+            plan,
+            groups,
+            length,
+            self.compile,
+            unconstrained_starts(target, self.initial_params, self.num_chains),
         )
+        args, kwargs = arguments
+        spread = len(groups) > 1 and num_processes(self.n_jobs) > 1
+        workers: Workers = Here(kernel, target, plan)
+        if spread:
+            made = (args, {**kwargs, "dtype": self.dtype})
+            workers = Spread(kernel, target, plan, made, self.n_jobs)
+        record = DrawRecord(
+            target,
+            kernel.stats,
+            thin=self.thin,
+            keep=self.keep,
+            limit=self.memory_limit,
+        )
+        session = Session(rounds, record, workers, self._live)
+        if self.keep is not None:
+            _ = record.kept  # a name that is not there is told before sampling
+        if store is not None:
+            session.restore(store, self._identity(target, groups))
+        elif self.store is not None:
+            identity = self._identity(target, groups)
+            session.create(self.store, identity, self._attributes())
+        return session
 
-    def _initial(self, target: Target) -> Tensor | None:
-        if self.initial_params is None:
-            return None
-        for name, value in self.initial_params.items():
-            site = target.layout.sites.get(name)
-            expected = (self.num_chains, *(site.shape if site else ()))
-            if site is not None and tuple(value.shape) != expected:
-                raise ConfigurationError(
-                    explain(
-                        "starts do not match the chains",
-                        where=f"argument initial_params, site {name!r}",
-                        found=f"{tuple(value.shape)}",
-                        expected=f"{expected}",
-                        todo="pass unconstrained values with a leading axis of chains",
-                    )
-                )
-        q = target.layout.flatten(self.initial_params).to(target.dtype).detach()
-        log_prob = target.log_prob(q)
-        bad = (~log_prob.isfinite()).nonzero().flatten()
-        if len(bad):
-            chain = int(bad[0])
-            raise InitializationError(
-                explain(
-                    "a start has no finite density",
-                    where=f"argument initial_params, chain {chain}",
-                    found=f"log-density {float(log_prob[chain])}",
-                    expected="a finite number",
-                    todo="start inside the support of the model",
-                )
-            )
-        return q
+    def _stored_seed(self, store: RunStore) -> int:
+        return store.header.get("seed", -1) if self.seed is None else self.seed
 
-    def _check_dtype(self, target: Target) -> None:
-        if self.dtype not in (None, target.dtype):
-            raise ConfigurationError(
-                explain(
-                    "a finished target keeps its dtype",
-                    where="argument dtype",
-                    found=f"{self.dtype}",
-                    expected=f"{target.dtype} or None",
-                    todo="make the target with the dtype wanted",
-                )
-            )
-
-    def _keep(self, blocks: Sequence[Block]) -> None:
-        self._q = torch.cat([block.q for block in blocks], 1)
-        self._stats = {
-            name: torch.cat([block.stats[name] for block in blocks], 1)
-            for name in self.kernel.stats
+    def _identity(self, target: Target, groups: list[range]) -> dict[str, Any]:
+        """What makes this run another than others, as JSON."""
+        return {
+            "kernel": type(self.kernel).__name__,
+            "seed": self.run_seed,
+            "settings": settings_of(self.kernel),
+            "run": {
+                "num_chains": self.num_chains,
+                "warmup_steps": self.warmup_steps,
+                "chain_batch_size": len(groups[0]),
+                "compile": self.compile,
+                "thin": self.thin,
+                "keep": describe(self.keep),
+                "initial_params": describe(self.initial_params),
+            },
+            "target": fingerprint(target),
         }
 
-    def _review(self, states: Sequence[Any]) -> None:
-        # what others do with the same target later is not this run's affair
-        self._notes = self.target.notes
+    def _forget(self) -> None:
+        """Forget the last run."""
+        self._record: DrawRecord | None = None
+        self._target = None
+        self._notes = []
+        self._facts: dict[str, str | int | float] = {}
+        self._counts = Counts()
+        self.interrupted = False
+        self.rung: Rung = "traced"
+        self.tuning: Any | None = None
+        self.superchains = None
+
+    def _take(self, session: Session) -> None:
+        """Take over what a run, finished or not, has brought."""
+        self._record = session.record
+        state = session.state
+        self._counts, self.rung = state.counts, state.rung
+        if state.stage != "tune":
+            self.tuning = self.kernel.tuning(state.states[0])
+        self._notes = session.notes
+
+    @property
+    def _draws_kept(self) -> int:
+        return 0 if self._record is None else self._record.num_draws
+
+    def _draws(self) -> DrawRecord:
+        if self._record is None or not self._record.num_draws:
+            raise no_draws(type(self).__name__)
+        return self._record
+
+    def _has_draws(self) -> bool:
+        return self._draws_kept > 0
+
+    def _size(self) -> tuple[int, int]:
+        return self.num_chains, self._draws().num_draws
+
+    def _positions(self) -> Tensor:
+        return self._draws().positions()
+
+    def _statistics(self) -> Mapping[str, Tensor]:
+        return self._draws().stats()
+
+    def _sites(
+        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
+    ) -> Sites:
+        record = self._draws()
+        if record.keep is None and not record.spilled:
+            return super()._sites(choose, computed)
+        names = [*record.kept.latent]
+        if computed or self.keep is not None:
+            names += record.kept.computed
+        found = record.sites(names)
+        return {name: choose(found[name]) for name in names}
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        if self.keep is None:
+            return super()._shapes()
+        return self._draws().kept.shapes
+
+    def _opened(self) -> Any | None:
+        if not self._draws().spilled:
+            return None
+        assert self.store is not None
+        return open_run(self.store)
+
+    def _place(self) -> str:
+        return str(self.store)
+
+    def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
+        """Note what a user must know, and return it."""
         self._facts = self.kernel.describe(states)
         self.superchains = int(self._facts.pop("num_superchains", 0)) or None
-        found = list(self.kernel.review(states, dict(self._stats)))
+        found = list(self.kernel.review(states, self.stats))
         if self.interrupted:
-            kept = 0 if self._q is None else self._q.shape[1]
+            kept = self._draws_kept
             found.append(
                 ConvergenceWarning(
                     explain(
@@ -363,20 +431,34 @@ class MCMC(PosteriorDraws):
                         where="MCMC.run",
                         found=f"{kept} draws per chain",
                         expected=f"{self.num_samples}",
-                        todo="use the finished draws or run again",
+                        todo="use the finished draws, run again, or resume it",
                     )
                 )
             )
-        for warning in found:
-            self._notes.append(f"{type(warning).__name__}: {warning}")
-            warnings.warn(warning, stacklevel=3)
+        self._notes += [f"{type(warning).__name__}: {warning}" for warning in found]
+        return found
+
+    def _live(self, state: RunState) -> dict[str, Any]:
+        """Facts that a store is told anew after each round."""
+        facts: dict[str, Any] = {
+            "num_draws": state.draws // self.thin,
+            "rung": state.rung,
+            "sampling_time": round(self.seconds, 3),
+            "processor_time": round(self.cpu_seconds, 3),
+        }
+        if state.stage == "draw":
+            facts |= self.kernel.describe(state.states)
+            if superchains := facts.pop("num_superchains", 0):
+                facts["superchains"] = superchains
+        return facts
 
     def _attributes(self) -> dict[str, str | int | float]:
         import pyro
 
         import pyro_geo
 
-        q = self._positions()
+        target = self._target
+        assert target is not None
         model = getattr(self.kernel, "model", None)
         if model is None:
             model = getattr(self.kernel, "potential_fn", None)
@@ -384,11 +466,11 @@ class MCMC(PosteriorDraws):
             "model": getattr(model, "__name__", type(model).__name__),
             "kernel": type(self.kernel).__name__,
             "seed": self.run_seed,
-            "num_chains": q.shape[0],
-            "num_draws": q.shape[1],
+            "num_chains": self.num_chains,
+            "num_draws": self._draws_kept,
             "warmup_steps": self.warmup_steps,
-            "dim": self.target.dim,
-            "dtype": str(q.dtype).removeprefix("torch."),
+            "dim": target.dim,
+            "dtype": str(target.dtype).removeprefix("torch."),
             "rung": self.rung,
             **self._facts,
             "sampling_time": round(self.seconds, 3),
@@ -401,16 +483,3 @@ class MCMC(PosteriorDraws):
             "notes": "\n".join(self.notes),
             "citation": citation(self),
         }
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ConfigurationError(
-            explain(
-                "count out of range",
-                where=f"argument {name}",
-                found=repr(value),
-                expected=f"an integer of at least {least}",
-                todo="pass a larger count",
-            )
-        )

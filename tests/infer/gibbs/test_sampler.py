@@ -25,7 +25,7 @@ from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs import path
 from pyro_geo.infer.gibbs.langevin import walk
-from pyro_geo.infer.gibbs.path import Mover, Stage, anneal, make_plan
+from pyro_geo.infer.gibbs.path import Mover, Pilot, Stage, Walk, anneal, scout
 
 DOUBLE = torch.float64
 SCALE = 1.5
@@ -122,16 +122,15 @@ def runner(moves: int = 1) -> tuple[Mover, Any, Tensor]:
     model = GibbsModel(linear, squared)
     target = model.target(x, y, dtype=DOUBLE)
     mover = Mover(model, target, num_leapfrog=3)
-    plan = make_plan(
+    *_, pilot = scout(
         mover,
-        model.prior_draws(target, 64, seed=0),
+        Pilot.begin(model.prior_draws(target, 64, seed=0)),
         [1.0],
         cess=0.5,
         target_accept_prob=0.8,
-        moves=moves,
-        ess_threshold=0.0,
         generator=torch.Generator().manual_seed(0),
     )
+    plan = pilot.plan(3, moves, ess_threshold=0.0)
     return mover, plan, model.prior_draws(target, 20_000, seed=1)
 
 
@@ -142,9 +141,9 @@ def z_of_normaliser(log_weights: Tensor, log_z: float) -> float:
 
 
 def last_stage(mover: Mover, plan: Any, q: Tensor) -> Stage:
-    stages: list[Stage] = []
-    anneal(mover, plan, q, torch.Generator().manual_seed(7), stages.append)
-    return stages[-1]
+    *_, end = anneal(mover, plan, Walk(q), torch.Generator().manual_seed(7))
+    assert end.stage is not None
+    return end.stage
 
 
 def test_without_resampling_each_particle_estimates_the_normaliser() -> None:
@@ -182,10 +181,10 @@ def test_with_resampling_the_normaliser_is_unbiased() -> None:
     plan = plan._replace(ess_threshold=0.9)
     logs = []
     for i, part in enumerate(q[:2_400].split(8)):
-        stages: list[Stage] = []
         generator = torch.Generator().manual_seed(1_000 + i)
-        anneal(mover, plan, part, generator, stages.append)
-        logs.append(stages[-1].log_z)
+        *_, end = anneal(mover, plan, Walk(part), generator)
+        assert end.stage is not None
+        logs.append(end.stage.log_z)
     ratios = (torch.tensor(logs, dtype=DOUBLE) - Exact(x, y, 1.0).log_z).exp()
     z = (ratios.mean() - 1) / (ratios.std() / len(ratios) ** 0.5)
     assert abs(float(z)) < 4.5
@@ -449,14 +448,13 @@ def test_options_out_of_range(option: dict[str, Any]) -> None:
 def test_unadjusted_paths_are_weighed_properly() -> None:
     mover, plan, q = runner()
     x, y = data()
-    stages: list[Stage] = []
     # whatever the step size: longer steps only make the weights vary more
     for factor in (0.3, 1.0, 1.6):
         steps = tuple(factor * s for s in plan.step_sizes)
         generator = torch.Generator().manual_seed(3)
-        stages.clear()
-        walk(mover, plan._replace(step_sizes=steps), q, generator, stages.append)
-        for stage in stages[:: len(stages) - 1]:
+        walks = list(walk(mover, plan._replace(step_sizes=steps), Walk(q), generator))
+        for stage in (walks[0].stage, walks[-1].stage):
+            assert stage is not None
             exact = Exact(x, y, stage.beta).log_z
             assert abs(z_of_normaliser(stage.log_weights, exact)) < 4.5
 

@@ -74,6 +74,7 @@ class DIMSKernel:
     stats: tuple[str, ...] = STATS
     citations: tuple[str, ...] = ("dims",)
     chain_name: str = "anchor"
+    state_type: Any = DIMSState
     max_lanes: int | None = None
 
     def __init__(
@@ -148,6 +149,10 @@ class DIMSKernel:
         return Target.from_potential(
             self.potential_fn, self._layout_of_start(), dtype=dtype
         )
+
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
+        """Minus the loss, `(draws,)` at `q` of `(draws, dim)`."""
+        return -self.objective.on(target)(q)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """No warm-up: anchors are trained, nothing is tuned."""

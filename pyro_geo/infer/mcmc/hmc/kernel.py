@@ -84,6 +84,7 @@ class HMCKernel:
     )
     citations: tuple[str, ...] = ("chees", "fisher")
     chain_name: str = "chain"
+    state_type: Any = HMCState
     max_lanes: int | None = _COHORT
 
     def __init__(
@@ -102,6 +103,10 @@ class HMCKernel:
     ) -> Target:
         """Turn the model and its arguments into a density."""
         return target_of(self.model, *args, dtype=dtype, **kwargs)
+
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
+        """Evaluate the density, `(draws,)` at `q` of `(draws, dim)`."""
+        return target.log_prob(q)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """The fewer chains share the work, the longer it takes."""

@@ -14,12 +14,18 @@ from pyro_geo.io._report import html, pictures
 from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
+from pyro_geo.io.store import check_run, open_run
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pyro_geo.io._report.html import Rows
     from pyro_geo.io._summary import ArvizData
 
-__all__ = ["Curves", "write_report"]
+__all__ = ["Curves", "report", "write_report"]
+
+_LARGEST = 1 << 28  # bytes of draws that a report looks at
+_FEWEST = 100  # draws of a chain, before whole chains are left out
 
 
 class Curves(NamedTuple):
@@ -58,7 +64,8 @@ def write_report(
     nested R-hat above 1.01, E-BFMI below 0.3, draws that are not finite). Then come
     the extra tables, ArviZ's summary, distributions and traces, the plane of largest
     spread and the run's statistics.
-    Large models are cut down to the components that matter most, and the page says so.
+    Large models are cut down to the components that matter most, more draws than 256 MB
+    to every so manieth, and the page says so.
 
     Args:
         idata: a result of :func:`pyro_geo.io.arviz.to_arviz`; groups that it lacks are
@@ -92,6 +99,8 @@ def write_report(
     posterior = get_group(idata, "posterior")
     stats = get_group(idata, "sample_stats")
     page = html.Page(list(notes))
+    if posterior is not None:
+        posterior, stats = _thinned(page, posterior, stats, chain_name)
     page.add(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
@@ -105,6 +114,82 @@ def write_report(
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
     return _write(Path(path), page.render(title, facts, foot))
+
+
+def report(
+    store: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write a report of the run in a store, which may be going on meanwhile.
+
+    It shows the run at its last commit. Any process that can read the folder can make
+    it; `python -m pyro_geo.report run.zarr` does the same.
+
+    Args:
+        store: folder that a run was given as `store`.
+        path: the file to write; `run.html` beside a folder `run.zarr` if None.
+
+    Returns:
+        The path. A folder that is not a store is a
+        :class:`~pyro_geo.errors.CheckpointError`.
+
+    Example:
+        >>> import tempfile
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_geo.infer import HMC, MCMC
+        >>> from pyro_geo.io import report
+        >>> def model():
+        ...     pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     options = {"store": f"{folder}/run.zarr", "progress_bar": False}
+        ...     fit = MCMC(HMC(model), 100, 100, 4, seed=1, **options).run()
+        ...     print(report(f"{folder}/run.zarr").name)
+        run.html
+    """
+    store = Path(store)
+    header = check_run(store)
+    idata = open_run(store)
+    posterior = get_group(idata, "posterior")
+    facts = dict(posterior.attrs) if posterior is not None else {}
+    notes = [text for text in str(facts.pop("notes", "")).splitlines() if text]
+    facts.pop("citation", None)
+    if not header["finished"]:
+        done, planned = header["num_draws"], header["planned_draws"]
+        ended = "was interrupted" if facts.get("interrupted") else "is not finished"
+        notes.insert(0, f"The run {ended}: it has {done} of {planned} draws per chain.")
+    return write_report(
+        idata,
+        store.with_suffix(".html") if path is None else path,
+        title=f"{facts.get('kernel', 'Run')} on {facts.get('model', store.name)}",
+        facts={name: str(value) for name, value in facts.items()},
+        notes=notes,
+        chain_name=header.get("chain_name", "chain"),
+    )
+
+
+def _thinned(
+    page: html.Page,
+    posterior: "xr.Dataset",
+    stats: "xr.Dataset | None",
+    chain_name: str,
+) -> "tuple[xr.Dataset, xr.Dataset | None]":
+    """Load as many draws as a page can show."""
+    factor = -(-posterior.nbytes // _LARGEST)
+    if factor > 1:
+        draws, chains = posterior.sizes["draw"], posterior.sizes["chain"]
+        by_draw = min(factor, max(1, draws // _FEWEST))
+        by_chain = min(chains, -(-factor // by_draw))
+        page.notes.append(
+            f"The page shows every {by_draw}. draw of every {by_chain}. "
+            f"{chain_name}: the run has {draws} draws of {chains}, "
+            f"{posterior.nbytes / 1e9:.1f} GB."
+        )
+        rows = {
+            "draw": slice(None, None, by_draw),
+            "chain": slice(None, None, by_chain),
+        }
+        posterior = posterior.isel(rows)
+        stats = None if stats is None else stats.isel(rows)
+    return posterior.compute(), None if stats is None else stats.compute()
 
 
 def _picture(lines: Curves) -> str:

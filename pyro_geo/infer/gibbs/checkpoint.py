@@ -1,0 +1,222 @@
+"""The stages of a Gibbs posterior in a store, and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_geo._seconds import Seconds
+from pyro_geo.errors import CheckpointError, explain
+from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
+from pyro_geo.infer.mcmc._fingerprint import (
+    check_density,
+    check_same,
+    check_values,
+    check_versions,
+    probes,
+)
+from pyro_geo.infer.mcmc._kept import KeptSites
+from pyro_geo.infer.mcmc._session import uninterrupted
+from pyro_geo.infer.mcmc._state import StateBook
+from pyro_geo.io._names import plain_facts
+from pyro_geo.io.store import RunStore, Variable
+from pyro_geo.target import Target
+
+__all__ = ["GibbsState", "StageStore"]
+
+_STATS = ("log_weight", "loss", "acceptance_rate", "beta")
+_DOUBLE = np.dtype(np.float64)
+
+
+class GibbsState(NamedTuple):
+    """Where a run is between two stages, of the pilot's or of its own.
+
+    Attributes:
+        pilot: the pilot.
+        plan: what the run does; None until the pilot is back.
+        walk: where the run is; None until it starts.
+        stages: those that are kept.
+        generator: state of the random numbers under way; None before the first.
+        pilot_seconds: of the pilot, with the preparations.
+        seconds: of everything, in all sittings.
+    """
+
+    pilot: Pilot | None = None
+    plan: Plan | None = None
+    walk: Walk | None = None
+    stages: tuple[Stage, ...] = ()
+    generator: Tensor | None = None
+    pilot_seconds: Seconds = Seconds()
+    seconds: Seconds = Seconds()
+
+
+class StageStore:
+    """Commit each stage; a chain of the store is a particle, a draw is a stage.
+
+    Args:
+        mover: of the model, at the data.
+        identity: tells this run from others.
+        num_particles: of the run.
+        path: the folder; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        mover: Mover,
+        identity: dict[str, Any],
+        num_particles: int,
+        path: str | os.PathLike[str] | None,
+    ) -> None:
+        self._mover, self._path = mover, path
+        self._identity = json.loads(json.dumps(identity))
+        self._num_particles = num_particles
+        self._book = StateBook(GibbsState)
+        self._store: RunStore | None = None
+        self._sites: KeptSites | None = None
+
+    def create(self, state: GibbsState, facts: dict[str, Any]) -> None:
+        """Begin a store.
+
+        Args:
+            state: to begin from.
+            facts: attributes of the draws.
+        """
+        if self._path is None:
+            return
+        target = self._mover.target
+        sites = KeptSites(target)
+        stats = [Variable("sample_stats", name, (), _DOUBLE) for name in _STATS]
+        self._store = RunStore.create(
+            self._path,
+            [*sites.variables(), *stats],
+            num_chains=self._num_particles,
+            num_draws=0,
+            chunk=(self._num_particles, 1),
+            state=self._book.snapshot(state, 0),
+            data={n: v.detach().cpu().numpy() for n, v in target.observed.items()},
+            dims=target.dims,
+            coords=target.coords,
+            header={
+                **self._identity,
+                "chain_name": "particle",
+                "torch_version": torch.__version__,
+            },
+            facts=plain_facts(facts),
+        )
+        self._sites = sites
+
+    def open(self, path: str | os.PathLike[str], density: Target) -> GibbsState:
+        """Go on from a store, if it is of the same run.
+
+        Args:
+            path: the folder.
+            density: of the posterior, compared with the stored one.
+
+        Returns:
+            The state of the last commit.
+        """
+        self._store = store = RunStore.open(path)
+        where, header = f"store {store.path}", store.header
+        target = self._mover.target
+        stored = {name: header.get(name) for name in self._identity}
+        check_same(where, stored, self._identity)
+        check_versions(where, header)
+        check_density(where, density, probes(density), header["target"]["log_prob"])
+        doc, arrays = store.load()
+        state: GibbsState = self._book.restore(doc, arrays, target.device)
+        if state.stages:
+            last = state.stages[-1]
+            loss = self._mover.loss(last.q).cpu().numpy()
+            check_values(where, "loss", target, loss, last.loss.tolist())
+        self._sites = KeptSites(target)
+        return state
+
+    def plan(self, num_stages: int) -> None:
+        """Make room for the stages that are kept.
+
+        Args:
+            num_stages: how many.
+
+        Raises:
+            CheckpointError: the store cannot be written.
+        """
+        if self._store is None:
+            return
+        try:
+            self._store.plan(num_stages)
+        except OSError as reason:
+            raise CheckpointError(self._full(self._store, reason)) from reason
+
+    def commit(
+        self,
+        state: GibbsState,
+        facts: Callable[[], dict[str, Any]],
+        finished: bool = False,
+    ) -> None:
+        """Let a stage count.
+
+        Args:
+            state: with all stages that are kept.
+            facts: gives attributes of the draws.
+            finished: whether the run is complete.
+
+        Raises:
+            CheckpointError: the store cannot be written.
+        """
+        store = self._store
+        if store is None:
+            return
+        try:
+            with uninterrupted():
+                for index in range(store.num_draws, len(state.stages)):
+                    self._write(store, index, state.stages[index])
+                store.commit(
+                    len(state.stages),
+                    self._book.snapshot(state, store.commits),
+                    facts=plain_facts(facts()),
+                    finished=finished,
+                )
+        except OSError as reason:
+            raise CheckpointError(self._full(store, reason)) from reason
+
+    def close(self) -> None:
+        """Let others write."""
+        if self._store is not None:
+            self._store.close()
+
+    def _write(self, store: RunStore, index: int, stage: Stage) -> None:
+        assert self._sites is not None
+        q = stage.q[:, None]
+        stats = (
+            stage.log_weights,
+            stage.loss,
+            stage.acceptance,
+            torch.full_like(stage.loss, stage.beta),
+        )
+        groups = {
+            "posterior": self._sites(q),
+            "unconstrained_posterior": self._sites.unconstrained(q),
+            "sample_stats": dict(
+                zip(_STATS, (value[:, None] for value in stats), strict=True)
+            ),
+        }
+        for group, values in groups.items():
+            for name, value in values.items():
+                array = value.detach().cpu().numpy()
+                store.write(group, name, 0, index, array)
+
+    def _full(self, store: RunStore, reason: OSError) -> str:
+        return explain(
+            "the store cannot be written any more",
+            where=f"store {store.path}",
+            found=f"{type(reason).__name__}: {reason}",
+            expected="a folder with room",
+            todo=f"The store is good up to stage {store.num_draws}; free some space "
+            "and call resume. The posterior so far is the sampler's `posterior`.",
+        )

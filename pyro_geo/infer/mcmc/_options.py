@@ -1,0 +1,137 @@
+"""Options of a run, checked before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import ConfigurationError, InitializationError, explain
+from pyro_geo.infer.mcmc._kernel import BlockKernel
+from pyro_geo.target import Target
+
+__all__ = [
+    "COMPILE",
+    "at_least",
+    "check_dtype",
+    "check_kernel",
+    "unconstrained_starts",
+]
+
+COMPILE = "'auto', True or False"
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Refuse a count that is too small.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        least: smallest that is allowed.
+
+    Raises:
+        ConfigurationError: it is smaller, or no count.
+    """
+    if not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            explain(
+                "count out of range",
+                where=f"argument {name}",
+                found=repr(value),
+                expected=f"an integer of at least {least}",
+                todo="pass a larger count",
+            )
+        )
+
+
+def check_kernel(kernel: object) -> None:
+    """Refuse what is not a kernel of the block protocol.
+
+    Args:
+        kernel: the argument.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(kernel, BlockKernel):
+        raise ConfigurationError(
+            explain(
+                "not a batched kernel",
+                where="argument kernel",
+                found=type(kernel).__name__,
+                expected="a kernel of pyro_geo.infer",
+                todo="wrap the model, as in MCMC(DIMS(model), ...)",
+            )
+        )
+
+
+def check_dtype(target: Target, dtype: torch.dtype | None) -> None:
+    """Refuse another type than that of a finished target.
+
+    Args:
+        target: the density.
+        dtype: what was asked for.
+
+    Raises:
+        ConfigurationError: they differ.
+    """
+    if dtype not in (None, target.dtype):
+        raise ConfigurationError(
+            explain(
+                "a finished target keeps its dtype",
+                where="argument dtype",
+                found=f"{dtype}",
+                expected=f"{target.dtype} or None",
+                todo="make the target with the dtype wanted",
+            )
+        )
+
+
+def unconstrained_starts(
+    target: Target, initial_params: Mapping[str, Tensor] | None, num_chains: int
+) -> Tensor | None:
+    """Lay given starts out flat.
+
+    Args:
+        target: the density.
+        initial_params: unconstrained values, site to `(chains, *shape)`.
+        num_chains: of the run.
+
+    Returns:
+        Positions, `(chains, dim)`; None where none are given.
+
+    Raises:
+        ConfigurationError: their number is not that of the chains.
+        InitializationError: the density of one is not finite.
+    """
+    if initial_params is None:
+        return None
+    for name, value in initial_params.items():
+        site = target.layout.sites.get(name)
+        expected = (num_chains, *(site.shape if site else ()))
+        if site is not None and tuple(value.shape) != expected:
+            raise ConfigurationError(
+                explain(
+                    "starts do not match the chains",
+                    where=f"argument initial_params, site {name!r}",
+                    found=f"{tuple(value.shape)}",
+                    expected=f"{expected}",
+                    todo="pass unconstrained values with a leading axis of chains",
+                )
+            )
+    q = target.layout.flatten(initial_params).to(target.dtype).detach()
+    log_prob = target.log_prob(q)
+    bad = (~log_prob.isfinite()).nonzero().flatten()
+    if len(bad):
+        chain = int(bad[0])
+        raise InitializationError(
+            explain(
+                "a start has no finite density",
+                where=f"argument initial_params, chain {chain}",
+                found=f"log-density {float(log_prob[chain])}",
+                expected="a finite number",
+                todo="start inside the support of the model",
+            )
+        )
+    return q

@@ -1,0 +1,229 @@
+"""Tasks done here, or spread over the processes of a joblib backend."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import cloudpickle
+import joblib
+import numpy as np
+
+from pyro_geo._threads import one_thread
+from pyro_geo.errors import WorkerError, explain
+from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
+from pyro_geo.infer.mcmc._tasks import Plan, Task, perform
+from pyro_geo.target import Target
+
+__all__ = ["Here", "Spread", "Workers", "num_processes"]
+
+_TRIES = 5  # failures in a row without a single task done
+_ONE_AT_A_TIME = threading.Lock()  # Pyro's handlers are global to a process
+_known: dict[str, tuple[BlockKernel, Target]] = {}
+
+
+def num_processes(n_jobs: int | None) -> int:
+    """How many processes joblib would use; None is what its context says."""
+    wanted: Any = n_jobs
+    return joblib.effective_n_jobs(wanted)
+
+
+class Workers(Protocol):
+    """Whatever does the tasks of a round."""
+
+    notes: list[str]
+
+    def results(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Any]]:
+        """Do tasks, and give each result with its key as soon as it is there."""
+        ...
+
+    def close(self) -> None:
+        """Let processes go."""
+        ...
+
+
+class Here:
+    """Do the tasks of each round one after the other, in this process.
+
+    Args:
+        kernel: the kernel.
+        target: the density.
+        plan: of the run.
+    """
+
+    def __init__(self, kernel: BlockKernel, target: Target, plan: Plan) -> None:
+        self._common = kernel, target, plan
+        self.notes: list[str] = []
+
+    def results(
+        self, tasks: Mapping[int, Task]
+    ) -> Iterator[tuple[int, Warmup | Block]]:
+        """Do the tasks in order.
+
+        Args:
+            tasks: by key.
+
+        Yields:
+            A key and what came of its task.
+        """
+        for key, task in tasks.items():
+            yield key, perform(*self._common, task)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class Spread:
+    """Send the tasks of each round out through one reused `joblib.Parallel`.
+
+    A task that was lost, because its worker was killed say, is sent out again: it is a
+    pure function, so its result is the same. Where there is one task only it is done
+    here.
+
+    Args:
+        kernel: the kernel.
+        target: the density here.
+        plan: of the run.
+        arguments: positional and keyword arguments that the kernel makes a target of.
+        n_jobs: as joblib has it.
+    """
+
+    def __init__(
+        self,
+        kernel: BlockKernel,
+        target: Target,
+        plan: Plan,
+        arguments: tuple[Any, ...],
+        n_jobs: int | None,
+    ) -> None:
+        self._here = Here(kernel, target, plan)
+        content = cloudpickle.dumps((kernel, arguments))
+        # as an array: backends hand large ones over once, not with every task
+        self._payload = np.frombuffer(content, np.uint8)
+        self._token = joblib.hash(content)
+        self._plan, self._n_jobs = plan, n_jobs
+        self._parallel: joblib.Parallel | None = None
+        self.notes: list[str] = []
+
+    def results(
+        self, tasks: Mapping[int, Task]
+    ) -> Iterator[tuple[int, Warmup | Block]]:
+        """Do the tasks, and give results in the order they arrive.
+
+        Args:
+            tasks: by key.
+
+        Yields:
+            A key and what came of its task.
+
+        Raises:
+            WorkerError: workers are lost again and again.
+        """
+        if len(tasks) == 1:
+            yield from self._here.results(tasks)
+            return
+        left, failures = dict(tasks), 0
+        while left:
+            try:
+                for key, outcome in self._send(left):
+                    if isinstance(outcome, _Failure):
+                        raise outcome.error()
+                    del left[key]
+                    failures = 0
+                    found, notes = outcome
+                    self.notes += [n for n in notes if n not in self.notes]
+                    yield key, found
+            except _TaskError as reason:
+                raise reason.args[0] from reason
+            except Exception as reason:  # backends have no error in common
+                self._drop()
+                failures += 1
+                if failures >= _TRIES:
+                    raise WorkerError(
+                        explain(
+                            "workers are lost before they finish a task",
+                            where="MCMC, argument n_jobs",
+                            found=f"{type(reason).__name__}: {str(reason)[:200]}",
+                            expected="workers that live",
+                            todo="Look at their memory; finished blocks are kept.",
+                        )
+                    ) from reason
+
+    def close(self) -> None:
+        """Let the backend's processes go."""
+        if self._parallel is not None:
+            parallel, self._parallel = self._parallel, None
+            parallel.__exit__(None, None, None)
+
+    def _send(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Any]]:
+        if self._parallel is None:
+            backend: Any = joblib.parallel.get_active_backend()[0]
+            streams = backend.supports_return_generator
+            options: dict[str, Any] = {
+                "n_jobs": self._n_jobs,
+                "batch_size": 1,
+                "pre_dispatch": "all",
+                "return_as": "generator_unordered" if streams else "list",
+            }
+            self._parallel = joblib.Parallel(**options)
+            self._parallel.__enter__()
+        call = joblib.delayed(_work)
+        found: Any = self._parallel(
+            call(self._token, self._payload, self._plan, key, task)
+            for key, task in tasks.items()
+        )
+        yield from found
+
+    def _drop(self) -> None:
+        """Give up a pool that has lost a worker; the next call makes another."""
+        try:
+            self.close()
+        except Exception:  # it is broken already, and says so
+            pass
+
+
+class _TaskError(Exception):
+    """The task itself failed; its error is the argument."""
+
+
+class _Failure(NamedTuple):
+    """An error of the task itself, as it can be sent."""
+
+    content: bytes | None
+    text: str
+
+    def error(self) -> _TaskError:
+        if self.content is not None:
+            return _TaskError(pickle.loads(self.content))
+        return _TaskError(RuntimeError(self.text))
+
+
+def _work(
+    token: str, payload: np.ndarray, plan: Plan, key: int, task: Task
+) -> tuple[int, Any]:
+    """Do a task in a worker, which makes the target once."""
+    with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the driver has said it
+        try:
+            if token not in _known:
+                kernel, (args, kwargs) = pickle.loads(payload.tobytes())
+                _known.clear()
+                _known[token] = kernel, kernel.make_target(*args, **kwargs)
+            kernel, target = _known[token]
+            return key, (perform(kernel, target, plan, task), target.notes)
+        except Exception as reason:
+            return key, _failure(reason)
+
+
+def _failure(reason: Exception) -> _Failure:
+    text = "".join(traceback.format_exception(reason))
+    try:
+        content = pickle.dumps(reason)
+        pickle.loads(content)
+    except Exception:  # an error of the user's own may not pickle
+        return _Failure(None, text)
+    return _Failure(content, text)
