@@ -54,7 +54,8 @@ class DrawRecord:
         self.num_draws = 0  # kept of each chain, in finished rounds
         self._kept: KeptSites | None = None
         self._rounds: list[dict[str, Tensor]] | None = []  # None: in the store alone
-        self._parts: list[dict[str, Tensor]] = []  # of the round under way
+        # of the round under way, by first chain: blocks arrive in any order
+        self._parts: dict[int, dict[str, Tensor]] = {}
         self._bytes = 0
 
     @property
@@ -115,9 +116,9 @@ class DrawRecord:
             return
         part |= {"q": q} if self.keep is None else self.kept(q)
         self._bytes += sum(x.numel() * x.element_size() for x in part.values())
-        self._parts.append(part)
+        self._parts[chains[0]] = part
         if self.store is not None and self.failure is None and self._bytes > self.limit:
-            self._rounds, self._parts = None, []
+            self._rounds, self._parts = None, {}
 
     def close_round(self, draws: int) -> None:
         """Count the blocks that were added since the last call.
@@ -127,15 +128,15 @@ class DrawRecord:
         """
         self.num_draws = draws // self.thin
         if self._rounds is not None and self._parts:
-            names = self._parts[0]
+            parts = [self._parts[chain] for chain in sorted(self._parts)]
             self._rounds.append(
-                {n: torch.cat([part[n] for part in self._parts]) for n in names}
+                {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             )
-        self._parts = []
+        self._parts = {}
 
     def drop_round(self) -> None:
         """Forget the blocks of a round that was cut short."""
-        self._parts = []
+        self._parts = {}
 
     def commit(self, state: Snapshot, facts: dict[str, Any], finished: bool) -> None:
         """Let the store count what was added.

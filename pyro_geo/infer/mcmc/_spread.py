@@ -176,7 +176,13 @@ class Spread:
             call(self._token, self._payload, self._plan, key, task)
             for key, task in tasks.items()
         )
-        yield from found
+        try:
+            yield from found
+        finally:
+            # after an error the rest is given up on purpose
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                getattr(found, "close", list)()
 
     def _drop(self) -> None:
         """Give up a pool that has lost a worker; the next call makes another."""

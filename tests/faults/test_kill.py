@@ -1,0 +1,34 @@
+"""SIGKILL at random instants: the counts are printed (`pytest -s`)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(8, id="8"), pytest.param(50, id="50", marks=pytest.mark.slow)],
+)
+def test_whatever_instant_a_run_is_killed_at_it_goes_on_bit_for_bit(kills, seed):
+    command = [sys.executable, "tests/faults/kill.py", f"--kills={kills}"]
+    done = subprocess.run(
+        [*command, f"--seed={seed}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    print(found)
+    assert found["kills"] == kills
+    # killed before its folder was in place a run leaves nothing that could be opened
+    assert found["opened"] + found["before"] == kills
+    assert found["opened"] > kills // 2
+    assert found["resumed_equal"] == found["runs"] >= 2
