@@ -54,13 +54,15 @@ class Deadly(FixedHMC):
         super().__init__(*args, **options)
         self.marker, self.times = Path(marker), times
 
-    def block(self, target: Any, state: Any, chains: Any, *args: Any) -> Any:
+    def block(
+        self, target: Any, state: Any, chains: Any, draws: int, noise: Any
+    ) -> Any:
         here = sum(1 for _ in self.marker.parent.glob("killed*"))
         inside = os.getpid() != int(self.marker.read_text())
         if inside and 4 in chains and here < self.times:
             self.marker.with_name(f"killed{here}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().block(target, state, chains, *args)
+        return super().block(target, state, chains, draws, noise)
 
 
 @pytest.fixture
@@ -74,13 +76,10 @@ def deadly(tmp_path):
 def dask() -> Iterator[None]:
     from distributed import Client, LocalCluster
 
+    options: Any = {"n_workers": 2, "threads_per_worker": 1, "silence_logs": 50}
+    options |= {"dashboard_address": None}
     with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            silence_logs=50,
-        ) as cluster,
+        LocalCluster(**options) as cluster,
         Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
@@ -172,10 +171,12 @@ def run_again(store: Path) -> MCMC:
 
 
 class Failing(FixedHMC):
-    def block(self, target: Any, state: Any, chains: Any, *args: Any) -> Any:
+    def block(
+        self, target: Any, state: Any, chains: Any, draws: int, noise: Any
+    ) -> Any:
         if 4 in chains:
             raise ZeroDivisionError("in the model")
-        return super().block(target, state, chains, *args)
+        return super().block(target, state, chains, draws, noise)
 
 
 def test_an_error_of_the_model_is_raised_as_it_is():

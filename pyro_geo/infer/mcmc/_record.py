@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_geo.errors import CheckpointError, UnsupportedError, explain
 from pyro_geo.infer.mcmc._chunks import Sites
 from pyro_geo.infer.mcmc._kept import KeptSites, numpy_dtype
-from pyro_geo.io.store import RunStore, Snapshot, Variable
+from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
 from pyro_geo.target import Target
 
 __all__ = ["DrawRecord"]
@@ -49,8 +49,9 @@ class DrawRecord:
         self.thin, self.limit = thin, limit
         self.keep = keep
         self.store: RunStore | None = None
-        self.failure: OSError | None = None
-        """What keeps the store from being written, if anything."""
+        self.next_commit = 0
+        """Number of the next commit, counting those under way."""
+        self._writer = Writer()
         self.num_draws = 0  # kept of each chain, in finished rounds
         self._kept: KeptSites | None = None
         self._rounds: list[dict[str, Tensor]] | None = []  # None: in the store alone
@@ -76,16 +77,14 @@ class DrawRecord:
         Args:
             types: of each statistic.
         """
-        if self.store is None or self.failure is not None:
+        if self.store is None or self._writer.failure is not None:
             return
         variables = [
             Variable(_STATS, name, (), numpy_dtype(torch.empty(0, dtype=dtype)))
             for name, dtype in types.items()
         ]
-        try:
-            self.store.add(variables)
-        except OSError as reason:
-            self.failure = reason
+        self._writer.submit(self.store.add, variables)
+        self._writer.flush()
 
     # -- adding -----------------------------------------------------------------------
 
@@ -107,18 +106,17 @@ class DrawRecord:
             if not q.shape[1]:
                 return
         part = {f"stat {name}": stats[name] for name in self.stat_names}
-        if self.store is not None and self.failure is None:
-            try:
-                self._write(self.store, chains[0], first // self.thin, q, stats)
-            except OSError as reason:
-                self.failure = reason
+        if self.store is not None and self._writer.failure is None:
+            self._write(self.store, chains[0], first // self.thin, q, stats)
         if self._rounds is None:
             return
         part |= {"q": q} if self.keep is None else self.kept(q)
         self._bytes += sum(x.numel() * x.element_size() for x in part.values())
         self._parts[chains[0]] = part
-        if self.store is not None and self.failure is None and self._bytes > self.limit:
-            self._rounds, self._parts = None, {}
+        if self.store is not None and self._bytes > self.limit:
+            self._writer.flush()
+            if self._writer.failure is None:
+                self._rounds, self._parts = None, {}
 
     def close_round(self, draws: int) -> None:
         """Count the blocks that were added since the last call.
@@ -138,35 +136,59 @@ class DrawRecord:
         """Forget the blocks of a round that was cut short."""
         self._parts = {}
 
-    def commit(self, state: Snapshot, facts: dict[str, Any], finished: bool) -> None:
-        """Let the store count what was added.
+    def commit(
+        self,
+        state: Snapshot,
+        facts: dict[str, Any],
+        *,
+        finished: bool = False,
+        wait: bool = False,
+    ) -> None:
+        """Let the store count what was added, as soon as the disk allows.
+
+        One that fails later is told of at the next.
 
         Args:
             state: where the chains are.
             facts: attributes that changed.
             finished: whether the run is complete.
+            wait: for the disk.
 
         Raises:
             CheckpointError: the store cannot be written.
         """
         if self.store is None:
             return
-        if self.failure is None:
-            try:
-                self.store.commit(self.num_draws, state, facts=facts, finished=finished)
-            except OSError as reason:
-                self.failure = reason
-        if self.failure is not None:
+        self._writer.submit(
+            self.store.commit, self.num_draws, state, facts=facts, finished=finished
+        )
+        self.next_commit += 1
+        if wait:
+            self._writer.flush()
+        if (failure := self._writer.failure) is not None:
+            self._writer.flush()
             raise CheckpointError(
                 explain(
                     "the store cannot be written any more",
                     where=f"store {self.store.path}",
-                    found=f"{type(self.failure).__name__}: {self.failure}",
+                    found=f"{type(failure).__name__}: {failure}",
                     expected="a folder with room",
                     todo=f"The store is good up to draw {self.store.num_draws}; free "
                     "some space and call resume.",
                 )
-            ) from self.failure
+            ) from failure
+
+    def close(self) -> None:
+        """Wait for the disk."""
+        self._writer.close()
+
+    def begin(self, store: RunStore) -> None:
+        """Write to a store from now on.
+
+        Args:
+            store: of the same sites and statistics.
+        """
+        self.store, self.next_commit = store, store.commits
 
     def load(self, store: RunStore) -> None:
         """Take over the draws of a store.
@@ -174,7 +196,7 @@ class DrawRecord:
         Args:
             store: of the same sites and statistics.
         """
-        self.store = store
+        self.begin(store)
         self.num_draws = store.num_draws
         if not self.num_draws:
             return
@@ -269,7 +291,8 @@ class DrawRecord:
         for group, values in groups.items():
             for name, value in values.items():
                 array = value.detach().cpu().numpy()
-                store.write(group, name, chain, draw, array)
+                where = group, name, chain, draw
+                self._writer.submit(store.write, *where, array, size=array.nbytes)
 
     def _stored(self, group: str, names: Sequence[str], draws: slice = _ALL) -> Sites:
         assert self.store is not None

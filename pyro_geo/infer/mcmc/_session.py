@@ -86,7 +86,7 @@ class Session:
         """
         target, record, rounds = self.record.target, self.record, self.rounds
         longest = min(rounds.length, rounds.plan.num_samples)
-        record.store = RunStore.create(
+        store = RunStore.create(
             path,
             record.kept.variables(),
             num_chains=rounds.plan.num_chains,
@@ -104,6 +104,7 @@ class Session:
             },
             facts=plain_facts(facts),
         )
+        record.begin(store)
 
     def restore(self, store: RunStore, identity: dict[str, Any]) -> None:
         """Go on from a store, if it is of the same run.
@@ -221,14 +222,12 @@ class Session:
             record.add_statistics(types)
         record.add(task.chains, self.state.draws, block.q, block.stats)
 
-    def _commit(
-        self, facts: dict[str, Any] | None = None, finished: bool = False
-    ) -> None:
-        store = self.record.store
-        if store is None:
+    def _commit(self, facts: dict[str, Any] | None = None, **options: bool) -> None:
+        record = self.record
+        if record.store is None:
             return
-        facts = {**self.live_facts(self.state), **(facts or {})}
-        self.record.commit(self._snapshot(store.commits), plain_facts(facts), finished)
+        facts = plain_facts({**self.live_facts(self.state), **(facts or {})})
+        record.commit(self._snapshot(record.next_commit), facts, **options)
 
     def finish(self, facts: dict[str, Any], finished: bool) -> None:
         """Say in the store how the run has ended.
@@ -238,11 +237,12 @@ class Session:
             finished: whether it is complete.
         """
         with uninterrupted():
-            self._commit(facts, finished)
+            self._commit(facts, finished=finished, wait=True)
 
     def close(self) -> None:
         """Let workers and the store go."""
         self.workers.close()
+        self.record.close()
         if self.record.store is not None:
             self.record.store.close()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -82,7 +83,7 @@ class Spread:
 
     A task that was lost, because its worker was killed say, is sent out again: it is a
     pure function, so its result is the same. Where there is one task only it is done
-    here.
+    here, while the workers get ready.
 
     Args:
         kernel: the kernel.
@@ -107,6 +108,7 @@ class Spread:
         self._token = joblib.hash(content)
         self._plan, self._n_jobs = plan, n_jobs
         self._parallel: joblib.Parallel | None = None
+        self._preparing: Iterable[None] = ()
         self.notes: list[str] = []
 
     def results(
@@ -124,6 +126,7 @@ class Spread:
             WorkerError: workers are lost again and again.
         """
         if len(tasks) == 1:
+            self._prepare()
             yield from self._here.results(tasks)
             return
         left, failures = dict(tasks), 0
@@ -156,10 +159,21 @@ class Spread:
     def close(self) -> None:
         """Let the backend's processes go."""
         if self._parallel is not None:
-            parallel, self._parallel = self._parallel, None
+            _give_up(self._preparing)
+            parallel, self._parallel, self._preparing = self._parallel, None, ()
             parallel.__exit__(None, None, None)
 
-    def _send(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Any]]:
+    def _prepare(self) -> None:
+        """Let the workers start and make their targets, without waiting for them."""
+        if self._parallel is None and (parallel := self._pool()).return_generator:
+            call = joblib.delayed(_make)
+            count = num_processes(self._n_jobs)
+            found: Any = parallel(
+                call(self._token, self._payload) for _ in range(count)
+            )
+            self._preparing = found
+
+    def _pool(self) -> joblib.Parallel:
         if self._parallel is None:
             backend: Any = joblib.parallel.get_active_backend()[0]
             streams = backend.supports_return_generator
@@ -171,18 +185,22 @@ class Spread:
             }
             self._parallel = joblib.Parallel(**options)
             self._parallel.__enter__()
+        return self._parallel
+
+    def _send(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Any]]:
+        parallel = self._pool()
+        ready, self._preparing = self._preparing, ()
+        for _ in ready:  # a pool takes one list of tasks at a time
+            pass
         call = joblib.delayed(_work)
-        found: Any = self._parallel(
+        found: Any = parallel(
             call(self._token, self._payload, self._plan, key, task)
             for key, task in tasks.items()
         )
         try:
             yield from found
         finally:
-            # after an error the rest is given up on purpose
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                getattr(found, "close", list)()
+            _give_up(found)
 
     def _drop(self) -> None:
         """Give up a pool that has lost a worker; the next call makes another."""
@@ -208,6 +226,30 @@ class _Failure(NamedTuple):
         return _TaskError(RuntimeError(self.text))
 
 
+def _give_up(results: Any) -> None:
+    """Forget results that are still to come; joblib warns of it, we mean it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(results, "close", list)()
+
+
+def _known_target(token: str, payload: np.ndarray) -> tuple[BlockKernel, Target]:
+    """The kernel and the target of a run, made once in each worker."""
+    if token not in _known:
+        kernel, (args, kwargs) = pickle.loads(payload.tobytes())
+        _known.clear()
+        _known[token] = kernel, kernel.make_target(*args, **kwargs)
+    return _known[token]
+
+
+def _make(token: str, payload: np.ndarray) -> None:
+    """Get a worker ready; what is wrong is said when there is work to do."""
+    with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(Exception):
+            _known_target(token, payload)
+
+
 def _work(
     token: str, payload: np.ndarray, plan: Plan, key: int, task: Task
 ) -> tuple[int, Any]:
@@ -215,11 +257,7 @@ def _work(
     with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the driver has said it
         try:
-            if token not in _known:
-                kernel, (args, kwargs) = pickle.loads(payload.tobytes())
-                _known.clear()
-                _known[token] = kernel, kernel.make_target(*args, **kwargs)
-            kernel, target = _known[token]
+            kernel, target = _known_target(token, payload)
             return key, (perform(kernel, target, plan, task), target.notes)
         except Exception as reason:
             return key, _failure(reason)

@@ -17,25 +17,26 @@ import numpy as np
 __all__ = ["ChunkedArray", "replace_file"]
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
+def replace_file(path: str | Path, content: bytes | memoryview) -> None:
     """Put a whole file in place, or leave the old one.
 
     Args:
         path: the file; its folder is made where it is missing.
         content: all of it.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    folder, name = os.path.split(path)  # ten files a block: paths are not free
+    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         try:
-            handle = part.open("wb")
+            handle = open(part, "wb")
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = part.open("wb")
+            os.makedirs(folder, exist_ok=True)
+            handle = open(part, "wb")
         with handle:
             handle.write(content)
-        part.replace(path)
+        os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        Path(part).unlink(missing_ok=True)
         raise
 
 
