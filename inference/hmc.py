@@ -3,7 +3,8 @@
     python inference/hmc.py models/eight_schools.py --samples 500 --chains 64 --out run/
 
 MODEL is a file that defines `model(...)` and `data()`; with `held_out()` the draws are
-scored beside the MAP, a deep ensemble and the linearised Laplace approximation.
+scored beside the MAP, a deep ensemble and the linearised Laplace approximation. With
+`--store run.zarr` the run is on disk, and the same command goes on with it.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, help="steps of warm-up per chain")
     parser.add_argument("--chains", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", type=Path, help="folder of the run, to go on with")
+    parser.add_argument("--workers", type=int, help="processes to spread chains over")
     parser.add_argument("--out", default="hmc_report", help="folder of the report")
     arguments = parser.parse_args()
 
@@ -35,7 +38,11 @@ def main() -> None:
         warmup_steps=arguments.warmup,
         num_chains=arguments.chains,
         seed=arguments.seed,
-    ).run(*file["data"]())
+        store=arguments.store,
+        n_jobs=arguments.workers,
+    )
+    begun = arguments.store is not None and arguments.store.exists()
+    fit = (fit.resume if begun else fit.run)(*file["data"]())
     print(fit.summary().head(20).to_string())
 
     tables = {}

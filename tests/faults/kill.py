@@ -72,6 +72,7 @@ def prefix(whole: Any, store: Path) -> int:
         found, expected = get_group(idata, group), get_group(whole, group)
         if draws:
             assert found is not None
+            assert expected is not None
             for key, array in expected.data_vars.items():
                 np.testing.assert_array_equal(
                     found[key].values, array.values[:, :draws]

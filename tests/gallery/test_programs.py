@@ -47,6 +47,24 @@ def run(program: str, model: str, out: Path) -> subprocess.CompletedProcess[str]
     )
 
 
+def test_the_same_command_goes_on_with_a_store(tmp_path):
+    command = [sys.executable, "inference/hmc.py", "models/eight_schools.py"]
+    command += ["--chains", "4", "--warmup", "50", "--out", str(tmp_path / "out")]
+    command += ["--store", str(tmp_path / "run.zarr")]
+    tables = []
+    for samples in ("100", "100", "150"):
+        done = subprocess.run(
+            [*command, "--samples", samples],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        tables.append(done.stdout)
+    assert tables[0] == tables[1] != tables[2]
+
+
 @pytest.mark.parametrize(
     ("program", "model"),
     [

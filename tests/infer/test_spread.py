@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_geo.errors import WorkerError
+from pyro_geo.errors import UnsupportedError, WorkerError
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.infer.mcmc import _spread
 from pyro_geo.io.store import check_run
@@ -168,6 +171,43 @@ def run_again(store: Path) -> MCMC:
         store=store,
     )
     return fit.resume(Y)
+
+
+def shifted(y):
+    """A model of torch's default type, with a parameter in Pyro's store."""
+    shift = pyro.param("shift", torch.zeros(())).detach()
+    x = pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(x + shift, torch.ones(3)).to_event(1), obs=y)
+
+
+def test_workers_have_the_defaults_and_the_parameters_of_the_driver():
+    torch.set_default_dtype(torch.float64)
+    pyro.get_param_store()["shift"] = torch.tensor(0.7)
+    fits = [
+        MCMC(
+            FixedHMC(shifted, step_size=0.2, num_steps=3),
+            30,
+            10,
+            4,
+            chain_batch_size=2,
+            seed=1,
+            n_jobs=n_jobs,
+            progress_bar=False,
+        ).run(torch.ones(3))
+        for n_jobs in (1, 2)
+    ]
+    assert fits[1].positions.dtype == torch.float64
+    same(fits[1], fits[0])
+
+
+def test_what_does_not_pickle_is_named():
+    class Guarded(FixedHMC):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.lock = threading.Lock()
+
+    with pytest.raises(UnsupportedError, match="other processes.*lock"):
+        run(Guarded(effects, step_size=0.2, num_steps=3), n_jobs=2)
 
 
 class Failing(FixedHMC):

@@ -23,6 +23,7 @@ __all__ = [
     "check_versions",
     "describe",
     "fingerprint",
+    "log_prob_at_probes",
     "probes",
     "settings_of",
 ]
@@ -70,7 +71,7 @@ def fingerprint(target: Target) -> dict[str, Any]:
             for name, site in target.layout.sites.items()
         },
         "data": [describe(value) for value in target.data],
-        "log_prob": [repr(x) for x in _probe(target)],
+        "log_prob": [repr(x) for x in log_prob_at_probes(target)],
     }
 
 
@@ -225,7 +226,8 @@ def describe(value: Any) -> Any:
     return {"type": type(value).__qualname__, **settings_of(value)}
 
 
-def _probe(target: Target) -> list[float]:
+def log_prob_at_probes(target: Target) -> list[float]:
+    """The log-density at the fixed positions."""
     return _in_parts(target.log_prob, probes(target)).tolist()
 
 

@@ -309,8 +309,7 @@ class MCMC(PosteriorDraws):
         spread = len(groups) > 1 and num_processes(self.n_jobs) > 1
         workers: Workers = Here(kernel, target, plan)
         if spread:
-            made = (args, {**kwargs, "dtype": self.dtype})
-            workers = Spread(kernel, target, plan, made, self.n_jobs)
+            workers = Spread(kernel, target, plan, arguments, self.n_jobs)
         record = DrawRecord(
             target,
             kernel.stats,

@@ -13,9 +13,16 @@ from typing import Any, NamedTuple, Protocol
 import cloudpickle
 import joblib
 import numpy as np
+import pyro
+import torch
 
 from pyro_geo._threads import one_thread
-from pyro_geo.errors import WorkerError, explain
+from pyro_geo.errors import UnsupportedError, WorkerError, explain
+from pyro_geo.infer.mcmc._fingerprint import (
+    check_density,
+    log_prob_at_probes,
+    probes,
+)
 from pyro_geo.infer.mcmc._kernel import Block, BlockKernel, Warmup
 from pyro_geo.infer.mcmc._tasks import Plan, Task, perform
 from pyro_geo.target import Target
@@ -24,7 +31,7 @@ __all__ = ["Here", "Spread", "Workers", "num_processes"]
 
 _TRIES = 5  # failures in a row without a single task done
 _ONE_AT_A_TIME = threading.Lock()  # Pyro's handlers are global to a process
-_known: dict[str, tuple[BlockKernel, Target]] = {}
+_known: dict[str, tuple[BlockKernel, Target, torch.dtype]] = {}
 
 
 def num_processes(n_jobs: int | None) -> int:
@@ -102,7 +109,27 @@ class Spread:
         n_jobs: int | None,
     ) -> None:
         self._here = Here(kernel, target, plan)
-        content = cloudpickle.dumps((kernel, arguments))
+        args, kwargs = arguments
+        parcel = _Parcel(
+            kernel,
+            args,
+            {**kwargs, "dtype": target.dtype},
+            torch.get_default_dtype(),
+            pyro.get_param_store().get_state(),
+            log_prob_at_probes(target),
+        )
+        try:
+            content = cloudpickle.dumps(parcel)
+        except Exception as reason:  # whatever an object of the user's may raise
+            raise UnsupportedError(
+                explain(
+                    "the model cannot be sent to other processes",
+                    where="MCMC, argument n_jobs",
+                    found=f"{type(reason).__name__}: {reason}",
+                    expected="a kernel, a model and arguments that pickle",
+                    todo="Leave out what does not pickle, or run in one process.",
+                )
+            ) from reason
         # as an array: backends hand large ones over once, not with every task
         self._payload = np.frombuffer(content, np.uint8)
         self._token = joblib.hash(content)
@@ -233,34 +260,63 @@ def _give_up(results: Any) -> None:
         getattr(results, "close", list)()
 
 
-def _known_target(token: str, payload: np.ndarray) -> tuple[BlockKernel, Target]:
-    """The kernel and the target of a run, made once in each worker."""
-    if token not in _known:
-        kernel, (args, kwargs) = pickle.loads(payload.tobytes())
-        _known.clear()
-        _known[token] = kernel, kernel.make_target(*args, **kwargs)
-    return _known[token]
+class _Parcel(NamedTuple):
+    """What a worker makes a target of, and what it must be like."""
+
+    kernel: BlockKernel
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    default_dtype: torch.dtype
+    params: Any
+    log_prob: list[float]
+
+
+@contextlib.contextmanager
+def _known_target(
+    token: str, payload: np.ndarray
+) -> Iterator[tuple[BlockKernel, Target]]:
+    """Give the kernel and the target of a run, made once in each worker.
+
+    Inside, torch's default type is that of the driver.
+
+    Yields:
+        Both.
+    """
+    dtype = torch.get_default_dtype()
+    with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the driver has said it
+        try:
+            if token not in _known:
+                parcel: _Parcel = pickle.loads(payload.tobytes())
+                torch.set_default_dtype(parcel.default_dtype)
+                pyro.get_param_store().set_state(parcel.params)
+                target = parcel.kernel.make_target(*parcel.args, **parcel.kwargs)
+                q = probes(target)
+                check_density("a worker's process", target, q, parcel.log_prob)
+                _known.clear()
+                _known[token] = parcel.kernel, target, parcel.default_dtype
+            kernel, target, default = _known[token]
+            torch.set_default_dtype(default)
+            yield kernel, target
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _make(token: str, payload: np.ndarray) -> None:
     """Get a worker ready; what is wrong is said when there is work to do."""
-    with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with contextlib.suppress(Exception):
-            _known_target(token, payload)
+    with contextlib.suppress(Exception), _known_target(token, payload):
+        pass
 
 
 def _work(
     token: str, payload: np.ndarray, plan: Plan, key: int, task: Task
 ) -> tuple[int, Any]:
     """Do a task in a worker, which makes the target once."""
-    with _ONE_AT_A_TIME, one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the driver has said it
-        try:
-            kernel, target = _known_target(token, payload)
+    try:
+        with _known_target(token, payload) as (kernel, target):
             return key, (perform(kernel, target, plan, task), target.notes)
-        except Exception as reason:
-            return key, _failure(reason)
+    except Exception as reason:
+        return key, _failure(reason)
 
 
 def _failure(reason: Exception) -> _Failure:
