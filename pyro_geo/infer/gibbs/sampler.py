@@ -14,7 +14,6 @@ from torch import Tensor
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import (
     BetaRangeError,
-    ConfigurationError,
     ConvergenceWarning,
     PrecisionWarning,
     explain,
@@ -225,24 +224,15 @@ class GibbsPosterior:
             targets: what the loss compares with, likewise.
 
         Returns:
-            The posterior.
-
-        Raises:
-            ConfigurationError: there is no `store`.
+            The posterior. A store of another run is a
+            :class:`~pyro_geo.errors.CheckpointError` and stays as it is; without
+            `store` it is a :class:`~pyro_geo.errors.ConfigurationError`.
 
         Warns:
             ConvergenceWarning: the run was interrupted.
         """
-        if self.store is None:
-            raise ConfigurationError(
-                explain(
-                    "nothing to go on with",
-                    where="argument store",
-                    found=None,
-                    expected="the folder of a run",
-                    todo="Pass store= to GibbsPosterior.",
-                )
-            )
+        expected = "the folder of a run to go on with"
+        require(self.store is not None, "store", self.store, expected)
         return self._execute(args, targets, resume=True)
 
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:

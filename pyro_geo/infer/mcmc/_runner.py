@@ -15,7 +15,6 @@ from pyro_geo._citation import citation
 from pyro_geo._seconds import Seconds
 from pyro_geo._threads import one_thread
 from pyro_geo.errors import (
-    ConfigurationError,
     ConvergenceWarning,
     PyroGeoWarning,
     explain,
@@ -186,10 +185,10 @@ class MCMC(PosteriorDraws):
             **kwargs: the model's keyword arguments.
 
         Returns:
-            This object, with the draws of the whole run.
-
-        Raises:
-            ConfigurationError: there is no `store`.
+            This object, with the draws of the whole run. A store of another run, of
+            another version, damaged or written to by another process is a
+            :class:`~pyro_geo.errors.CheckpointError`, and stays as it is; without
+            `store` it is a :class:`~pyro_geo.errors.ConfigurationError`.
 
         Example:
             >>> import tempfile
@@ -206,16 +205,8 @@ class MCMC(PosteriorDraws):
             >>> bool((more.positions[:, :50] == fit.positions).all())
             True
         """
-        if self.store is None:
-            raise ConfigurationError(
-                explain(
-                    "nothing to go on with",
-                    where="argument store",
-                    found=None,
-                    expected="the folder of a run",
-                    todo="Pass store= to MCMC.",
-                )
-            )
+        expected = "the folder of a run to go on with"
+        require(self.store is not None, "store", self.store, expected)
         return self._execute(args, kwargs, resume=True)
 
     def _execute(
