@@ -26,7 +26,6 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="folder of the run, to go on with")
-    parser.add_argument("--workers", type=int, help="processes to spread chains over")
     parser.add_argument("--out", default="hmc_report", help="folder of the report")
     arguments = parser.parse_args()
 
@@ -39,10 +38,9 @@ def main() -> None:
         num_chains=arguments.chains,
         seed=arguments.seed,
         store=arguments.store,
-        n_jobs=arguments.workers,
     )
-    begun = arguments.store is not None and arguments.store.exists()
-    fit = (fit.resume if begun else fit.run)(*file["data"]())
+    begun = arguments.store and arguments.store.exists()
+    (fit.resume if begun else fit.run)(*file["data"]())
     print(fit.summary().head(20).to_string())
 
     tables = {}
@@ -54,9 +52,7 @@ def main() -> None:
         tables["Held-out scores"] = scores.round(4)
         print("\nHeld-out scores (nll and calibration: smaller is better)")
         print(scores.round(4).to_string())
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    print("\nReport:", fit.report(folder / "report.html", tables))
+    print("\nReport:", fit.report(Path(arguments.out) / "report.html", tables))
 
 
 if __name__ == "__main__":

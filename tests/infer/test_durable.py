@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-import warnings
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from pyro_geo.errors import (
     ModelError,
     UnsupportedError,
 )
-from pyro_geo.infer import DIMS, HMC, MCMC, GibbsModel, GibbsPosterior
+from pyro_geo.infer import HMC, MCMC, GibbsModel, GibbsPosterior
 from pyro_geo.infer.mcmc import _session
 from pyro_geo.io import report
 from pyro_geo.io.arviz import get_group
@@ -128,7 +127,7 @@ def test_a_finished_run_is_loaded(whole, tmp_path):
     same(run(store=tmp_path / "run.zarr", seed=None).resume(Y), whole)
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("options", [{}, {"chain_batch_size": 3}, {"warmup_steps": 0}])
 def test_an_error_in_the_model_loses_no_finished_block(tmp_path, after, options):
     path = tmp_path / "run.zarr"
@@ -254,7 +253,7 @@ def check_times(path: Path) -> float:
 
 
 @pytest.mark.parametrize("store", [False, True])
-@pytest.mark.parametrize("thin", [1, 3, 7, 50, 120])
+@pytest.mark.parametrize("thin", [3, 50, 120])
 def test_thinning_keeps_every_so_manieth_draw(whole, tmp_path, thin, store):
     place = tmp_path / "run.zarr" if store else None
     fit = run(thin=thin, store=place).run(Y)
@@ -357,6 +356,28 @@ def test_a_spilled_run_is_resumed_and_can_be_made_longer(whole, tmp_path):
         run(stopping(2), store=path, memory_limit=0).run(Y)
     same(run(store=path, memory_limit=0).resume(Y), whole)
     same(run(store=path).resume(Y), whole)
+
+
+def test_draws_that_are_being_written_are_waited_for(whole, tmp_path, monkeypatch):
+    """A slow disk must not make the run look at too few draws."""
+    commit = _run.RunStore.commit
+
+    def slow(self: Any, *args: Any, **options: Any) -> None:
+        time.sleep(0.1)
+        commit(self, *args, **options)
+
+    monkeypatch.setattr(_run.RunStore, "commit", slow)
+    seen = []
+
+    class Watched(FixedHMC):
+        def review(self, states: Any, stats: Any) -> Any:
+            seen.append(stats["lp"])
+            return super().review(states, stats)
+
+    Watched.__name__ = "FixedHMC"
+    kernel = Watched(TARGET, step_size=0.2, num_steps=3)
+    run(kernel, store=tmp_path / "run.zarr", memory_limit=0).run(Y)
+    assert torch.equal(seen[0], whole.stats["lp"])
 
 
 def test_a_result_with_a_store_pickles(whole, tmp_path):
@@ -587,7 +608,10 @@ def gibbs(**options: Any) -> GibbsPosterior:
     return GibbsPosterior(GIBBS, **(settings | options))
 
 
-@pytest.mark.parametrize(("method", "keep"), [("smc", "all"), ("langevin", "betas")])
+@pytest.mark.parametrize(
+    ("method", "keep"),
+    [("smc", "all"), pytest.param("langevin", "betas", marks=pytest.mark.slow)],
+)
 def test_a_path_of_temperatures_is_resumed_from_any_stage(
     tmp_path, monkeypatch, method, keep
 ):
@@ -706,21 +730,3 @@ def test_a_report_of_no_store_is_an_error_of_one_line(tmp_path):
     assert done.returncode == 1
     assert "not the store of a run" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_dims_goes_on_from_its_anchors(tmp_path):
-    path = tmp_path / "run.zarr"
-    options: dict[str, Any] = {"warmup_steps": None, "num_chains": 2}
-
-    def kernel() -> Any:
-        return DIMS(effects, alpha=0.0, anchor_steps=300)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = run(kernel(), 20, **options).run(Y)
-        run(kernel(), 20, store=path, **options).run(Y)
-        found = run(kernel(), 20, store=path, **options).resume(Y)
-    same(found, expected)
-
-
-os.environ.setdefault("MPLBACKEND", "agg")

@@ -296,6 +296,7 @@ class DrawRecord:
 
     def _stored(self, group: str, names: Sequence[str], draws: slice = _ALL) -> Sites:
         assert self.store is not None
+        self._writer.flush()  # what is under way counts too
         found = self.store.read(group, names, draws)
         return {
             name: torch.from_numpy(found[name]).to(self.target.device) for name in names

@@ -115,7 +115,7 @@ class Spread:
             args,
             {**kwargs, "dtype": target.dtype},
             torch.get_default_dtype(),
-            pyro.get_param_store().get_state(),
+            _params(),
             log_prob_at_probes(target),
         )
         try:
@@ -235,6 +235,16 @@ class Spread:
             self.close()
         except Exception:  # it is broken already, and says so
             pass
+
+
+def _params() -> Any:
+    """Pyro's parameters, without the weak references that do not pickle."""
+    state: Any = pyro.get_param_store().get_state()
+    params = {
+        name: value.detach().clone().requires_grad_(value.requires_grad)
+        for name, value in state["params"].items()
+    }
+    return {**state, "params": params}
 
 
 class _TaskError(Exception):
