@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyro_geo
+from pyro_geo.io._files import replace_file
 from pyro_geo.io._report import html, pictures
 from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.stats import add_stats
@@ -113,7 +114,8 @@ def write_report(
         add_stats(page, stats)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
-    return _write(Path(path), page.render(title, facts, foot))
+    replace_file(path, page.render(title, facts, foot).encode())
+    return Path(path)
 
 
 def report(
@@ -195,15 +197,3 @@ def _thinned(
 def _picture(lines: Curves) -> str:
     png = pictures.curves(lines.x, lines.lines, lines.x_label, lines.y_label)
     return html.figure(png, f"{lines.y_label} over {lines.x_label}", lines.caption)
-
-
-def _write(path: Path, text: str) -> Path:
-    """Replace the file by the finished page, never by half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +13,7 @@ from torch import Tensor
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
-from pyro_geo.infer.mcmc._fingerprint import (
-    check_density,
-    check_same,
-    check_values,
-    check_versions,
-    probes,
-)
+from pyro_geo.infer.mcmc._fingerprint import check_run, check_values
 from pyro_geo.infer.mcmc._kept import KeptSites
 from pyro_geo.infer.mcmc._session import uninterrupted
 from pyro_geo.infer.mcmc._state import StateBook
@@ -74,7 +67,7 @@ class StageStore:
         path: str | os.PathLike[str] | None,
     ) -> None:
         self._mover, self._path = mover, path
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = identity
         self._num_particles = num_particles
         self._book = StateBook(GibbsState)
         self._store: RunStore | None = None
@@ -122,12 +115,8 @@ class StageStore:
             The state of the last commit.
         """
         self._store = store = RunStore.open(path)
-        where, header = f"store {store.path}", store.header
-        target = self._mover.target
-        stored = {name: header.get(name) for name in self._identity}
-        check_same(where, stored, self._identity)
-        check_versions(where, header)
-        check_density(where, density, probes(density), header["target"]["log_prob"])
+        where, target = f"store {store.path}", self._mover.target
+        check_run(where, store.header, self._identity, density)
         doc, arrays = store.load()
         state: GibbsState = self._book.restore(doc, arrays, target.device)
         if state.stages:

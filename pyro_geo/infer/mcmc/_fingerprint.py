@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from pyro_geo.target import Target
 
 __all__ = [
     "check_density",
+    "check_run",
     "check_same",
     "check_values",
     "check_versions",
@@ -109,6 +111,25 @@ def check_same(where: str, stored: Any, now: Any, path: str = "") -> None:
         )
 
 
+def check_run(
+    where: str, header: Mapping[str, Any], identity: dict[str, Any], target: Target
+) -> None:
+    """Compare the run that began a store with the one that is to go on with it.
+
+    Another run is a :class:`~pyro_geo.errors.CheckpointError`, another torch a warning.
+
+    Args:
+        where: the store, for the message.
+        header: of the store.
+        identity: of the run now, its target's :func:`fingerprint` included.
+        target: the density of that fingerprint.
+    """
+    now = json.loads(json.dumps(identity))
+    check_same(where, {name: header.get(name) for name in now}, now)
+    check_versions(where, header)
+    check_density(where, target, probes(target), header["target"]["log_prob"])
+
+
 def check_density(
     where: str,
     target: Target,
@@ -150,7 +171,7 @@ def check_versions(where: str, header: Mapping[str, Any]) -> None:
             "on with it: further draws are as valid, but may differ in their last bits "
             "from those of a run that never stopped.",
             FallbackWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

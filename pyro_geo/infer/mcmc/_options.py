@@ -12,14 +12,11 @@ from pyro_geo.infer.mcmc._kernel import BlockKernel
 from pyro_geo.target import Target
 
 __all__ = [
-    "COMPILE",
     "at_least",
     "check_dtype",
     "check_kernel",
     "unconstrained_starts",
 ]
-
-COMPILE = "'auto', True or False"
 
 
 def at_least(name: str, value: int, least: int) -> None:

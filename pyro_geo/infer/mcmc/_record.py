@@ -157,8 +157,7 @@ class DrawRecord:
         Raises:
             CheckpointError: the store cannot be written.
         """
-        if self.store is None:
-            return
+        assert self.store is not None
         self._writer.submit(
             self.store.commit, self.num_draws, state, facts=facts, finished=finished
         )

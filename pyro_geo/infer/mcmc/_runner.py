@@ -25,7 +25,6 @@ from pyro_geo.infer.mcmc._draws import PosteriorDraws, no_draws, whole
 from pyro_geo.infer.mcmc._fingerprint import describe, fingerprint, settings_of
 from pyro_geo.infer.mcmc._kernel import BlockKernel
 from pyro_geo.infer.mcmc._options import (
-    COMPILE,
     at_least,
     check_dtype,
     check_kernel,
@@ -121,7 +120,12 @@ class MCMC(PosteriorDraws):
         )
         at_least("thin", thin, 1)
         at_least("memory_limit", memory_limit, 0)
-        require(compile in ("auto", True, False), "compile", repr(compile), COMPILE)
+        require(
+            compile in ("auto", True, False),
+            "compile",
+            repr(compile),
+            "'auto', True or False",
+        )
         require(thin <= num_samples, "thin", thin, f"at most {num_samples} num_samples")
         named = keep is None or (keep and not isinstance(keep, str))
         require(bool(named), "keep", keep, "a list of sites, or None for all")

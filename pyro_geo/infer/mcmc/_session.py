@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -14,12 +13,7 @@ import torch
 
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import CheckpointError, explain
-from pyro_geo.infer.mcmc._fingerprint import (
-    check_density,
-    check_same,
-    check_versions,
-    probes,
-)
+from pyro_geo.infer.mcmc._fingerprint import check_density, check_run
 from pyro_geo.infer.mcmc._kernel import Block
 from pyro_geo.infer.mcmc._progress import Clock, Progress
 from pyro_geo.infer.mcmc._record import DrawRecord
@@ -97,7 +91,7 @@ class Session:
             dims=target.dims,
             coords=target.coords,
             header={
-                **json.loads(json.dumps(identity)),
+                **identity,
                 "block_draws": rounds.length,
                 "torch_version": torch.__version__,
                 "chain_name": rounds.kernel.chain_name,
@@ -113,12 +107,8 @@ class Session:
             store: the store, open.
             identity: of the run now.
         """
-        where, header = f"store {store.path}", store.header
-        target = self.record.target
-        stored = {name: header.get(name) for name in identity}
-        check_same(where, stored, json.loads(json.dumps(identity)))
-        check_versions(where, header)
-        check_density(where, target, probes(target), header["target"]["log_prob"])
+        where, target = f"store {store.path}", self.record.target
+        check_run(where, store.header, identity, target)
         doc, arrays = store.load()
         self.state = self._book.restore(doc["state"], arrays, target.device)
         self._notes = list(doc["notes"])

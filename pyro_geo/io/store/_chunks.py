@@ -7,37 +7,15 @@ zarr-python writes the same files; through its event loop a small array takes ab
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["ChunkedArray", "replace_file"]
+from pyro_geo.io._files import replace_file
 
-
-def replace_file(path: str | Path, content: bytes | memoryview) -> None:
-    """Put a whole file in place, or leave the old one.
-
-    Args:
-        path: the file; its folder is made where it is missing.
-        content: all of it.
-    """
-    folder, name = os.path.split(path)  # ten files a block: paths are not free
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    try:
-        try:
-            handle = open(part, "wb")
-        except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            handle = open(part, "wb")
-        with handle:
-            handle.write(content)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+__all__ = ["ChunkedArray"]
 
 
 class ChunkedArray:

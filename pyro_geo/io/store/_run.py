@@ -17,8 +17,9 @@ import numpy as np
 
 import pyro_geo
 from pyro_geo.errors import CheckpointError, explain
+from pyro_geo.io._files import replace_file
 from pyro_geo.io._names import SAMPLE_DIMS, storable
-from pyro_geo.io.store._chunks import ChunkedArray, replace_file
+from pyro_geo.io.store._chunks import ChunkedArray
 from pyro_geo.io.store._folder import (
     HEADER,
     damaged,
