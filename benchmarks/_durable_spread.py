@@ -7,22 +7,26 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import joblib
 import torch
 from _bench import ROOT, Row
+from joblib.externals.loky import get_reusable_executor
 from target import logistic, logistic_data
 
 from pyro_geo.infer import HMC, MCMC
 
-TASKS = 200  # empty ones
+TURNS = 3  # of one process and loky
+
+Backend: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
 def loky() -> Iterator[None]:
     with joblib.parallel_config(backend="loky", n_jobs=2):
         yield
+    get_reusable_executor().shutdown(wait=True)  # the next turn has new workers
 
 
 @contextmanager
@@ -59,15 +63,28 @@ def ray() -> Iterator[None]:
     ray.shutdown()
 
 
-BACKENDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "loky": loky,
-    "Dask": dask,
-    "Ray": ray,
-}
+CLUSTERS: dict[str, Backend] = {"Dask": dask, "Ray": ray}
+
+
+class Turn(NamedTuple):
+    """Runs over new workers of one backend.
+
+    Attributes:
+        cold: a run in which the workers start.
+        ready: the same run again, over the same workers.
+        empty: seconds of a task that does nothing.
+    """
+
+    cold: MCMC
+    ready: MCMC
+    empty: float
 
 
 def measure(quick: bool) -> Iterator[list[Row]]:
     """Run in one process and over two workers; the start of a cluster is left out.
+
+    One process and loky take turns and their medians are compared, because the speed of
+    a machine drifts by more than what is looked for. Clusters have one turn.
 
     Args:
         quick: few chains and draws, and loky alone.
@@ -75,42 +92,57 @@ def measure(quick: bool) -> Iterator[list[Row]]:
     Yields:
         Rows of one way each.
     """
-    chains, draws = (64, 20) if quick else (4096, 500)
-    batch = 32 if quick else 256
-    case = f"logistic, {chains} chains"
-    plain = run(chains, draws, batch)
-    blocks = chains // batch * -(-draws // 50)
-    block = plain.timings["sampling"].wall / blocks
+    chains, draws, batch = size = (64, 20, 32) if quick else (4096, 500, 256)
+    case, blocks = f"logistic, {chains} chains", chains // batch * -(-draws // 50)
+    plain: list[MCMC] = []
+    turns: list[Turn] = []
+    for _ in range(1 if quick else TURNS):
+        plain.append(run(*size))
+        turns.append(over(loky, size))
+    block = middle(plain, "sampling") / blocks
+    what = f"a block of {batch} chains and {min(draws, 50)} draws"
     yield [
         *phases(case, "one process", plain),
-        row(case, "one process", "a block of 256 chains and 50 draws", block, "s"),
+        row(case, "one process", what, block, "s"),
     ]
-    for name, backend in list(BACKENDS.items())[: 1 if quick else None]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with backend():
-                fit = run(chains, draws, batch)  # workers start in here
-                again = None if quick else run(chains, draws, batch)
-                empty = empty_task(20 if quick else TASKS)
-        assert torch.equal(fit.positions, plain.positions)
-        method = f"two workers, {name}"
-        wall, cpu = fit.timings["sampling"].wall, fit.timings["sampling"].cpu
-        beyond = 2 * wall - plain.timings["sampling"].wall
-        rows = [
-            *phases(case, method, fit),
-            efficiency(case, method, "whole run", plain.seconds, fit.seconds),
-            efficiency(case, method, "sampling", plain.timings["sampling"].wall, wall),
-            row(case, method, "worker time lost, each block", beyond / blocks, "s"),
-            row(case, method, "time of the driver, each block", cpu / blocks, "s"),
-            row(case, method, "an empty task", empty, "s"),
-            # beyond so many the driver cannot hand out blocks fast enough
-            row(case, method, "workers that pay", block / (cpu / blocks), ""),
-        ]
-        if again is not None:
-            rows.append(
-                row(case, method, "whole run, workers ready", again.seconds, "s")
-            )
-        yield rows
+    yield two_workers(case, "loky", turns, plain, blocks)
+    for name, backend in ({} if quick else CLUSTERS).items():
+        yield two_workers(case, name, [over(backend, size)], plain, blocks)
+
+
+def over(backend: Backend, size: tuple[int, int, int]) -> Turn:
+    """Run twice over the workers of a backend, which start in the first run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with backend():
+            return Turn(run(*size), run(*size), empty_task())
+
+
+def two_workers(
+    case: str, name: str, turns: list[Turn], plain: list[MCMC], blocks: int
+) -> list[Row]:
+    """Rows of one backend beside one process, once the draws are the same."""
+    fits = [turn.cold for turn in turns]
+    ready = [turn.ready for turn in turns]
+    assert all(torch.equal(f.positions, plain[0].positions) for f in fits + ready)
+    method = f"two workers, {name}"
+    one = {what: middle(plain, what) for what in ("whole run", "sampling")}
+    two = {what: middle(fits, what) for what in one}
+    driver = statistics.median(f.timings["sampling"].cpu for f in fits) / blocks
+    beyond = 2 * two["sampling"] - one["sampling"]
+    return [
+        *phases(case, method, fits),
+        row(case, method, "whole run, workers ready", middle(ready, "whole run"), "s"),
+        *(
+            row(case, method, f"efficiency, {what}", one[what] / two[what] / 2, "")
+            for what in one
+        ),
+        row(case, method, "worker time lost, each block", beyond / blocks, "s"),
+        row(case, method, "time of the driver, each block", driver, "s"),
+        row(case, method, "an empty task", turns[0].empty, "s"),
+        # beyond so many the driver cannot hand out blocks fast enough
+        row(case, method, "workers that pay", one["sampling"] / blocks / driver, ""),
+    ]
 
 
 def run(chains: int, draws: int, batch: int) -> MCMC:
@@ -128,18 +160,20 @@ def run(chains: int, draws: int, batch: int) -> MCMC:
         ).run(*logistic_data())
 
 
-def phases(case: str, method: str, fit: MCMC) -> list[Row]:
-    """Wall seconds of the whole run and of its parts."""
-    named = {"whole run": fit.seconds}
-    named |= {name: fit.timings[name].wall for name in ("warmup", "sampling")}
-    return [row(case, method, name, value, "s") for name, value in named.items()]
+def middle(fits: list[MCMC], what: str) -> float:
+    """Wall seconds of a phase or of the whole run, the median of several runs."""
+    return statistics.median(
+        fit.seconds if what == "whole run" else fit.timings[what].wall for fit in fits
+    )
 
 
-def efficiency(case: str, method: str, what: str, one: float, two: float) -> Row:
-    return row(case, method, f"efficiency, {what}", one / two / 2, "")
+def phases(case: str, method: str, fits: list[MCMC]) -> list[Row]:
+    """Rows of the whole run and of its parts."""
+    names = ("whole run", "warmup", "sampling")
+    return [row(case, method, name, middle(fits, name), "s") for name in names]
 
 
-def empty_task(count: int) -> float:
+def empty_task(count: int = 200) -> float:
     """Seconds of a task that does nothing, through one reused pool."""
     found = []
     options: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "all"}

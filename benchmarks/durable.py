@@ -36,15 +36,17 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         found["bytes_per_draw/logistic"] = kept / held
     for backend in ("loky", "Dask", "Ray"):
         for metric, key in (
-            ("whole run", f"two_workers_speedup/{backend}"),
-            ("sampling", f"two_workers_speedup/{backend}_sampling"),
+            ("whole run", backend),
+            ("whole run, workers ready", f"{backend}_ready"),
+            ("sampling", f"{backend}_sampling"),
         ):
-            one = by.get(("logistic, 4096 chains", "one process", metric))
+            alone = metric.split(",")[0]
+            one = by.get(("logistic, 4096 chains", "one process", alone))
             two = by.get(("logistic, 4096 chains", f"two workers, {backend}", metric))
             if one is not None and two is not None:
-                found[key] = one / two
-                if backend == "loky" and metric == "whole run":
-                    found["two_workers_speedup/logistic"] = one / two
+                found[f"two_workers_speedup/{key}"] = one / two
+    if (gain := found.get("two_workers_speedup/loky")) is not None:
+        found["two_workers_speedup/logistic"] = gain
     return found
 
 

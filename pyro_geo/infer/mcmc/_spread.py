@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import pickle
 import sys
 import threading
@@ -156,7 +155,7 @@ class Spread:
             WorkerError: workers are lost again and again.
         """
         if len(tasks) == 1:
-            self._prepare()
+            self._prepare(*tasks.values())
             yield from self._here.results(tasks)
             return
         left, failures = dict(tasks), 0
@@ -193,13 +192,13 @@ class Spread:
             parallel, self._parallel, self._preparing = self._parallel, None, ()
             parallel.__exit__(None, None, None)
 
-    def _prepare(self) -> None:
-        """Let the workers start and make their targets, without waiting for them."""
+    def _prepare(self, task: Task) -> None:
+        """Let the workers start and rehearse a task, without waiting for them."""
         if self._parallel is None and (parallel := self._pool()).return_generator:
             call = joblib.delayed(_make)
             count = num_processes(self._n_jobs)
             found: Any = parallel(
-                call(self._token, self._payload) for _ in range(count)
+                call(self._token, self._payload, self._plan, task) for _ in range(count)
             )
             self._preparing = found
 
@@ -317,22 +316,37 @@ def _known_target(
 
 
 def _let_memory_stay() -> None:
-    """Undo what Dask's workers set, where it is set: freed memory goes at once.
+    """Have glibc keep freed memory for the next tensor instead of giving it back.
 
-    glibc then maps every large tensor anew, and a block takes almost three times as
-    long. The numbers are those that glibc reaches by itself where nothing is set.
+    A worker holds nothing between blocks, so that the end of its heap is free and is
+    given back time and again; mapping it anew costs up to half of a block, and two
+    thirds in Dask's workers, which set the thresholds low.
     """
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ and sys.platform == "linux":
+    if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD
-            mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD
+            mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: the largest there is
+            mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD
 
 
-def _make(token: str, payload: np.ndarray) -> None:
-    """Get a worker ready; what is wrong is said when there is work to do."""
-    with contextlib.suppress(Exception), _known_target(token, payload):
-        pass
+def _make(token: str, payload: np.ndarray, plan: Plan, task: Task) -> None:
+    """Get a worker ready; what is wrong is said when there is work to do.
+
+    Where there is warm-up, one block of what the driver does in the meantime is done
+    here too, so that the graphs of the others are traced. Where there is none, the
+    start is all the work there is; and to compile is left to one process, the cache on
+    disk serves the others.
+    """
+    with (
+        contextlib.suppress(Exception),
+        _known_target(token, payload) as (kernel, target),
+    ):
+        if not plan.warmup_steps or task.rung == "compiled":
+            return
+        found = perform(kernel, target, plan, task)
+        if task.kind == "start" and not (isinstance(found, Block) or found.finished):
+            adapt = task._replace(kind="adapt", block=1, state=found.state)
+            perform(kernel, target, plan, adapt)
 
 
 def _work(
