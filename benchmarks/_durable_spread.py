@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import joblib
-import torch
 from _bench import ROOT, Row
 from joblib.externals.loky import get_reusable_executor
 from target import logistic, logistic_data
 
 from pyro_geo.infer import HMC, MCMC
 
-TURNS = 3  # of one process and loky
+TURNS = 3  # of loky; the clusters have one
 
 Backend: TypeAlias = Callable[[], AbstractContextManager[None]]
 
@@ -63,28 +62,53 @@ def ray() -> Iterator[None]:
     ray.shutdown()
 
 
-CLUSTERS: dict[str, Backend] = {"Dask": dask, "Ray": ray}
+BACKENDS: dict[str, Backend] = {"loky": loky, "Dask": dask, "Ray": ray}
+
+
+PHASES = ("whole run", "warmup", "sampling")
+
+
+class Run(NamedTuple):
+    """What is kept of a run.
+
+    Attributes:
+        seconds: wall seconds of the whole run and of its phases.
+        driver: processor seconds of this process while draws were made.
+        digest: of the draws.
+    """
+
+    seconds: dict[str, float]
+    driver: float
+    digest: str
 
 
 class Turn(NamedTuple):
-    """Runs over new workers of one backend.
+    """Runs over new workers, between two in one process.
 
     Attributes:
-        cold: a run in which the workers start.
-        ready: the same run again, over the same workers.
+        alone: in one process, before and after.
+        cold: the workers start in it.
+        ready: the same again, over the same workers.
         empty: seconds of a task that does nothing.
     """
 
-    cold: MCMC
-    ready: MCMC
+    alone: tuple[Run, Run]
+    cold: Run
+    ready: Run
     empty: float
+
+    def speedup(self, run: Run, phase: str) -> float:
+        """How much faster a run was than its two neighbours."""
+        return (
+            statistics.mean(r.seconds[phase] for r in self.alone) / run.seconds[phase]
+        )
 
 
 def measure(quick: bool) -> Iterator[list[Row]]:
     """Run in one process and over two workers; the start of a cluster is left out.
 
-    One process and loky take turns and their medians are compared, because the speed of
-    a machine drifts by more than what is looked for. Clusters have one turn.
+    Each turn of a backend is compared with one process right before and right after it:
+    the speed of a machine drifts by more than what is looked for.
 
     Args:
         quick: few chains and draws, and loky alone.
@@ -94,61 +118,65 @@ def measure(quick: bool) -> Iterator[list[Row]]:
     """
     chains, draws, batch = size = (64, 20, 32) if quick else (4096, 500, 256)
     case, blocks = f"logistic, {chains} chains", chains // batch * -(-draws // 50)
-    plain: list[MCMC] = []
-    turns: list[Turn] = []
-    for _ in range(1 if quick else TURNS):
-        plain.append(run(*size))
-        turns.append(over(loky, size))
+    plain = [run(*size)]
+    for name, backend in list(BACKENDS.items())[: 1 if quick else None]:
+        turns: list[Turn] = []
+        for _ in range(TURNS if name == "loky" and not quick else 1):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with backend():
+                    over = run(*size), run(*size), empty_task()
+            plain.append(run(*size))
+            turns.append(Turn((plain[-2], plain[-1]), *over))
+        yield two_workers(case, name, turns, blocks)
     block = middle(plain, "sampling") / blocks
     what = f"a block of {batch} chains and {min(draws, 50)} draws"
     yield [
         *phases(case, "one process", plain),
         row(case, "one process", what, block, "s"),
     ]
-    yield two_workers(case, "loky", turns, plain, blocks)
-    for name, backend in ({} if quick else CLUSTERS).items():
-        yield two_workers(case, name, [over(backend, size)], plain, blocks)
 
 
-def over(backend: Backend, size: tuple[int, int, int]) -> Turn:
-    """Run twice over the workers of a backend, which start in the first run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with backend():
-            return Turn(run(*size), run(*size), empty_task())
-
-
-def two_workers(
-    case: str, name: str, turns: list[Turn], plain: list[MCMC], blocks: int
-) -> list[Row]:
+def two_workers(case: str, name: str, turns: list[Turn], blocks: int) -> list[Row]:
     """Rows of one backend beside one process, once the draws are the same."""
-    fits = [turn.cold for turn in turns]
-    ready = [turn.ready for turn in turns]
-    assert all(torch.equal(f.positions, plain[0].positions) for f in fits + ready)
+    alone = [run for turn in turns for run in turn.alone]
+    cold, ready = [turn.cold for turn in turns], [turn.ready for turn in turns]
+    assert len({run.digest for run in alone + cold + ready}) == 1
     method = f"two workers, {name}"
-    one = {what: middle(plain, what) for what in ("whole run", "sampling")}
-    two = {what: middle(fits, what) for what in one}
-    driver = statistics.median(f.timings["sampling"].cpu for f in fits) / blocks
-    beyond = 2 * two["sampling"] - one["sampling"]
+    driver = statistics.median(run.driver for run in cold) / blocks
+    block = middle(alone, "sampling") / blocks
+    lost = 2 * middle(cold, "sampling") / blocks - block
     return [
-        *phases(case, method, fits),
+        *phases(case, method, cold),
         row(case, method, "whole run, workers ready", middle(ready, "whole run"), "s"),
         *(
-            row(case, method, f"efficiency, {what}", one[what] / two[what] / 2, "")
-            for what in one
+            efficiency(case, method, phase, [t.speedup(t.cold, phase) for t in turns])
+            for phase in ("whole run", "sampling")
         ),
-        row(case, method, "worker time lost, each block", beyond / blocks, "s"),
+        efficiency(
+            case,
+            method,
+            "whole run, workers ready",
+            [turn.speedup(turn.ready, "whole run") for turn in turns],
+        ),
+        row(case, method, "worker time lost, each block", lost, "s"),
         row(case, method, "time of the driver, each block", driver, "s"),
         row(case, method, "an empty task", turns[0].empty, "s"),
         # beyond so many the driver cannot hand out blocks fast enough
-        row(case, method, "workers that pay", one["sampling"] / blocks / driver, ""),
+        row(case, method, "workers that pay", block / driver, ""),
     ]
 
 
-def run(chains: int, draws: int, batch: int) -> MCMC:
+def efficiency(case: str, method: str, what: str, gains: list[float]) -> Row:
+    """The median gain over the number of workers, with the gain of each turn."""
+    found = row(case, method, f"efficiency, {what}", statistics.median(gains) / 2, "")
+    return {**found, "speedups": [round(gain, 3) for gain in gains]}
+
+
+def run(chains: int, draws: int, batch: int) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return MCMC(
+        fit = MCMC(
             HMC(logistic),
             draws,
             None,
@@ -158,19 +186,20 @@ def run(chains: int, draws: int, batch: int) -> MCMC:
             compile=False,
             chain_batch_size=batch,
         ).run(*logistic_data())
+    seconds = {"whole run": fit.seconds}
+    seconds |= {phase: fit.timings[phase].wall for phase in PHASES[1:]}
+    digest = str(joblib.hash(fit.positions.numpy()))
+    return Run(seconds, fit.timings["sampling"].cpu, digest)
 
 
-def middle(fits: list[MCMC], what: str) -> float:
-    """Wall seconds of a phase or of the whole run, the median of several runs."""
-    return statistics.median(
-        fit.seconds if what == "whole run" else fit.timings[what].wall for fit in fits
-    )
+def middle(runs: list[Run], phase: str) -> float:
+    """Wall seconds of a phase, the median of several runs."""
+    return statistics.median(run.seconds[phase] for run in runs)
 
 
-def phases(case: str, method: str, fits: list[MCMC]) -> list[Row]:
+def phases(case: str, method: str, runs: list[Run]) -> list[Row]:
     """Rows of the whole run and of its parts."""
-    names = ("whole run", "warmup", "sampling")
-    return [row(case, method, name, middle(fits, name), "s") for name in names]
+    return [row(case, method, phase, middle(runs, phase), "s") for phase in PHASES]
 
 
 def empty_task(count: int = 200) -> float:

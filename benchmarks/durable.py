@@ -35,16 +35,14 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         )
         found["bytes_per_draw/logistic"] = kept / held
     for backend in ("loky", "Dask", "Ray"):
-        for metric, key in (
+        for what, key in (
             ("whole run", backend),
             ("whole run, workers ready", f"{backend}_ready"),
             ("sampling", f"{backend}_sampling"),
         ):
-            alone = metric.split(",")[0]
-            one = by.get(("logistic, 4096 chains", "one process", alone))
-            two = by.get(("logistic, 4096 chains", f"two workers, {backend}", metric))
-            if one is not None and two is not None:
-                found[f"two_workers_speedup/{key}"] = one / two
+            which = "logistic, 4096 chains", f"two workers, {backend}"
+            if (share := by.get((*which, f"efficiency, {what}"))) is not None:
+                found[f"two_workers_speedup/{key}"] = 2 * share
     if (gain := found.get("two_workers_speedup/loky")) is not None:
         found["two_workers_speedup/logistic"] = gain
     return found
