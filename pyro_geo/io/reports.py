@@ -155,7 +155,9 @@ def report(
     notes = [text for text in str(facts.pop("notes", "")).splitlines() if text]
     facts.pop("citation", None)
     if not header["finished"]:
-        done, planned = header["num_draws"], header["planned_draws"]
+        # what the page shows: the run may have gone on since its header was read
+        done = 0 if posterior is None else posterior.sizes["draw"]
+        planned = header["planned_draws"]
         ended = "was interrupted" if facts.get("interrupted") else "is not finished"
         notes.insert(0, f"The run {ended}: it has {done} of {planned} draws per chain.")
     return write_report(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ import torch
 from pyro_geo.errors import UnsupportedError, WorkerError
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.infer.mcmc import _spread
+from pyro_geo.infer.mcmc._tasks import Plan, Task, perform
 from pyro_geo.io.store import check_run
 from pyro_geo.testing.hmc import FixedHMC
 from tests.cases import effects, numbers
@@ -223,3 +227,56 @@ def test_an_error_of_the_model_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError, match="in the model") as error:
         run(Failing(effects, step_size=0.2, num_steps=3), n_jobs=2)
     assert "Failing" not in str(error.value)
+
+
+def test_a_worker_traces_what_it_needs_before_it_is_asked() -> None:
+    kernel = HMC(effects)
+    target = kernel.make_target(Y)
+    plan = Plan(seed=1, num_samples=50, num_chains=8, warmup_steps=20)
+    spread = _spread.Spread(kernel, target, plan, ((Y,), {}), 2)
+    first = Task("start", range(4), 0, "traced")
+    sent = spread._token, spread._payload, plan
+    _spread._make(*sent, first)
+    with _spread._known_target(*sent[:2]) as (_, ready):
+        traced = ready.build_seconds
+    assert traced.cpu > 0
+    tuned: Any = perform(kernel, target, plan, first)
+    for block in range(1, 100):
+        if tuned.finished:
+            break
+        adapt = first._replace(kind="adapt", block=block, state=tuned.state)
+        tuned = perform(kernel, target, plan, adapt)
+    assert tuned.finished
+    second = Task("start", range(4, 8), 0, "traced", tuning=kernel.tuning(tuned.state))
+    _, (found, _) = _spread._work(*sent, 1, second)
+    adapt = second._replace(kind="adapt", block=1, state=found.state, tuning=None)
+    _, (found, _) = _spread._work(*sent, 1, adapt)
+    assert found.num_steps > 0
+    with _spread._known_target(*sent[:2]) as (_, used):
+        assert used is ready
+        assert used.build_seconds == traced
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+@pytest.mark.parametrize("setting", [None, "65536"])  # the second is that of Dask
+def test_a_worker_keeps_freed_memory(setting: str | None) -> None:
+    env = {name: v for name, v in os.environ.items() if not name.startswith("MALLOC_")}
+    if setting is not None:
+        env["MALLOC_TRIM_THRESHOLD_"] = setting
+    code = """
+import resource, torch
+from pyro_geo.infer.mcmc._spread import _let_memory_stay
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(4_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = faults()
+_let_memory_stay()
+faults()
+print(before, faults())
+"""
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    before, after = map(int, found.stdout.split())
+    assert after < before / 10

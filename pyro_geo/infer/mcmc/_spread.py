@@ -134,7 +134,7 @@ class Spread:
             ) from reason
         # as an array: backends hand large ones over once, not with every task
         self._payload = np.frombuffer(content, np.uint8)
-        self._token = joblib.hash(content)
+        self._token = str(joblib.hash(content))
         self._plan, self._n_jobs = plan, n_jobs
         self._parallel: joblib.Parallel | None = None
         self._preparing: Iterable[None] = ()
