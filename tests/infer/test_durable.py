@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from pyro_geo.errors import (
     UnsupportedError,
 )
 from pyro_geo.infer import HMC, MCMC, GibbsModel, GibbsPosterior
-from pyro_geo.infer.mcmc import _session
+from pyro_geo.infer.mcmc import _record, _session
 from pyro_geo.io import report
 from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import _chunks, _run, check_run, open_run
@@ -164,20 +165,25 @@ def test_an_interrupt_keeps_finished_blocks_in_memory_and_in_the_store(whole, tm
 
 
 def test_an_interrupt_waits_for_a_commit(whole, tmp_path, monkeypatch):
-    """A signal that comes while the store is written does not tear it."""
-    import signal
-
+    """A signal that comes while a round is committed does not tear it."""
     path = tmp_path / "run.zarr"
-    commit = _run.RunStore.commit
+    commit = _record.DrawRecord.commit
+    signals = [signal.SIGINT]
 
-    def interrupted(self: Any, num_draws: int, *args: Any, **options: Any) -> None:
-        if self.num_draws < num_draws == 2 * BLOCK:
-            signal.raise_signal(signal.SIGINT)
-        commit(self, num_draws, *args, **options)
+    def interrupted(self: Any, *args: Any, **options: Any) -> None:
+        if self.num_draws == 2 * BLOCK and signals:
+            signal.raise_signal(signals.pop())
+        commit(self, *args, **options)
 
-    monkeypatch.setattr(_run.RunStore, "commit", interrupted)
-    with pytest.warns(UserWarning, match="interrupted"):
-        fit = run(store=path).run(Y)
+    monkeypatch.setattr(_record.DrawRecord, "commit", interrupted)
+    # a process in the background of a shell may ignore the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.warns(UserWarning, match="interrupted"):
+            fit = run(store=path).run(Y)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    monkeypatch.undo()
     assert fit.positions.shape[1] == 50
     assert check_run(path)["num_draws"] == 50
     same(run(store=path).resume(Y), whole)
