@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_geo._interrupts import uninterrupted
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
 from pyro_geo.target._compiler import (
@@ -326,6 +327,7 @@ class _Flat:
         return self._output(leaves)
 
 
+@uninterrupted(insist=False)  # torch's callbacks swallow one that strikes in them
 def _graph_of(
     probe: _Flat, leaves: Sequence[Tensor], role: DataRole
 ) -> tuple[GraphModule | None, Exception | None]:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo._interrupts import uninterrupted
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
 from pyro_geo.infer.mcmc._fingerprint import check_run, check_values
 from pyro_geo.infer.mcmc._kept import KeptSites
-from pyro_geo.infer.mcmc._session import uninterrupted
 from pyro_geo.infer.mcmc._state import StateBook
 from pyro_geo.io._names import plain_facts
 from pyro_geo.io.store import RunStore, Variable

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from pyro_geo._interrupts import uninterrupted
 from pyro_geo._seconds import Seconds
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.infer.mcmc._fingerprint import check_density, check_run
@@ -24,7 +22,7 @@ from pyro_geo.infer.mcmc._tasks import Task
 from pyro_geo.io._names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
 
-__all__ = ["Session", "uninterrupted"]
+__all__ = ["Session"]
 
 _STAGES = (
     ("tune", "warm up", "warmup", "step"),
@@ -235,19 +233,3 @@ class Session:
         self.record.close()
         if self.record.store is not None:
             self.record.store.close()
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put an interrupt off until the end of something that must be done whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
