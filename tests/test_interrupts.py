@@ -65,7 +65,7 @@ def test_an_interrupt_is_raised_at_the_end() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_who_insists_is_heard_at_once() -> None:
+def test_a_second_interrupt_is_raised_at_once() -> None:
     done = []
 
     @uninterrupted(insist=False)

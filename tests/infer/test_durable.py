@@ -183,7 +183,6 @@ def test_an_interrupt_waits_for_a_commit(whole, tmp_path, monkeypatch):
             fit = run(store=path).run(Y)
     finally:
         signal.signal(signal.SIGINT, before)
-    monkeypatch.undo()
     assert fit.positions.shape[1] == 50
     assert check_run(path)["num_draws"] == 50
     same(run(store=path).resume(Y), whole)

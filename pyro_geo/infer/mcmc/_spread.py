@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import pickle
-import signal
 import sys
 import threading
 import traceback
@@ -19,6 +18,7 @@ import numpy as np
 import pyro
 import torch
 
+from pyro_geo._interrupts import ignored
 from pyro_geo._threads import one_thread
 from pyro_geo.errors import UnsupportedError, WorkerError, explain
 from pyro_geo.infer.mcmc._fingerprint import (
@@ -296,7 +296,7 @@ def _known_target(
         Both.
     """
     dtype = torch.get_default_dtype()
-    with _ONE_AT_A_TIME, _deaf(), one_thread(), warnings.catch_warnings():
+    with _ONE_AT_A_TIME, ignored(), one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the driver has said it
         try:
             if token not in _known:
@@ -314,19 +314,6 @@ def _known_target(
             yield kernel, target
         finally:
             torch.set_default_dtype(dtype)
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Leave Ctrl-C to the driver: a terminal sends it to the workers too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _let_memory_stay() -> None:
