@@ -12,14 +12,14 @@ from _bench import Row, Timing, load, timing
 from torch import Tensor
 
 from pyro_geo import Target
+from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine.noise import Noise
+from pyro_geo.evaluation.baselines import fan_in_starts, map_estimate
 from pyro_geo.infer import DIMS
-from pyro_geo.infer.mcmc._noise import Noise
-from pyro_geo.infer.mcmc._warmup import warm_up
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.trajectories import run_trajectories
 from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
-from pyro_geo.testing.baselines import fan_in_starts, map_estimate
 
 FILES = {
     "gap_network": "gap_network",

@@ -14,21 +14,21 @@ from _dims_common import Outcome, Scores, anchor_gap, seconds
 from torch import Tensor
 
 from pyro_geo import Target
-from pyro_geo.infer import DIMS, MCMC
-from pyro_geo.testing.baselines import (
+from pyro_geo.evaluation.baselines import (
     deep_ensemble,
     fan_in_starts,
     laplace,
     linearised_laplace,
     map_estimate,
 )
-from pyro_geo.testing.comparison import predict
-from pyro_geo.testing.scores import (
+from pyro_geo.evaluation.comparison import predict
+from pyro_geo.evaluation.scores import (
     accuracy,
     auroc,
     negative_log_likelihood,
     predictive_entropy,
 )
+from pyro_geo.infer import DIMS, MCMC
 
 MEMBERS = 8
 PRECISIONS = (0.02, 1.0)

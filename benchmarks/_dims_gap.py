@@ -30,7 +30,7 @@ from _dims_gap_methods import (
 )
 
 from pyro_geo import Target
-from pyro_geo.testing.baselines import (
+from pyro_geo.evaluation.baselines import (
     deep_ensemble,
     fan_in_starts,
     laplace,

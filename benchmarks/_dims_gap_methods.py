@@ -13,17 +13,17 @@ from pyro.infer.autoguide.initialization import init_to_uniform, init_to_value
 from torch import Tensor
 
 from pyro_geo import Target
-from pyro_geo.infer import DIMS, MCMC
-from pyro_geo.infer.mcmc.dims.velocity import posterior_precision
-from pyro_geo.target._model import ModelDensity
-from pyro_geo.testing.baselines import (
+from pyro_geo.density.model import ModelDensity
+from pyro_geo.evaluation.baselines import (
     fan_in_starts,
     linearised_laplace,
     map_estimate,
     sghmc,
 )
-from pyro_geo.testing.comparison import predict
-from pyro_geo.testing.scores import negative_log_likelihood
+from pyro_geo.evaluation.comparison import predict
+from pyro_geo.evaluation.scores import negative_log_likelihood
+from pyro_geo.infer import DIMS, MCMC
+from pyro_geo.infer.mcmc.dims.velocity import posterior_precision
 
 MEMBERS = 8
 HEADLINE = "DiMS, explore + settle, alpha 0"

@@ -16,9 +16,9 @@ from pyro_geo.infer.mcmc.dims.dopri5 import (
     dopri5_step,
 )
 from pyro_geo.infer.mcmc.dims.driver import FlowResult, flow_result
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes, run_lanes
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.ops.derivatives import value_grad_hvp
+from pyro_geo.ops.lanes import map_lanes, run_lanes
 
 RTOL, ATOL = 1e-7, 1e-6  # theirs
 FRICTION = 0.1

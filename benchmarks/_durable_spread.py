@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import joblib
 from _bench import ROOT, Row
+from density import logistic, logistic_data
 from joblib.externals.loky import get_reusable_executor
-from target import logistic, logistic_data
 
 from pyro_geo.infer import HMC, MCMC
 

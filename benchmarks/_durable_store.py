@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from _bench import Row
-from target import logistic, logistic_data
+from density import logistic, logistic_data
 
+from pyro_geo.density import Target
 from pyro_geo.infer import HMC, MCMC
-from pyro_geo.target import Target
 
 CASE = "logistic, 64 chains"
 

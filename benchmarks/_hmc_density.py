@@ -12,7 +12,7 @@ from _hmc_numpyro import as_arrays, jnp
 from _hmc_numpyro_models import MODELS, read
 from torch import Tensor
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 from pyro_geo.testing import posteriordb
 
 util: Any = importlib.import_module("numpyro.infer.util")

@@ -25,7 +25,7 @@ from _hmc_common import (
 )
 from _hmc_posteriors import cases, our_runs, target_of
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 
 CHAINS, DRAWS = 16, 625  # ours
 PEER_CHAINS, PEER_DRAWS = 10, 1000

@@ -6,9 +6,9 @@ from typing import Any
 
 from _hmc_common import Run
 
+from pyro_geo.density import Target
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer import HMC, MCMC
-from pyro_geo.target import Target
 
 PHASES = {"warmup": "warm-up", "compile": "compilation", "sampling": "sampling"}
 

@@ -27,7 +27,7 @@ from _hmc_common import (
     row,
 )
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 from pyro_geo.testing import posteriordb
 
 LEFT_OUT = "hudson_lynx_hare-lotka_volterra"

@@ -23,7 +23,7 @@ from _hmc_common import (
 from _hmc_posteriors import our_runs, take_turns
 from torch import Tensor
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 
 CASE = "saas"
 CHAINS = 16

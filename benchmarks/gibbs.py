@@ -19,7 +19,7 @@ import torch
 from _bench import ROOT, Row, options, write
 from _gibbs_ratios import ratios, reading
 
-from pyro_geo._seconds import Seconds
+from pyro_geo._process import Seconds
 
 PARTS: dict[str, Callable[[bool], Iterator[list[Row]]]] = {
     "certificates": _gibbs_certificates.measure,

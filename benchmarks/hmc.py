@@ -24,7 +24,7 @@ from _bench import ROOT, Row, options, write
 from _hmc_ratios import ratios
 from _hmc_reading import reading
 
-from pyro_geo._seconds import Seconds
+from pyro_geo._process import Seconds
 
 PARTS: dict[str, Callable[[bool], Iterator[list[Row]]]] = {
     "posteriors": _hmc_posteriors.measure,

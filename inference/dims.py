@@ -11,8 +11,8 @@ import runpy
 from pathlib import Path
 
 from pyro_geo import Target
+from pyro_geo.evaluation.comparison import score_table
 from pyro_geo.infer import DIMS, MCMC
-from pyro_geo.testing.comparison import score_table
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from pyro_geo import Target
+from pyro_geo.evaluation.comparison import score_table
 from pyro_geo.infer import HMC, MCMC
-from pyro_geo.testing.comparison import score_table
 
 
 def main() -> None:

@@ -24,17 +24,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyro_geo._citation import citation
-    from pyro_geo.target import Layout, Target
+    from pyro_geo.citations import citation
+    from pyro_geo.density import Layout, Target
 
 __version__ = "0.1.0"
 
 __all__ = ["Layout", "Target", "__version__", "citation"]
 
 _HOME = {
-    "Layout": "pyro_geo.target",
-    "Target": "pyro_geo.target",
-    "citation": "pyro_geo._citation",
+    "Layout": "pyro_geo.density",
+    "Target": "pyro_geo.density",
+    "citation": "pyro_geo.citations",
 }
 
 

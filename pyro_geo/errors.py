@@ -5,80 +5,44 @@ of the warnings. An exception also inherits the built-in that a caller would exp
 so that ``except ValueError`` catches a bad option. A mistake in the call raises before
 any sampling; numerical trouble inside a run never raises, it flags the draw.
 
-Messages have four parts, put together by :func:`explain`: what is wrong, where, what
-was found against what was expected, and what to do next.
+Messages have four parts: what is wrong, where, what was found against what was
+expected, and what to do next. Every class takes them as its arguments.
 """
 
 __all__ = [
-    "AnchorAliasError",
-    "AnchorMismatchError",
     "AnchorNotConvergedWarning",
-    "BallSpecError",
     "BetaRangeError",
-    "BoundsError",
     "CheckpointError",
     "ConfigurationError",
     "ConvergenceWarning",
-    "DegenerateCovarianceError",
     "DegenerateEnsembleWarning",
-    "DiscountError",
-    "DiscreteLatentError",
     "DiscreteSiteError",
     "DivergenceWarning",
-    "EliteCollapseWarning",
-    "ElitesError",
-    "EmptyDropletError",
     "EmptyEnsembleError",
     "EnergyLedgerWarning",
-    "EpisodeError",
     "FallbackWarning",
-    "ForgetSetError",
-    "HGFDomainError",
-    "HGFGraphError",
-    "HGFNegativePrecisionError",
-    "HGFShapeError",
-    "ImproperFloorError",
     "InitializationError",
     "LayoutMismatchError",
-    "LeverageError",
     "LossRangeError",
     "MissingCurvatureError",
-    "MissingGradientLogError",
     "ModelError",
-    "NoFeasibleSampleError",
-    "NonFiniteDataError",
-    "NonFiniteError",
     "NonFiniteLossError",
-    "NonFiniteMeasurementWarning",
-    "NonFiniteStateError",
-    "NonStationaryWarning",
     "NotPositiveDefiniteError",
     "NotProperlyWeightedError",
     "ObjectiveShapeError",
-    "OfflinePlanningError",
-    "ParameterCoverageWarning",
     "PrecisionWarning",
     "PriorDependsOnDataError",
     "PriorError",
-    "PriorSupportError",
     "PyroGeoError",
     "PyroGeoWarning",
     "ReferenceMismatchError",
     "SampleSizeError",
-    "SaturatedMetricWarning",
     "ShapeError",
-    "SparseGradientError",
-    "SubspaceResidualWarning",
-    "TrackLostWarning",
-    "UnboundedFieldError",
     "UnboundedMinimumWarning",
-    "UnreliableWeightsWarning",
     "UnsupportedError",
     "UnsupportedModelError",
-    "UnsupportedOptimizerError",
     "WorkerError",
     "explain",
-    "require",
 ]
 
 
@@ -112,34 +76,30 @@ def explain(what: str, where: str, found: object, expected: object, todo: str) -
     return f"{what}{place}: found {found}, expected {expected}. {todo}"
 
 
-def require(good: bool, name: str, found: object, expected: object) -> None:
-    """Refuse an option that is out of range.
+class _Explained(BaseException):
+    """What exceptions and warnings share: a message in four parts.
 
     Args:
-        good: whether it is in range.
-        name: of the argument.
-        found: its value.
-        expected: what it should be.
-
-    Raises:
-        ConfigurationError: it is not.
-
-    Example:
-        >>> require(3 > 0, "num_chains", 3, "at least 1")
+        what: what is wrong; alone it is the whole message.
+        where: the argument, site, chain or step it concerns, if there is one.
+        found: what was found.
+        expected: what was expected instead.
+        todo: what to do next, one sentence or more.
     """
-    if not good:
-        raise ConfigurationError(
-            explain(
-                "option out of range",
-                where=f"argument {name}",
-                found=found,
-                expected=expected,
-                todo="Pass such a value or leave it out.",
-            )
-        )
+
+    def __init__(
+        self,
+        what: str = "",
+        where: str = "",
+        found: object = None,
+        expected: object = None,
+        todo: str = "",
+    ) -> None:
+        # pickling hands the finished message back as `what`
+        super().__init__(explain(what, where, found, expected, todo) if todo else what)
 
 
-class PyroGeoError(Exception):
+class PyroGeoError(_Explained, Exception):
     """Root of the library's exceptions."""
 
 
@@ -167,7 +127,7 @@ class WorkerError(PyroGeoError, RuntimeError):
     """Worker processes are lost faster than they finish tasks."""
 
 
-class PyroGeoWarning(UserWarning):
+class PyroGeoWarning(_Explained, UserWarning):
     """Root of the library's warnings."""
 
 
@@ -186,10 +146,6 @@ class FallbackWarning(PyroGeoWarning):
 # Shared by several methods
 class ConfigurationError(PyroGeoError, ValueError):
     """An option is outside its range or two options contradict each other."""
-
-
-class NonFiniteError(PyroGeoError, ValueError):
-    """An input holds NaN or an infinity."""
 
 
 class NotPositiveDefiniteError(PyroGeoError, RuntimeError):
@@ -221,58 +177,8 @@ class EnergyLedgerWarning(DivergenceWarning):
     """Energy and friction work of a trajectory do not balance."""
 
 
-# Bounded-measure priors and tracking
-class BallSpecError(PyroGeoError, ValueError):
-    """A ball's radius or order describes no truncation."""
-
-
-class UnboundedFieldError(PyroGeoError, ValueError):
-    """The requested field has unbounded support where a bounded one is needed."""
-
-
-class EmptyDropletError(ModelError):
-    """Prior and likelihood supports do not meet: the posterior is undefined."""
-
-
-class ImproperFloorError(UnsupportedError):
-    """A relative floor is no density in the data, so there is no evidence."""
-
-
-class DegenerateCovarianceError(PyroGeoError, RuntimeError):
-    """A covariance cannot be factorised at some batch index and step."""
-
-
-class NonFiniteMeasurementWarning(PyroGeoWarning):
-    """A measurement is NaN or infinite and was treated as missing."""
-
-
-class TrackLostWarning(DivergenceWarning):
-    """A track has called its measurements outliers for many steps."""
-
-
-# Cross-entropy search
-class DiscreteLatentError(UnsupportedError):
-    """A latent site is discrete where a continuous one is needed."""
-
-
-class ElitesError(PyroGeoError, ValueError):
-    """The number of elites is not between one and the population."""
-
-
-class BoundsError(PyroGeoError, ValueError):
-    """Bounds are crossed, or a start or scale does not fit them."""
-
-
 class ObjectiveShapeError(ShapeError):
     """An objective does not return one value per candidate."""
-
-
-class NoFeasibleSampleError(InitializationError):
-    """No candidate of the first population has a finite objective."""
-
-
-class EliteCollapseWarning(ConvergenceWarning):
-    """So few elites that the search distribution must shrink."""
 
 
 # Merging of posteriors
@@ -286,14 +192,6 @@ class MissingCurvatureError(PyroGeoError, ValueError):
 
 class SampleSizeError(PyroGeoError, ValueError):
     """Sample sizes are missing or do not fit the posteriors."""
-
-
-class SaturatedMetricWarning(PyroGeoWarning):
-    """Metrics differ so much in size that one decides the merge."""
-
-
-class SubspaceResidualWarning(PyroGeoWarning):
-    """The subspace leaves out more than it keeps."""
 
 
 # Gibbs posteriors and certificates
@@ -329,89 +227,6 @@ class PrecisionWarning(PyroGeoWarning):
     """The dtype is too coarse for the weights asked for."""
 
 
-# Temporal-difference processes and control
-class NonFiniteDataError(PyroGeoError, ValueError):
-    """A row of the data holds NaN or an infinity."""
-
-
-class DiscountError(PyroGeoError, ValueError):
-    """A discount is outside [0, 1], or is 1 without termination."""
-
-
-class EpisodeError(PyroGeoError, ValueError):
-    """Transitions do not follow each other within an episode."""
-
-
-class PriorSupportError(ModelError):
-    """A prior draw is outside what the planner can simulate."""
-
-
-class OfflinePlanningError(PyroGeoError, RuntimeError):
-    """Too many offline planning jobs failed."""
-
-
-class ParameterCoverageWarning(ConvergenceWarning):
-    """Offline draws do not cover the parameters met online."""
-
-
-# Hierarchical Gaussian filtering
-class HGFShapeError(ShapeError):
-    """Inputs, subjects or levels of a filter do not fit together."""
-
-
-class HGFDomainError(PyroGeoError, ValueError):
-    """A value is outside the domain of the filter."""
-
-
-class HGFNegativePrecisionError(PyroGeoError, ArithmeticError):
-    """An update made a precision negative."""
-
-
-class HGFGraphError(ModelError):
-    """A network of filters has a cycle or a repeated edge."""
-
-
 # Unlearning
-class LeverageError(PyroGeoError, ValueError):
-    """A deletion would remove more information than there is."""
-
-
-class ForgetSetError(PyroGeoError, ValueError):
-    """The set to forget is empty, repeated, out of range or everything."""
-
-
-class MissingGradientLogError(PyroGeoError, LookupError):
-    """The training run kept no gradients to take back."""
-
-
 class ReferenceMismatchError(PyroGeoError, ValueError):
     """A reference differs in shape or treatment from what it is held against."""
-
-
-class NonFiniteStateError(PyroGeoError, ValueError):
-    """A buffer of the state holds NaN or an infinity."""
-
-
-class UnreliableWeightsWarning(ConvergenceWarning):
-    """Importance weights have too heavy a tail to be trusted."""
-
-
-class NonStationaryWarning(ConvergenceWarning):
-    """The trained point is not stationary, which the update assumes."""
-
-
-# Selective projection decay
-class SparseGradientError(UnsupportedError):
-    """A gradient is sparse or complex."""
-
-
-class UnsupportedOptimizerError(UnsupportedError):
-    """The optimiser cannot be wrapped, because it calls its closure repeatedly."""
-
-
-class AnchorMismatchError(ShapeError):
-    """Anchors and parameters differ in count, names or shapes."""
-
-
-class AnchorAliasError(PyroGeoError, ValueError):
-    """An anchor shares storage with its parameter and would never act."""

@@ -15,8 +15,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_geo.engine.kernel import BlockKernel
 from pyro_geo.infer import DIMS, HMC, MCMC, Noise
-from pyro_geo.infer.mcmc._kernel import BlockKernel
 from pyro_geo.testing.contracts import Case
 from pyro_geo.testing.hmc import FixedHMC
 

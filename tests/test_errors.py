@@ -33,7 +33,9 @@ def test_every_class_is_an_exception_or_a_warning_and_public():
     defined = {
         value
         for value in vars(errors).values()
-        if inspect.isclass(value) and value.__module__ == errors.__name__
+        if inspect.isclass(value)
+        and value.__module__ == errors.__name__
+        and not value.__name__.startswith("_")
     }
     assert defined == set(CLASSES)
     assert set(CLASSES) == {*EXCEPTIONS, *WARNINGS}
@@ -71,9 +73,13 @@ def test_classes_pickle_with_their_message_and_say_what_they_mean(cls):
     assert cls.__doc__.endswith(".")
 
 
-def test_explain_has_four_parts_in_order():
-    text = errors.explain("What", "site 'w', chain 3", [1, 2], "three rows", "Do it.")
-    assert text == (
-        "What (site 'w', chain 3): found [1, 2], expected three rows. Do it."
-    )
+@pytest.mark.parametrize("cls", CLASSES)
+def test_messages_have_four_parts_in_order(cls):
+    parts = "What", "site 'w', chain 3", [1, 2], "three rows", "Do it."
+    text = "What (site 'w', chain 3): found [1, 2], expected three rows. Do it."
+    assert str(cls(*parts)) == text == errors.explain(*parts)
+    assert str(pickle.loads(pickle.dumps(cls(*parts)))) == text
+
+
+def test_a_message_without_a_place_has_no_brackets():
     assert "()" not in errors.explain("What", "", 1, 2, "Do it.")

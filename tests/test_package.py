@@ -28,7 +28,7 @@ def fresh(code: str) -> str:
 
 def test_import_loads_nothing_heavy():
     code = f"""
-import sys, pyro_geo, pyro_geo.errors, pyro_geo._citation
+import sys, pyro_geo, pyro_geo.errors, pyro_geo.citations
 assert "Target" in dir(pyro_geo)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """

@@ -15,7 +15,7 @@ from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_geo.errors import MissingCurvatureError, explain
+from pyro_geo.errors import MissingCurvatureError
 
 __all__ = ["divergence"]
 
@@ -118,11 +118,9 @@ def _depends(transform: Any) -> bool:
 
 def _refuse(name: str, fixed: Any) -> NoReturn:
     raise MissingCurvatureError(
-        explain(
-            "no divergence is known for an observed site",
-            where=f"site {name!r}",
-            found=type(fixed).__name__,
-            expected="a regular family with a Kullback-Leibler divergence in torch",
-            todo="Use isotropic or fixed-energy velocities.",
-        )
+        "no divergence is known for an observed site",
+        where=f"site {name!r}",
+        found=type(fixed).__name__,
+        expected="a regular family with a Kullback-Leibler divergence in torch",
+        todo="Use isotropic or fixed-energy velocities.",
     )

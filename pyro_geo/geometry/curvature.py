@@ -21,11 +21,11 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyro_geo.errors import MissingCurvatureError, ShapeError, explain
+from pyro_geo.density import Target
+from pyro_geo.density.model import ModelDensity
+from pyro_geo.density.module import ModuleDensity
+from pyro_geo.errors import MissingCurvatureError, ShapeError
 from pyro_geo.geometry._divergence import divergence as site_divergence
-from pyro_geo.target import Target
-from pyro_geo.target._density import ModuleDensity
-from pyro_geo.target._model import ModelDensity
 
 __all__ = ["ggn", "ggn_diagonal", "ggn_product", "prior_diagonal", "prior_hessian"]
 
@@ -165,26 +165,22 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
     """Make the scalar function whose Hessian at `q` is the Gauss-Newton matrix."""
     if q.shape != (target.dim,):
         raise ShapeError(
-            explain(
-                "position has the wrong shape",
-                where="argument q",
-                found=str(tuple(q.shape)),
-                expected=f"({target.dim},)",
-                todo="Pass one position.",
-            )
+            "position has the wrong shape",
+            where="argument q",
+            found=str(tuple(q.shape)),
+            expected=f"({target.dim},)",
+            todo="Pass one position.",
         )
     density, data = target.density, target.data
     q = q.detach()
     if isinstance(density, ModelDensity):
         if density.enumerated:
             raise MissingCurvatureError(
-                explain(
-                    "no Gauss-Newton matrix where discrete latents are summed out",
-                    where=f"site {next(iter(density.enumerated))!r}",
-                    found="a sum over its values",
-                    expected="continuous latents only",
-                    todo="Use isotropic or fixed-energy velocities.",
-                )
+                "no Gauss-Newton matrix where discrete latents are summed out",
+                where=f"site {next(iter(density.enumerated))!r}",
+                found="a sum over its values",
+                expected="continuous latents only",
+                todo="Use isotropic or fixed-energy velocities.",
             )
         fixed = density.observations(q, data)
 
@@ -208,13 +204,11 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
 
         return bregman
     raise MissingCurvatureError(
-        explain(
-            "a potential function has no Gauss-Newton matrix",
-            where="argument target",
-            found=type(density).__name__,
-            expected="a target made from a Pyro model or a module",
-            todo="Use isotropic or fixed-energy velocities, or pass a model.",
-        )
+        "a potential function has no Gauss-Newton matrix",
+        where="argument target",
+        found=type(density).__name__,
+        expected="a target made from a Pyro model or a module",
+        todo="Use isotropic or fixed-energy velocities, or pass a model.",
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from pyro_geo.errors import LayoutMismatchError, ModelError, ShapeError, explain
+from pyro_geo.errors import LayoutMismatchError, ModelError, ShapeError
 
 if TYPE_CHECKING:
     from gpytorch.models import ExactGP
@@ -115,23 +115,19 @@ def _check(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> torch.Size:
     missing = sorted(set(_AXES) - set(samples))
     if missing:
         raise LayoutMismatchError(
-            explain(
-                "hyperparameters are missing",
-                where="argument samples",
-                found=str(sorted(samples)),
-                expected=str(list(_AXES)),
-                todo=f"Add {missing}; saas_hyperparameters makes them of SAAS draws.",
-            )
+            "hyperparameters are missing",
+            where="argument samples",
+            found=str(sorted(samples)),
+            expected=str(list(_AXES)),
+            todo=f"Add {missing}; saas_hyperparameters makes them of SAAS draws.",
         )
     if x.dim() != 2 or y.shape != x.shape[:1]:
         raise ShapeError(
-            explain(
-                "inputs and observations do not fit",
-                where="arguments x and y",
-                found=f"{tuple(x.shape)} and {tuple(y.shape)}",
-                expected="(n, num_dims) and (n,)",
-                todo="Pass one row of inputs for each observation.",
-            )
+            "inputs and observations do not fit",
+            where="arguments x and y",
+            found=f"{tuple(x.shape)} and {tuple(y.shape)}",
+            expected="(n, num_dims) and (n,)",
+            todo="Pass one row of inputs for each observation.",
         )
     batch = samples["mean"].shape
     for name, axes in _AXES.items():
@@ -143,22 +139,18 @@ def _check(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> torch.Size:
 def _check_values(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(value.shape) != expected:
         raise ShapeError(
-            explain(
-                "draws have the wrong shape",
-                where=f"hyperparameter {name!r}",
-                found=tuple(value.shape),
-                expected=expected,
-                todo="The axes of the draws are those of 'mean'.",
-            )
+            "draws have the wrong shape",
+            where=f"hyperparameter {name!r}",
+            found=tuple(value.shape),
+            expected=expected,
+            todo="The axes of the draws are those of 'mean'.",
         )
     good = value.isfinite() if name == "mean" else value.isfinite() & (value > 0)
     if not bool(good.all()):
         raise ModelError(
-            explain(
-                "a draw is outside the range",
-                where=f"hyperparameter {name!r}",
-                found=float(value[~good].flatten()[0]),
-                expected="a finite number" + ("" if name == "mean" else " above 0"),
-                todo="Leave out draws that diverged.",
-            )
+            "a draw is outside the range",
+            where=f"hyperparameter {name!r}",
+            found=float(value[~good].flatten()[0]),
+            expected="a finite number" + ("" if name == "mean" else " above 0"),
+            todo="Leave out draws that diverged.",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, LayoutMismatchError, explain
+from pyro_geo.errors import ConfigurationError, LayoutMismatchError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,13 +54,11 @@ def saas_hyperparameters(
     missing = [name for name in _SITES if name not in samples]
     if missing:
         raise LayoutMismatchError(
-            explain(
-                "sites are missing",
-                where=f"site {missing[0]!r}",
-                found=str(sorted(samples)),
-                expected=str(list(_SITES)),
-                todo="Pass draws of all sites, with BoTorch's names.",
-            )
+            "sites are missing",
+            where=f"site {missing[0]!r}",
+            found=str(sorted(samples)),
+            expected=str(list(_SITES)),
+            todo="Pass draws of all sites, with BoTorch's names.",
         )
     mean, outputscale, noise, tausq, local = (samples[name] for name in _SITES)
     return {
@@ -110,13 +108,11 @@ def relevance(
 
     if not change > 0:
         raise ConfigurationError(
-            explain(
-                "change out of range",
-                where="argument change",
-                found=change,
-                expected="a number above 0",
-                todo="Pass 0.5, say, for half a deviation of y.",
-            )
+            "change out of range",
+            where="argument change",
+            found=change,
+            expected="a number above 0",
+            todo="Pass 0.5, say, for half a deviation of y.",
         )
     length = values["lengthscale"].detach().reshape(-1, x.shape[-1]).double()
     scale = values["outputscale"].detach().reshape(-1, 1).double()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_geo._threads import one_thread
-from pyro_geo.errors import ShapeError, explain
+from pyro_geo._process import one_thread
+from pyro_geo.density import Target
+from pyro_geo.errors import ShapeError
 from pyro_geo.gp._predict import load_exact_gp, predict
 from pyro_geo.gp._saas import saas_hyperparameters
-from pyro_geo.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,17 +47,15 @@ def mixture_scores(prediction: Distribution, y: Tensor) -> dict[str, float]:
         >>> scores["inside_50"], scores["inside_90"]
         (0.5, 1.0)
     """
-    from pyro_geo.testing.scores import calibration_error
+    from pyro_geo.evaluation.scores import calibration_error
 
     if prediction.batch_shape != y.shape or y.dim() != 1:
         raise ShapeError(
-            explain(
-                "predictions and observations do not fit",
-                where="argument y",
-                found=tuple(y.shape),
-                expected=tuple(prediction.batch_shape),
-                todo="Pass one observation for each point predicted.",
-            )
+            "predictions and observations do not fit",
+            where="argument y",
+            found=tuple(y.shape),
+            expected=tuple(prediction.batch_shape),
+            todo="Pass one observation for each point predicted.",
         )
     with torch.no_grad():
         below = prediction.cdf(y)
@@ -145,7 +143,7 @@ def _evidence(target: Target) -> Target:
 
 def _best(target: Target, num_steps: int, seed: int) -> Tensor:
     """Highest point of a density, `(1, dim)`, from several random starts."""
-    from pyro_geo.testing.baselines import map_estimate
+    from pyro_geo.evaluation.baselines import map_estimate
 
     target = target.with_rung("traced")  # too short to pay for compiling
     with one_thread():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyro_geo.errors import ConfigurationError, ShapeError, explain
+from pyro_geo.errors import ConfigurationError, ShapeError
 
 __all__ = ["nested_r_hat"]
 
@@ -57,23 +57,19 @@ def nested_r_hat(
     draws = np.asarray(draws, dtype=float)
     if draws.ndim < 2:
         raise ShapeError(
-            explain(
-                "Draws without chains",
-                "argument draws",
-                f"shape {draws.shape}",
-                "(chains, draws, *shape)",
-                "Group the draws by chain.",
-            )
+            "Draws without chains",
+            "argument draws",
+            f"shape {draws.shape}",
+            "(chains, draws, *shape)",
+            "Group the draws by chain.",
         )
     if num_superchains < 2 or len(draws) % num_superchains:
         raise ConfigurationError(
-            explain(
-                "Chains do not form superchains",
-                "argument num_superchains",
-                f"{num_superchains} for {len(draws)} chains",
-                "at least 2, and a divisor of the number of chains",
-                "Pass the number of different starts.",
-            )
+            "Chains do not form superchains",
+            "argument num_superchains",
+            f"{num_superchains} for {len(draws)} chains",
+            "at least 2, and a divisor of the number of chains",
+            "Pass the number of different starts.",
         )
     usable = np.isfinite(draws).all(axis=(0, 1))
     draws = np.where(usable, draws, 0.0)

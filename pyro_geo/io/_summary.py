@@ -1,80 +1,24 @@
-"""ArviZ itself: its import, its containers and its summary table."""
+"""The summary table of ArviZ, for draws of any size."""
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo._compat.arviz import get_group, import_arviz, major_version, quiet
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.io._rhat import nested_r_hat
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import pandas as pd
     import xarray as xr
     from arviz import InferenceData
 
     ArvizData: TypeAlias = InferenceData | xr.DataTree
 
-__all__ = ["get_group", "import_arviz", "major_version", "quiet", "summary"]
+__all__ = ["summary"]
 
 _PIECE = 1 << 29  # bytes of draws tabulated at once
-
-
-def import_arviz() -> "ModuleType":
-    """Import ArviZ without its announcement of the next major version.
-
-    ArviZ 0.23 gives a `FutureWarning` on the first import of a day, which would stop a
-    program that runs with warnings as errors. Only that message is filtered, and only
-    during the import.
-
-    Returns:
-        The module.
-
-    Example:
-        >>> int(import_arviz().__version__.split(".")[0]) in (0, 1)
-        True
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning
-        )
-        import arviz
-    return arviz
-
-
-def major_version() -> int:
-    """Return the major version of the installed ArviZ."""
-    return int(import_arviz().__version__.split(".")[0])
-
-
-def get_group(idata: "ArvizData", name: str) -> "xr.Dataset | None":
-    """Return one group as a dataset, whichever container it is in.
-
-    Args:
-        idata: an `InferenceData` or a `DataTree`.
-        name: the group.
-
-    Returns:
-        The dataset, or None where there is no such group.
-
-    Example:
-        >>> from pyro_geo.io.arviz import to_arviz
-        >>> idata = to_arviz({"posterior": {"w": np.zeros((2, 5))}})
-        >>> get_group(idata, "posterior")["w"].shape
-        (2, 5)
-        >>> get_group(idata, "prior") is None
-        True
-    """
-    import xarray as xr
-
-    if isinstance(idata, xr.DataTree):
-        return idata.children[name].to_dataset() if name in idata.children else None
-    return idata[name] if name in idata.groups() else None
 
 
 def summary(
@@ -125,19 +69,17 @@ def summary(
 
     if not 0 < interval < 1:
         raise ConfigurationError(
-            explain("Bad interval", "", interval, "between 0 and 1", "Pass 0.9, say.")
+            "Bad interval", "", interval, "between 0 and 1", "Pass 0.9, say."
         )
     is_dataset = isinstance(idata, xr.Dataset)
     posterior = idata if is_dataset else get_group(idata, "posterior")
     if posterior is None or not posterior.sizes.get("draw", 0):
         raise ConfigurationError(
-            explain(
-                "Nothing to tabulate",
-                "group 'posterior'",
-                "no draws",
-                "at least one draw",
-                "Run the sampler first.",
-            )
+            "Nothing to tabulate",
+            "group 'posterior'",
+            "no draws",
+            "at least one draw",
+            "Run the sampler first.",
         )
     if var_names is not None:
         posterior = posterior[list(var_names)]
@@ -212,21 +154,3 @@ def _cut_in_four(posterior: "xr.Dataset") -> "xr.Dataset":
         part = posterior.isel(draw=slice(begin, begin + length))
         parts.append(part.assign_coords(chain=[k], draw=np.arange(length)))
     return xr.concat(parts, "chain")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep ArviZ from remarking on constant draws, NaN and short chains."""
-    # ArviZ 0.23 keeps its logger to itself; 1.x says such things below the level shown.
-    logger: Any = getattr(import_arviz(), "_log", logging.getLogger("arviz"))
-
-    def unwanted(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(unwanted)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        logger.removeFilter(unwanted)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyro_geo
+from pyro_geo._compat.arviz import get_group, import_arviz, major_version
 from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
-from pyro_geo.io._names import SAMPLE_DIMS, label_group, plain_facts, storable
 from pyro_geo.io._rhat import nested_r_hat
-from pyro_geo.io._summary import get_group, import_arviz, major_version, summary
+from pyro_geo.io._summary import summary
+from pyro_geo.io.names import SAMPLE_DIMS, label_group, plain_facts, storable
 
 if TYPE_CHECKING:
-    from pyro_geo.io._summary import ArvizData
+    from pyro_geo._compat.arviz import ArvizData
 
 __all__ = ["get_group", "import_arviz", "nested_r_hat", "summary", "to_arviz"]
 
@@ -96,13 +97,11 @@ def to_arviz(
     known = {*_SAMPLED, *_DATA}
     if unknown := sorted(set(groups) - known):
         raise ConfigurationError(
-            explain(
-                "Unknown groups",
-                "",
-                unknown,
-                f"some of {sorted(known)}",
-                "Move their arrays to one of ArviZ's groups.",
-            )
+            "Unknown groups",
+            "",
+            unknown,
+            f"some of {sorted(known)}",
+            "Move their arrays to one of ArviZ's groups.",
         )
     stored, changed = _rename(groups, dims or {})
     _check_samples(stored)
@@ -155,13 +154,11 @@ def _rename(
         names = {site: storable(site) for site in arrays}
         if len(set(names.values())) < len(names):
             raise ShapeError(
-                explain(
-                    "Two sites would be stored under one name",
-                    f"group {group!r}",
-                    sorted(names),
-                    "names that differ once '/' is written '.'",
-                    "Rename one of the sites.",
-                )
+                "Two sites would be stored under one name",
+                f"group {group!r}",
+                sorted(names),
+                "names that differ once '/' is written '.'",
+                "Rename one of the sites.",
             )
         if arrays:
             stored[group] = {names[k]: np.asarray(v) for k, v in arrays.items()}
@@ -181,14 +178,12 @@ def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
             lead = seen.setdefault(run, array.shape[:2])
             if array.ndim < 2 or array.shape[:2] != lead:
                 raise ShapeError(
-                    explain(
-                        "Arrays disagree about chains and draws",
-                        f"group {group!r}, site {site!r}",
-                        f"shape {array.shape}",
-                        "two leading axes (chains, draws)"
-                        + (f" = {lead}" if len(lead) == 2 else ""),
-                        "Group the draws by chain before you hand them over.",
-                    )
+                    "Arrays disagree about chains and draws",
+                    f"group {group!r}, site {site!r}",
+                    f"shape {array.shape}",
+                    "two leading axes (chains, draws)"
+                    + (f" = {lead}" if len(lead) == 2 else ""),
+                    "Group the draws by chain before you hand them over.",
                 )
 
 

@@ -20,8 +20,8 @@ from pyro_geo.io.store import check_run, open_run
 if TYPE_CHECKING:
     import xarray as xr
 
+    from pyro_geo._compat.arviz import ArvizData
     from pyro_geo.io._report.html import Rows
-    from pyro_geo.io._summary import ArvizData
 
 __all__ = ["Curves", "report", "write_report"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import require
+from pyro_geo.checks import check
 
 __all__ = ["binary_kl", "kl_inverse", "log_xi"]
 
@@ -76,12 +76,12 @@ def kl_inverse(
         >>> round(float(kl_inverse(0.1, 0.05)), 4)
         0.2201
     """
-    require(side in ("upper", "lower"), "side", side, "'upper' or 'lower'")
+    check(side in ("upper", "lower"), "side", side, "'upper' or 'lower'")
     chance, radius = torch.broadcast_tensors(_double(q), _double(c))
     inside = bool(((chance >= 0) & (chance <= 1)).all())
-    require(inside, "q", chance.flatten()[:4].tolist(), "chances in [0, 1]")
+    check(inside, "q", chance.flatten()[:4].tolist(), "chances in [0, 1]")
     positive = bool((radius >= 0).all())
-    require(positive, "c", radius.flatten()[:4].tolist(), "at least 0")
+    check(positive, "c", radius.flatten()[:4].tolist(), "at least 0")
     return _Inverse.apply(chance, radius, float(side == "upper"))
 
 
@@ -135,7 +135,7 @@ def log_xi(n: int) -> float:
         >>> log_xi(1) == math.log(2), log_xi(1000) < math.log(2 * 1000**0.5)
         (True, True)
     """
-    require(n >= 1, "n", n, "at least 1")
+    check(n >= 1, "n", n, "at least 1")
     if n > _EXACT_XI:
         return math.log(2 * math.sqrt(n))
     k = torch.arange(n + 1, dtype=torch.float64)

@@ -125,7 +125,7 @@ def khat(log_weights: Tensor) -> float:
         >>> khat(torch.randn(400, generator=generator)) < 0.7
         True
     """
-    from pyro_geo.io._summary import quiet
+    from pyro_geo._compat.arviz import quiet
 
     with quiet():
         import arviz

@@ -30,7 +30,7 @@ class FunnelTarget(KnownTarget):
         dim: length of a position, `v` included.
         scale: standard deviation of `v`.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: fewer than two dimensions, or a scale that is not positive.
@@ -99,7 +99,7 @@ class BananaTarget(KnownTarget):
         scale: standard deviation `s` of the first coordinate.
         bend: `b`.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: fewer than two dimensions, or a scale that is not positive.
@@ -175,7 +175,7 @@ class MixtureTarget(KnownTarget):
         separation: distance `a` of the centres.
         weight: `w`, of the component at negative values.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: a weight outside (0, 1).

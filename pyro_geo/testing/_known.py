@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_geo.errors import ConfigurationError, explain
-from pyro_geo.target import Layout, Target
-from pyro_geo.target._density import PotentialDensity, cast
+from pyro_geo.density import Layout, Target
+from pyro_geo.density.module import PotentialDensity
+from pyro_geo.density.protocol import cast
+from pyro_geo.errors import ConfigurationError
 
 __all__ = ["HALF_LOG_TAU", "Compile", "KnownTarget", "check_option", "gammas"]
 
@@ -36,7 +37,7 @@ class KnownTarget(Target):
         covariance: of positions, `(dim, dim)`; infinite or NaN where there is none.
         support: of the one site, `"q"`.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Attributes:
         mean: as given, in float64.
@@ -115,11 +116,9 @@ def gammas(
 def check_option(name: str, value: float, fine: bool, expected: str) -> None:
     if not fine:
         raise ConfigurationError(
-            explain(
-                "option out of range",
-                f"argument {name}",
-                value,
-                expected,
-                "Choose another value.",
-            )
+            "option out of range",
+            f"argument {name}",
+            value,
+            expected,
+            "Choose another value.",
         )

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ReferenceMismatchError, ShapeError, explain
-from pyro_geo.io._summary import import_arviz, quiet
+from pyro_geo._compat.arviz import import_arviz, quiet
+from pyro_geo.errors import ReferenceMismatchError, ShapeError
 
 __all__ = [
     "PosteriorCheck",
@@ -324,38 +324,32 @@ def _components(
     common = [name for name in draws if name in reference]
     if not common:
         raise ReferenceMismatchError(
-            explain(
-                "no site in common",
-                "arguments draws and reference",
-                sorted(draws),
-                f"some of {sorted(reference)}",
-                "Name the sites alike.",
-            )
+            "no site in common",
+            "arguments draws and reference",
+            sorted(draws),
+            f"some of {sorted(reference)}",
+            "Name the sites alike.",
         )
     names: list[str] = []
     for name in common:
         found, wanted = draws[name].shape[2:], reference[name].shape[2:]
         if found != wanted:
             raise ShapeError(
-                explain(
-                    "draws and reference differ in shape",
-                    f"site {name!r}",
-                    tuple(found),
-                    tuple(wanted),
-                    "Pass (chains, draws, *shape) on both sides.",
-                )
+                "draws and reference differ in shape",
+                f"site {name!r}",
+                tuple(found),
+                tuple(wanted),
+                "Pass (chains, draws, *shape) on both sides.",
             )
         names += component_names(name, found)
     ours, theirs = _flat(draws, common), _flat(reference, common)
     if ours.shape[1] < _LEAST_DRAWS:
         raise ShapeError(
-            explain(
-                "too few draws for R-hat",
-                "argument draws",
-                f"{ours.shape[1]} per chain",
-                f"at least {_LEAST_DRAWS} (a single chain is cut in four)",
-                "Pass (chains, draws, *shape), not (draws, chains, *shape).",
-            )
+            "too few draws for R-hat",
+            "argument draws",
+            f"{ours.shape[1]} per chain",
+            f"at least {_LEAST_DRAWS} (a single chain is cut in four)",
+            "Pass (chains, draws, *shape), not (draws, chains, *shape).",
         )
     return tuple(names), ours, theirs
 

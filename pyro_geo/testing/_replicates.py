@@ -11,18 +11,18 @@ from pyro.distributions import Unit
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyro_geo.density import Target, Terms
+from pyro_geo.density.batched import Compile
+from pyro_geo.density.model import ModelDensity, evaluation_mode
+from pyro_geo.density.protocol import Data, cast
+from pyro_geo.density.sites import without_deterministics
+from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import (
     ConfigurationError,
     ShapeError,
     UnsupportedModelError,
-    explain,
 )
-from pyro_geo.target import Target, Terms
-from pyro_geo.target._batched import Compile
-from pyro_geo.target._density import Data, cast, private_randomness
-from pyro_geo.target._model import ModelDensity, evaluation_mode
-from pyro_geo.target._sites import without_deterministics
-from pyro_geo.target._structure import random_sites
+from pyro_geo.ops.random import private_randomness
 
 __all__ = ["ReplicateTarget", "Simulator", "log_likelihood"]
 
@@ -42,7 +42,7 @@ class ReplicateTarget(Target):
         data: tensors; the last of them have a leading axis of replicates.
         names: of the observed sites those belong to.
         dtype: floating type.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
     """
 
     def __init__(
@@ -102,13 +102,11 @@ class ReplicateTarget(Target):
         self._check(q)
         if len(q) != self.num_replicates:
             raise ShapeError(
-                explain(
-                    "every replicate is one chain",
-                    "argument q",
-                    f"{len(q)} rows",
-                    f"{self.num_replicates}",
-                    "Run all replicates side by side.",
-                )
+                "every replicate is one chain",
+                "argument q",
+                f"{len(q)} rows",
+                f"{self.num_replicates}",
+                "Run all replicates side by side.",
             )
         common, own = self.data[: self.shared], self.data[self.shared :]
         return self.map(lambda one, *rest: fn(one, (*common, *rest)), q, *own)
@@ -205,7 +203,7 @@ class Simulator:
 
         Args:
             observed: site to `(replicates, *shape)`.
-            compile: see :class:`~pyro_geo.target.Target`.
+            compile: see :class:`~pyro_geo.density.Target`.
 
         Returns:
             Their common target.
@@ -240,27 +238,21 @@ class Simulator:
             factor = isinstance(site["fn"], Unit)
             if factor or not _is_one(site["scale"]):
                 raise UnsupportedModelError(
-                    explain(
-                        "the model cannot be simulated",
-                        f"site {name!r}",
-                        "a factor" if factor else "a scaled log-probability",
-                        "sites whose draws have the density they count with",
-                        "Write the density as a sample statement.",
-                    )
+                    "the model cannot be simulated",
+                    f"site {name!r}",
+                    "a factor" if factor else "a scaled log-probability",
+                    "sites whose draws have the density they count with",
+                    "Write the density as a sample statement.",
                 )
         found = [name for name, site in sites.items() if site["is_observed"]]
         names = tuple(found if named is None else named)
         if not names or not set(names) < set(sites):
             raise ConfigurationError(
-                explain(
-                    "no data to simulate"
-                    if not names
-                    else "unknown or no latent sites",
-                    "argument observed",
-                    list(names),
-                    f"some, but not all, of {sorted(sites)}",
-                    "Name the sites that are data.",
-                )
+                "no data to simulate" if not names else "unknown or no latent sites",
+                "argument observed",
+                list(names),
+                f"some, but not all, of {sorted(sites)}",
+                "Name the sites that are data.",
             )
         return names
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_geo.infer.mcmc._kernel import Block, Warmup
-from pyro_geo.infer.mcmc._runner import MCMC
+from pyro_geo.engine.kernel import Block, Warmup
+from pyro_geo.infer.mcmc.runner import MCMC
 
 if TYPE_CHECKING:
     from pyro_geo.testing.contracts import Case

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.infer.mcmc._kernel import Block
-from pyro_geo.infer.mcmc._noise import BlockNoise
-from pyro_geo.target import Target
+from pyro_geo.density import Target
+from pyro_geo.engine.kernel import Block
+from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.testing.hmc import (
     FixedHMC,
     HMCInfo,

@@ -22,12 +22,12 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_geo.infer.mcmc._kernel import Block, BlockKernel
-from pyro_geo.infer.mcmc._noise import Noise
-from pyro_geo.infer.mcmc._runner import MCMC
-from pyro_geo.infer.mcmc._warmup import warm_up
-from pyro_geo.io._summary import get_group
-from pyro_geo.target import Rung, Target
+from pyro_geo._compat.arviz import get_group
+from pyro_geo.density import Rung, Target
+from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine.kernel import Block, BlockKernel
+from pyro_geo.engine.noise import Noise
+from pyro_geo.infer.mcmc.runner import MCMC
 from pyro_geo.testing._resume import check_resume
 
 __all__ = [

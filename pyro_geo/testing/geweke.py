@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
-from pyro_geo.infer.mcmc._kernel import BlockKernel
-from pyro_geo.infer.mcmc._noise import Noise, substream
-from pyro_geo.infer.mcmc._warmup import warm_up
-from pyro_geo.target import Target
+from pyro_geo.density import Target
+from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine.kernel import BlockKernel
+from pyro_geo.engine.noise import Noise
+from pyro_geo.errors import ConfigurationError
+from pyro_geo.ops.random import substream
 from pyro_geo.testing._posterior_gate import component_names, student
 from pyro_geo.testing._replicates import ReplicateTarget, Simulator
 
@@ -119,13 +120,11 @@ def geweke(
     ):
         if value < least:
             raise ConfigurationError(
-                explain(
-                    "count out of range",
-                    f"argument {name}",
-                    value,
-                    f"at least {least}",
-                    "Pass a larger count.",
-                )
+                "count out of range",
+                f"argument {name}",
+                value,
+                f"at least {least}",
+                "Pass a larger count.",
             )
     simulator = Simulator(model, args, observed=observed, dtype=dtype)
     latents, data = simulator.joint(num_chains, substream(seed, 0))

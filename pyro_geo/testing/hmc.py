@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import DivergenceWarning, PyroGeoWarning, explain
-from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
-from pyro_geo.infer.mcmc._noise import BlockNoise
+from pyro_geo.density import Target
+from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.noise import BlockNoise
+from pyro_geo.errors import DivergenceWarning, PyroGeoWarning
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.target import Target
 
 __all__ = ["FixedHMC", "HMCState", "leapfrog_transition"]
 
@@ -270,12 +270,10 @@ class FixedHMC:
             return []
         return [
             DivergenceWarning(
-                explain(
-                    "transitions diverged",
-                    where="FixedHMC",
-                    found=f"{int(bad.sum())} of {bad.numel()}",
-                    expected="none",
-                    todo="lower step_size or reparametrise",
-                )
+                "transitions diverged",
+                where="FixedHMC",
+                found=f"{int(bad.sum())} of {bad.numel()}",
+                expected="none",
+                todo="lower step_size or reparametrise",
             )
         ]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import CheckpointError, ConfigurationError, explain
+from pyro_geo.errors import CheckpointError, ConfigurationError
 from pyro_geo.testing.posteriors import MODELS
 
 __all__ = ["POSTERIORS", "Posterior", "folder", "latent_sites", "load"]
@@ -106,24 +106,20 @@ def load(
     """
     if name not in MODELS:
         raise ConfigurationError(
-            explain(
-                "no model for this posterior",
-                where="argument name",
-                found=repr(name),
-                expected=f"one of {', '.join(POSTERIORS)}",
-                todo="Pass one of these names, or write the model yourself.",
-            )
+            "no model for this posterior",
+            where="argument name",
+            found=repr(name),
+            expected=f"one of {', '.join(POSTERIORS)}",
+            todo="Pass one of these names, or write the model yourself.",
         )
     place = folder() if path is None else Path(path)
     if place is None or not _database(place).is_dir():
         raise CheckpointError(
-            explain(
-                "no posteriordb folder",
-                where="environment variable PDB_PATH" if path is None else "path",
-                found="nothing" if place is None else str(place),
-                expected="a folder in the layout of posteriordb",
-                todo="Point PDB_PATH at a copy of posteriordb.",
-            )
+            "no posteriordb folder",
+            where="environment variable PDB_PATH" if path is None else "path",
+            found="nothing" if place is None else str(place),
+            expected="a folder in the layout of posteriordb",
+            todo="Point PDB_PATH at a copy of posteriordb.",
         )
     root = _database(place).parent
     record = _read(root / "posteriors" / f"{name}.json")
@@ -179,13 +175,11 @@ def _read(file: Path) -> Any:
 
 def _unusable(file: Path, found: object, expected: object) -> CheckpointError:
     return CheckpointError(
-        explain(
-            "posteriordb file cannot be used",
-            where=str(file.name),
-            found=found,
-            expected=expected,
-            todo="Copy the file again from posteriordb.",
-        )
+        "posteriordb file cannot be used",
+        where=str(file.name),
+        found=found,
+        expected=expected,
+        todo="Copy the file again from posteriordb.",
     )
 
 

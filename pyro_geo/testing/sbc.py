@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, SampleSizeError, explain
-from pyro_geo.infer.mcmc._kernel import BlockKernel
-from pyro_geo.infer.mcmc._noise import substream
-from pyro_geo.infer.mcmc._runner import MCMC
-from pyro_geo.target import Target
+from pyro_geo.density import Target
+from pyro_geo.engine.kernel import BlockKernel
+from pyro_geo.errors import ConfigurationError, SampleSizeError
+from pyro_geo.infer.mcmc.runner import MCMC
+from pyro_geo.ops.random import substream
 from pyro_geo.testing._posterior_gate import component_names
 from pyro_geo.testing._replicates import (
     ReplicateTarget,
@@ -127,13 +127,11 @@ def sbc(
     unknown = set(sites or ()) - set(target.layout.sites)
     if unknown:
         raise ConfigurationError(
-            explain(
-                "unknown site",
-                "argument sites",
-                sorted(unknown),
-                f"some of {list(target.layout.sites)}",
-                "Name latent sites of the model.",
-            )
+            "unknown site",
+            "argument sites",
+            sorted(unknown),
+            f"some of {list(target.layout.sites)}",
+            "Name latent sites of the model.",
         )
     if initial == "prior":
         others, _ = simulator.joint(num_replicates, substream(seed, 1))
@@ -148,13 +146,11 @@ def sbc(
     kept = q[:, thin - 1 :: thin]
     if kept.shape[1] < _LEAST_KEPT:
         raise SampleSizeError(
-            explain(
-                "too few independent draws for ranks",
-                "argument num_samples",
-                f"{kept.shape[1]} of {num_samples} draws, {thin} apart",
-                f"at least {_LEAST_KEPT}",
-                "Ask for more samples, or for longer trajectories.",
-            )
+            "too few independent draws for ranks",
+            "argument num_samples",
+            f"{kept.shape[1]} of {num_samples} draws, {thin} apart",
+            f"at least {_LEAST_KEPT}",
+            "Ask for more samples, or for longer trajectories.",
         )
     ranks = _ranks(
         _quantities(target, truth[:, None], names),
@@ -271,11 +267,9 @@ def _check(num_replicates: int, num_samples: int, thin: int | None) -> None:
     for name, (value, least) in (counts | {"thin": (thin or 1, 1)}).items():
         if value < least:
             raise ConfigurationError(
-                explain(
-                    "count out of range",
-                    f"argument {name}",
-                    value,
-                    f"at least {least}",
-                    "Pass a larger count.",
-                )
+                "count out of range",
+                f"argument {name}",
+                value,
+                f"at least {least}",
+                "Pass a larger count.",
             )

@@ -55,7 +55,7 @@ class NormalTarget(KnownTarget):
         rotation: seed of the rotation `R`; None for none.
         loc: mean of every coordinate.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: a condition below one, or a scale that is not positive.
@@ -131,7 +131,7 @@ class StudentTTarget(KnownTarget):
         dim: length of a position.
         df: degrees of freedom `nu`; the mean exists above 1, the covariance above 2.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: degrees of freedom that are not positive.
@@ -208,7 +208,7 @@ class GammaTarget(KnownTarget):
         shape: `a`.
         rate: `r`.
         dtype: floating type, torch's default when left out.
-        compile: see :class:`~pyro_geo.target.Target`.
+        compile: see :class:`~pyro_geo.density.Target`.
 
     Raises:
         ConfigurationError: a shape or rate that is not positive.

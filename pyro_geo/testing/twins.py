@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from pyro_geo.density import Target, Terms
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad
-from pyro_geo.target import Target, Terms
 from pyro_geo.testing._twins_hmc import (
     AdaptsForever,
     KeptMomentum,

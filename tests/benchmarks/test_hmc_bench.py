@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 from pyro_geo.testing import posteriordb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -288,7 +288,7 @@ def test_the_numpyro_process_has_our_density_and_another_is_refused():
 import torch
 torch.set_default_dtype(torch.float64)
 import _hmc_saas
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 model = _hmc_saas.load("saas_gp").model
 x, y = _hmc_saas.data(quick=False)
 _hmc_saas.numpyro_model(Target.from_model(model, x, y, compile=False), quick=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_geo.io._summary import major_version
+from pyro_geo._compat.arviz import major_version
 
 HERE = Path(__file__).parent
 VARIABLE = "PYRO_GEO_ARVIZ1_PYTHON"

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_geo.density import Target
 from pyro_geo.infer import DIMS, HMC, MCMC
 from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import check_run, open_run
-from pyro_geo.target import Target
 from tests.cases import effects, numbers
 
 TARGET = Target.from_model(effects, 2 * numbers(4, seed=2), dtype=torch.float64)

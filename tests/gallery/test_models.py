@@ -14,8 +14,8 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 
+from pyro_geo.density import Target
 from pyro_geo.infer import DIMS
-from pyro_geo.target import Target
 
 FOLDER = Path(__file__).parents[2] / "models"
 PATHS = sorted(FOLDER.glob("*.py"))

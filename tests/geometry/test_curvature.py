@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, MissingCurvatureError, ShapeError
 from pyro_geo.geometry.curvature import (
     ggn,
@@ -19,8 +20,7 @@ from pyro_geo.geometry.curvature import (
     prior_diagonal,
     prior_hessian,
 )
-from pyro_geo.target import Target
-from tests.target.kinds import KINDS
+from tests.density.kinds import KINDS
 
 N, DIM = 7, 4
 

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from pyro_geo.target import Target
+from pyro_geo.density import Target
 
 FILE = Path(__file__).parents[2] / "models" / "saas_gp.py"
 

@@ -12,6 +12,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.models import ExactGP
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.errors import (
     ConfigurationError,
     LayoutMismatchError,
@@ -19,7 +20,6 @@ from pyro_geo.errors import (
     ShapeError,
 )
 from pyro_geo.gp import load_exact_gp, predict, relevance, saas_hyperparameters
-from pyro_geo.target import Target
 from tests.gp.saas import load_saas, saas_target
 
 

@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 import pyro_geo
+from pyro_geo._compat.arviz import major_version
 from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError
-from pyro_geo.io._summary import major_version
 from pyro_geo.io.arviz import get_group, import_arviz, summary, to_arviz
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pyro_geo._compat.arviz import major_version
 from pyro_geo.io._report.stats import energy_fractions
-from pyro_geo.io._summary import major_version
 from pyro_geo.io.arviz import import_arviz, to_arviz
 from pyro_geo.io.reports import write_report
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_geo._compat.arviz import import_arviz
 from pyro_geo.errors import ReferenceMismatchError, ShapeError
-from pyro_geo.io._summary import import_arviz
 from pyro_geo.testing.gates import (
     check_exact,
     check_posterior,

@@ -11,8 +11,8 @@ import torch
 from pyro.poutine.messenger import Messenger
 from scipy import stats
 
+from pyro_geo.density import Target
 from pyro_geo.errors import CheckpointError, ConfigurationError
-from pyro_geo.target import Target
 from pyro_geo.testing import posteriordb
 from pyro_geo.testing.gates import student_limit
 from pyro_geo.testing.posteriordb import POSTERIORS, folder, latent_sites, load

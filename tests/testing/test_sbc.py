@@ -11,14 +11,14 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_geo.density import Target
 from pyro_geo.errors import (
     ConfigurationError,
     SampleSizeError,
     ShapeError,
     UnsupportedModelError,
 )
-from pyro_geo.infer.mcmc._noise import substream
-from pyro_geo.target import Target
+from pyro_geo.ops.random import substream
 from pyro_geo.testing._replicates import Simulator, log_likelihood
 from pyro_geo.testing.hmc import FixedHMC
 from pyro_geo.testing.sbc import (

@@ -12,9 +12,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_geo.density import Target
 from pyro_geo.errors import DivergenceWarning
 from pyro_geo.infer import MCMC, dissipative_flow
-from pyro_geo.target import Target
 from pyro_geo.testing import gates, geweke, sbc
 from pyro_geo.testing._twins_hmc import _metropolis
 from pyro_geo.testing.gates import (

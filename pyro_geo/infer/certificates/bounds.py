@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import BetaRangeError, ConfigurationError, explain
+from pyro_geo.errors import BetaRangeError, ConfigurationError
 from pyro_geo.ops.special import binary_kl, kl_inverse, log_xi
 
 __all__ = [
@@ -63,13 +63,11 @@ def radius(k: Number, delta: float) -> Tensor:
     """
     if not 0 < delta < 1:
         raise ConfigurationError(
-            explain(
-                "no such confidence",
-                where="argument delta",
-                found=delta,
-                expected="a probability between 0 and 1, both left out",
-                todo="Pass 0.05 for a bound that holds 19 times out of 20.",
-            )
+            "no such confidence",
+            where="argument delta",
+            found=delta,
+            expected="a probability between 0 and 1, both left out",
+            todo="Pass 0.05 for a bound that holds 19 times out of 20.",
         )
     return (_double(k) - math.log(delta)).clamp(min=0.0)
 
@@ -371,13 +369,11 @@ def clopper_pearson(mistakes: int, n: int, delta: float) -> float:
     radius(0.0, delta)
     if not 0 <= mistakes <= n or n < 1:
         raise ConfigurationError(
-            explain(
-                "no counts",
-                where="arguments mistakes and n",
-                found=f"{mistakes} of {n}",
-                expected="0 <= mistakes <= n",
-                todo="Pass how many of how many predictions are wrong.",
-            )
+            "no counts",
+            where="arguments mistakes and n",
+            found=f"{mistakes} of {n}",
+            expected="0 <= mistakes <= n",
+            todo="Pass how many of how many predictions are wrong.",
         )
     if mistakes == n:
         return 1.0
@@ -391,11 +387,9 @@ def _double(value: Number) -> Tensor:
 def _within(good: Tensor, name: str, value: Tensor, expected: str) -> None:
     if not bool(good.all()):
         raise BetaRangeError(
-            explain(
-                "the bound does not hold there",
-                where=f"argument {name}",
-                found=value.flatten()[:4].tolist(),
-                expected=expected,
-                todo="Pass numbers in range, fixed before the data.",
-            )
+            "the bound does not hold there",
+            where=f"argument {name}",
+            found=value.flatten()[:4].tolist(),
+            expected=expected,
+            todo="Pass numbers in range, fixed before the data.",
         )

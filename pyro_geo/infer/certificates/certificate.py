@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates.codebook import Codebook
 
 __all__ = ["Certificate", "CertificateStatus", "Predictor"]
@@ -98,13 +98,11 @@ class Certificate:
     def _weights(self) -> Tensor:
         if self.log_rho is None or self.codebook is None:
             raise ConfigurationError(
-                explain(
-                    "there is no ensemble to draw from",
-                    where="Certificate",
-                    found=f"predictor {self.predictor!r}",
-                    expected="an ensemble of a codebook",
-                    todo="Use the network that was held out for.",
-                )
+                "there is no ensemble to draw from",
+                where="Certificate",
+                found=f"predictor {self.predictor!r}",
+                expected="an ensemble of a codebook",
+                todo="Use the network that was held out for.",
             )
         return self.log_rho
 
@@ -137,13 +135,11 @@ class Certificate:
         total = sum(certificate.delta for certificate in certificates)
         if not 0 < total < 1:
             raise ConfigurationError(
-                explain(
-                    "no union",
-                    where="argument certificates",
-                    found=f"{len(certificates)} with deltas that sum to {total:g}",
-                    expected="at least one, the sum below 1",
-                    todo="Make each of J certificates with delta / J.",
-                )
+                "no union",
+                where="argument certificates",
+                found=f"{len(certificates)} with deltas that sum to {total:g}",
+                expected="at least one, the sum below 1",
+                todo="Make each of J certificates with delta / J.",
             )
         best = min(certificates, key=lambda certificate: certificate.value)
         looks = sum(certificate.looks for certificate in certificates)

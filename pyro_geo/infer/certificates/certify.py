@@ -15,7 +15,6 @@ from pyro_geo.errors import (
     ConfigurationError,
     NotProperlyWeightedError,
     PrecisionWarning,
-    explain,
 )
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate, Predictor
@@ -173,41 +172,34 @@ def _check(
 ) -> None:
     if codebook.status != "finite_sample":
         raise NotProperlyWeightedError(
-            explain(
-                "these particles certify nothing",
-                where="argument codebook",
-                found=f"status {codebook.status!r}: moved or weighed by something that "
-                "does not leave the Gibbs posterior invariant",
-                expected="a frozen annealed run, its extension by a frozen HMC, or "
-                "importance draws",
-                todo="Run GibbsPosterior; certify_plugin gives a figure without a "
-                "promise.",
-            )
+            "these particles certify nothing",
+            where="argument codebook",
+            found=f"status {codebook.status!r}: moved or weighed by something that "
+            "does not leave the Gibbs posterior invariant",
+            expected="a frozen annealed run, its extension by a frozen HMC, or "
+            "importance draws",
+            todo="Run GibbsPosterior; certify_plugin gives a figure without a promise.",
         )
     if (losses is None) == (risk is None or data is None):
         raise ConfigurationError(
-            explain(
-                "say once what the losses are",
-                where="arguments risk, data and losses",
-                found=f"risk {risk is not None}, data {data is not None}, "
-                f"losses {losses is not None}",
-                expected="risk and data, or losses",
-                todo="Pass certify(codebook, risk, (args, targets)).",
-            )
+            "say once what the losses are",
+            where="arguments risk, data and losses",
+            found=f"risk {risk is not None}, data {data is not None}, "
+            f"losses {losses is not None}",
+            expected="risk and data, or losses",
+            todo="Pass certify(codebook, risk, (args, targets)).",
         )
     if prior_index is not None and certify_index is not None:
         check_disjoint(prior_index, certify_index)
     if codebook.target is not None and codebook.target.dtype != torch.float64:
         warnings.warn(
             PrecisionWarning(
-                explain(
-                    "weights were computed in single precision",
-                    where="argument codebook",
-                    found=codebook.target.dtype,
-                    expected=torch.float64,
-                    todo="Run the posterior in double precision: rounding of the tilt "
-                    "goes into the certificate.",
-                )
+                "weights were computed in single precision",
+                where="argument codebook",
+                found=codebook.target.dtype,
+                expected=torch.float64,
+                todo="Run the posterior in double precision: rounding of the tilt "
+                "goes into the certificate.",
             ),
             stacklevel=3,
         )
@@ -258,13 +250,11 @@ def _choose(
     if predictor == "gibbs":
         if codebook.log_weights is None:
             raise ConfigurationError(
-                explain(
-                    "this codebook has no weights of its own",
-                    where="argument predictor",
-                    found="'gibbs'",
-                    expected="the codebook of one Gibbs posterior",
-                    todo="Use 'retilted', which is never worse.",
-                )
+                "this codebook has no weights of its own",
+                where="argument predictor",
+                found="'gibbs'",
+                expected="the codebook of one Gibbs posterior",
+                todo="Use 'retilted', which is never worse.",
             )
         return codebook.log_weights
     if predictor == "single":
@@ -276,13 +266,11 @@ def _choose(
         return log_rho
     if predictor != "retilted":
         raise ConfigurationError(
-            explain(
-                "no such predictor",
-                where="argument predictor",
-                found=repr(predictor),
-                expected="'retilted', 'gibbs' or 'single'",
-                todo="Use 'retilted' for the tightest bound.",
-            )
+            "no such predictor",
+            where="argument predictor",
+            found=repr(predictor),
+            expected="'retilted', 'gibbs' or 'single'",
+            todo="Use 'retilted' for the tightest bound.",
         )
     tilts = _TILTS
     best, value = codebook.log_p, math.inf

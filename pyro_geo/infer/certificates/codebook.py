@@ -15,13 +15,12 @@ from pyro_geo.errors import (
     EmptyEnsembleError,
     LossRangeError,
     ShapeError,
-    explain,
 )
-from pyro_geo.infer.mcmc._chunks import in_chunks
+from pyro_geo.ops.chunks import in_chunks
 
 if TYPE_CHECKING:
+    from pyro_geo.density import Target
     from pyro_geo.infer.gibbs.model import GibbsModel
-    from pyro_geo.target import Target
 
 __all__ = ["Codebook", "Losses", "Status", "check_range"]
 
@@ -90,25 +89,21 @@ class Codebook:
     def __post_init__(self) -> None:
         if self.log_p.shape != (len(self.q),):
             raise ShapeError(
-                explain(
-                    "not one weight for each particle",
-                    where="argument log_p",
-                    found=tuple(self.log_p.shape),
-                    expected=f"({len(self.q)},)",
-                    todo="Pass the logarithm of each particle's weight.",
-                )
+                "not one weight for each particle",
+                where="argument log_p",
+                found=tuple(self.log_p.shape),
+                expected=f"({len(self.q)},)",
+                todo="Pass the logarithm of each particle's weight.",
             )
         log_p = self.log_p.double().nan_to_num(-math.inf, -math.inf, -math.inf)
         object.__setattr__(self, "log_p", log_p)
         if not bool((log_p > -math.inf).any()):
             raise EmptyEnsembleError(
-                explain(
-                    "no particle is left",
-                    where="codebook",
-                    found=f"{len(self.q)} particles, each of weight zero",
-                    expected="a particle of finite loss",
-                    todo="Check the loss at draws from the prior; use more particles.",
-                )
+                "no particle is left",
+                where="codebook",
+                found=f"{len(self.q)} particles, each of weight zero",
+                expected="a particle of finite loss",
+                todo="Check the loss at draws from the prior; use more particles.",
             )
         if len(self.source) != len(self.q):
             source = torch.zeros(len(self.q), dtype=torch.long)
@@ -190,13 +185,11 @@ class Codebook:
             )
         if self.model is None or self.target is None:
             raise ConfigurationError(
-                explain(
-                    "a codebook without a model cannot evaluate a loss",
-                    where="argument losses",
-                    found="None",
-                    expected="losses of every particle at every example",
-                    todo="Pass losses=(particles, n) to certify.",
-                )
+                "a codebook without a model cannot evaluate a loss",
+                where="argument losses",
+                found="None",
+                expected="losses of every particle at every example",
+                todo="Pass losses=(particles, n) to certify.",
             )
         model = self.model.with_loss(loss)
         target = model.target(args, targets, dtype=self.target.dtype)
@@ -243,13 +236,11 @@ class Codebook:
         """
         if values.dim() != 2 or len(values) != len(self.q):
             raise ShapeError(
-                explain(
-                    "not one row of losses for each particle",
-                    where="argument losses",
-                    found=tuple(values.shape),
-                    expected=f"({len(self.q)}, n)",
-                    todo="Pass the loss of every particle at every example.",
-                )
+                "not one row of losses for each particle",
+                where="argument losses",
+                found=tuple(values.shape),
+                expected=f"({len(self.q)}, n)",
+                todo="Pass the loss of every particle at every example.",
             )
         low, high = loss_range or (-math.inf, math.inf)
         values = torch.where(self.alive[:, None], values.double(), 0.0)
@@ -283,13 +274,11 @@ class Codebook:
         low = min(shares, default=0.0)
         if count == 0 or len(shares) != count or low < 0 or sum(shares) > 1 + 1e-12:
             raise ConfigurationError(
-                explain(
-                    "codebooks cannot be pooled",
-                    where="argument weights",
-                    found=f"{count} codebooks with weights {list(shares)}",
-                    expected="a weight of at least 0 each, their sum at most 1",
-                    todo="Leave the weights out for equal ones.",
-                )
+                "codebooks cannot be pooled",
+                where="argument weights",
+                found=f"{count} codebooks with weights {list(shares)}",
+                expected="a weight of at least 0 each, their sum at most 1",
+                todo="Leave the weights out for equal ones.",
             )
         source, names = [], []
         for book in codebooks:
@@ -314,11 +303,9 @@ def check_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:
         return
     row = int((~good).nonzero()[0])
     raise LossRangeError(
-        explain(
-            "a loss is outside its range",
-            where=f"particle {row} of those alive, {int((~good).sum())} in all",
-            found=f"from {float(lows[row]):.6g} to {float(highs[row]):.6g}",
-            expected=f"values in [{low}, {high}]",
-            todo="Bound the loss itself, or pass clip=True to certify the clipped one.",
-        )
+        "a loss is outside its range",
+        where=f"particle {row} of those alive, {int((~good).sum())} in all",
+        found=f"from {float(lows[row]):.6g} to {float(highs[row]):.6g}",
+        expected=f"values in [{low}, {high}]",
+        todo="Bound the loss itself, or pass clip=True to certify the clipped one.",
     )

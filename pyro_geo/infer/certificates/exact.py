@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pyro_geo.errors import NotProperlyWeightedError, explain
+from pyro_geo.errors import NotProperlyWeightedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.certificates.codebook import check_range
@@ -47,13 +47,11 @@ def certify_exact(
     """
     if posterior.status != "finite_sample":
         raise NotProperlyWeightedError(
-            explain(
-                "these particles estimate no normaliser",
-                where="argument posterior",
-                found=f"status {posterior.status!r}",
-                expected="an annealed run, or importance draws",
-                todo="Run GibbsPosterior.",
-            )
+            "these particles estimate no normaliser",
+            where="argument posterior",
+            found=f"status {posterior.status!r}",
+            expected="an annealed run, or importance draws",
+            todo="Run GibbsPosterior.",
         )
     alive = posterior.log_weights > -math.inf
     losses = posterior.model.losses(

@@ -12,14 +12,14 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_geo.errors import ConfigurationError, UnsupportedError, explain
+from pyro_geo.density import Target
+from pyro_geo.density.structure import random_sites
+from pyro_geo.errors import ConfigurationError, UnsupportedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.certificates.codebook import check_range
 from pyro_geo.infer.gibbs.model import GibbsModel, as_tuple
-from pyro_geo.target import Target
-from pyro_geo.target._density import private_randomness
-from pyro_geo.target._structure import random_sites
+from pyro_geo.ops.random import private_randomness
 
 __all__ = ["certify_guide"]
 
@@ -73,13 +73,11 @@ def certify_guide(
     """
     if num_draws < 1 or not 0 < share < 1:
         raise ConfigurationError(
-            explain(
-                "no such certificate",
-                where="arguments num_draws and share",
-                found=(num_draws, share),
-                expected="at least one draw, a share between 0 and 1",
-                todo="Leave them out.",
-            )
+            "no such certificate",
+            where="arguments num_draws and share",
+            found=(num_draws, share),
+            expected="at least one draw, a share between 0 and 1",
+            todo="Leave them out.",
         )
     arguments = as_tuple(data[0]), as_tuple(data[1])
     certified = model.with_loss(risk)
@@ -160,11 +158,9 @@ def _flat(fn: Any) -> Any:
 
 def _refuse(found: str) -> None:
     raise UnsupportedError(
-        explain(
-            "the guide's divergence is not known in closed form",
-            where="argument guide",
-            found=found,
-            expected="independent sites, of one family in guide and prior",
-            todo="Weigh its draws: GibbsPosterior(model, method='importance', ...).",
-        )
+        "the guide's divergence is not known in closed form",
+        where="argument guide",
+        found=found,
+        expected="independent sites, of one family in guide and prior",
+        todo="Weigh its draws: GibbsPosterior(model, method='importance', ...).",
     )

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ShapeError, explain
+from pyro_geo.errors import ShapeError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.certificates.codebook import check_range
@@ -46,13 +46,11 @@ def certify_holdout(
     """
     if losses.dim() != 1 or not len(losses):
         raise ShapeError(
-            explain(
-                "not one loss for each example",
-                where="argument losses",
-                found=tuple(losses.shape),
-                expected="(n,)",
-                todo="Pass the losses of one predictor.",
-            )
+            "not one loss for each example",
+            where="argument losses",
+            found=tuple(losses.shape),
+            expected="(n,)",
+            todo="Pass the losses of one predictor.",
         )
     low, high = loss_range
     values = losses.double()
@@ -109,13 +107,11 @@ def certify_plugin(
     """
     if losses.dim() != 2:
         raise ShapeError(
-            explain(
-                "not losses of draws at examples",
-                where="argument losses",
-                found=tuple(losses.shape),
-                expected="(draws, n)",
-                todo="Pass one row for each draw.",
-            )
+            "not losses of draws at examples",
+            where="argument losses",
+            found=tuple(losses.shape),
+            expected="(draws, n)",
+            todo="Pass one row for each draw.",
         )
     values = losses.double()
     check_range(values.amin(1), values.amax(1), 0.0, 1.0)

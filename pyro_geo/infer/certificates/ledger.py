@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import ConfigurationError
 
 __all__ = ["Ledger", "content_hash"]
 
@@ -39,7 +39,7 @@ class Ledger:
     def __init__(self, looks: int = 1) -> None:
         if looks < 1:
             raise ConfigurationError(
-                explain("no look at all", "argument looks", looks, ">= 1", "Pass 1.")
+                "no look at all", "argument looks", looks, ">= 1", "Pass 1."
             )
         self.looks = looks
         self._taken: dict[str, int] = {}
@@ -60,13 +60,11 @@ class Ledger:
         taken = self._taken.get(key, 0)
         if taken >= self.looks:
             raise ConfigurationError(
-                explain(
-                    "the looks at these data are used up",
-                    where="argument ledger",
-                    found=f"look {taken + 1}",
-                    expected=f"at most {self.looks}, as planned",
-                    todo="Plan more looks, or certify on fresh data.",
-                )
+                "the looks at these data are used up",
+                where="argument ledger",
+                found=f"look {taken + 1}",
+                expected=f"at most {self.looks}, as planned",
+                todo="Plan more looks, or certify on fresh data.",
             )
         self._taken[key] = taken + 1
         return self.looks

@@ -12,7 +12,6 @@ from pyro_geo.errors import (
     ConfigurationError,
     PriorDependsOnDataError,
     ShapeError,
-    explain,
 )
 
 __all__ = ["PriorSplit", "check_disjoint", "split_prior"]
@@ -60,25 +59,21 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
     lengths = {len(tensor) for tensor in tensors}
     if len(lengths) != 1:
         raise ShapeError(
-            explain(
-                "rows do not belong together",
-                where="argument tensors",
-                found=f"lengths {sorted(lengths)}",
-                expected="one length",
-                todo="Pass inputs and targets of the same examples.",
-            )
+            "rows do not belong together",
+            where="argument tensors",
+            found=f"lengths {sorted(lengths)}",
+            expected="one length",
+            todo="Pass inputs and targets of the same examples.",
         )
     n = lengths.pop()
     first = round(fraction * n)
     if not 0 < first < n:
         raise ConfigurationError(
-            explain(
-                "a part would be empty",
-                where="argument fraction",
-                found=fraction,
-                expected=f"a share that leaves examples on both sides, of {n}",
-                todo="Pass 0.5 for halves.",
-            )
+            "a part would be empty",
+            where="argument fraction",
+            found=fraction,
+            expected=f"a share that leaves examples on both sides, of {n}",
+            todo="Pass 0.5 for halves.",
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     rows = order[:first].sort().values, order[first:].sort().values
@@ -102,11 +97,9 @@ def check_disjoint(
     both = seen & set(torch.as_tensor(certify_index).tolist())
     if both:
         raise PriorDependsOnDataError(
-            explain(
-                "the prior has seen certifying examples",
-                where="index sets",
-                found=f"{len(both)} in common, row {min(both)} among them",
-                expected="none",
-                todo="Divide the data with split_prior.",
-            )
+            "the prior has seen certifying examples",
+            where="index sets",
+            found=f"{len(both)} in common, row {min(both)} among them",
+            expected="none",
+            todo="Divide the data with split_prior.",
         )

@@ -182,7 +182,7 @@ def _held_out(
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Fit one network to a half of the data; its losses on the other."""
-    from pyro_geo.testing.baselines import map_estimate
+    from pyro_geo.evaluation.baselines import map_estimate
 
     args, targets = as_tuple(data[0]), as_tuple(data[1])
     n = len(targets[0])

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates import bounds
 
 __all__ = ["Bound", "Candidates", "Rule", "evaluate", "rule_of"]
@@ -135,26 +135,22 @@ def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
     """
     if name not in _RULES:
         raise ConfigurationError(
-            explain(
-                "no such bound",
-                where="argument bound",
-                found=repr(name),
-                expected=f"one of {sorted(_RULES)}",
-                todo="The default, 'kl', holds for every loss in [0, 1].",
-            )
+            "no such bound",
+            where="argument bound",
+            found=repr(name),
+            expected=f"one of {sorted(_RULES)}",
+            todo="The default, 'kl', holds for every loss in [0, 1].",
         )
     rule = _RULES[name]
     free = {rule.free} if rule.free else set()
     if set(parameters) - free != set(rule.parameters) - {"upper"}:
         raise ConfigurationError(
-            explain(
-                f"the bound {name!r} wants other parameters",
-                where="keyword arguments",
-                found=sorted(parameters),
-                expected=f"{sorted(set(rule.parameters) - {'upper'})}"
-                + (f", and {rule.free} if you like" if rule.free else ""),
-                todo="Say what you know of the loss, before you see the data.",
-            )
+            f"the bound {name!r} wants other parameters",
+            where="keyword arguments",
+            found=sorted(parameters),
+            expected=f"{sorted(set(rule.parameters) - {'upper'})}"
+            + (f", and {rule.free} if you like" if rule.free else ""),
+            todo="Say what you know of the loss, before you see the data.",
         )
     return rule
 

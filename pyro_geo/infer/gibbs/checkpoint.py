@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo._interrupts import uninterrupted
-from pyro_geo._seconds import Seconds
+from pyro_geo._process import Seconds, uninterrupted
+from pyro_geo.density import Target
+from pyro_geo.engine._kept import KeptSites
+from pyro_geo.engine.identity import check_run, check_values
+from pyro_geo.engine.snapshots import StateBook
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
-from pyro_geo.infer.mcmc._fingerprint import check_run, check_values
-from pyro_geo.infer.mcmc._kept import KeptSites
-from pyro_geo.infer.mcmc._state import StateBook
-from pyro_geo.io._names import plain_facts
+from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Variable
-from pyro_geo.target import Target
 
 __all__ = ["GibbsState", "StageStore"]
 

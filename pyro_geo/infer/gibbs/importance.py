@@ -10,12 +10,12 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.density import Target
+from pyro_geo.density.structure import random_sites
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.path import Mover, Stage, some
+from pyro_geo.ops.random import private_randomness
 from pyro_geo.ops.weights import ess
-from pyro_geo.target import Target
-from pyro_geo.target._density import private_randomness
-from pyro_geo.target._structure import random_sites
 
 __all__ = ["weigh_guide"]
 
@@ -77,13 +77,11 @@ def _check(sites: dict[str, Any], target: Target) -> None:
     free = [s for s in sites.values() if not isinstance(_base(s["fn"]), dist.Delta)]
     if missing or not free:
         raise ConfigurationError(
-            explain(
-                "the guide has no density of the latent sites",
-                where="argument guide",
-                found=f"sites {sorted(sites)}, {len(free)} of them random",
-                expected=f"a density of {sorted(target.layout.sites)}",
-                todo="Train AutoMultivariateNormal, say; a point mass has none.",
-            )
+            "the guide has no density of the latent sites",
+            where="argument guide",
+            found=f"sites {sorted(sites)}, {len(free)} of them random",
+            expected=f"a density of {sorted(target.layout.sites)}",
+            todo="Train AutoMultivariateNormal, say; a point mass has none.",
         )
 
 

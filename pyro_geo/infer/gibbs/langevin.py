@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.infer.gibbs.path import Balance, Mover, Plan, Stage, Walk, some
 from pyro_geo.ops.weights import ess
-from pyro_geo.target import Target
 
 __all__ = ["walk"]
 

@@ -13,20 +13,20 @@ from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyro_geo.density import Target
+from pyro_geo.density.model import evaluation_mode
+from pyro_geo.density.protocol import cast
+from pyro_geo.density.sites import SiteStart
+from pyro_geo.density.structure import first_line, is_deterministic, random_sites
 from pyro_geo.errors import (
     BetaRangeError,
     DiscreteSiteError,
     PriorError,
     ShapeError,
-    explain,
 )
-from pyro_geo.infer.mcmc._chunks import in_chunks
-from pyro_geo.infer.mcmc._predictive import Replicator
-from pyro_geo.target import Target
-from pyro_geo.target._density import cast, private_randomness
-from pyro_geo.target._model import evaluation_mode
-from pyro_geo.target._sites import SiteStart
-from pyro_geo.target._structure import first_line, is_deterministic, random_sites
+from pyro_geo.ops.chunks import in_chunks
+from pyro_geo.ops.random import private_randomness
+from pyro_geo.results.predictive import Replicator
 
 __all__ = ["GibbsModel", "as_tuple"]
 
@@ -186,13 +186,11 @@ class GibbsModel:
         except RuntimeError as reason:
             shapes = [tuple(getattr(x, "shape", ())) for x in (prediction, *targets)]
             raise ShapeError(
-                explain(
-                    "the loss cannot compare prediction and targets",
-                    where="argument loss",
-                    found=f"shapes {shapes}: {first_line(reason)}",
-                    expected="one prediction for each example",
-                    todo="Pass arguments and targets of the same examples.",
-                )
+                "the loss cannot compare prediction and targets",
+                where="argument loss",
+                found=f"shapes {shapes}: {first_line(reason)}",
+                expected="one prediction for each example",
+                todo="Pass arguments and targets of the same examples.",
             ) from reason
 
     def _check(
@@ -211,13 +209,11 @@ class GibbsModel:
         n = len(first) if isinstance(first, Tensor) and first.dim() else None
         if loss.dim() != 1 or n not in (None, len(loss)):
             raise ShapeError(
-                explain(
-                    "the loss is not one value for each example",
-                    where="argument loss",
-                    found=f"shape {tuple(loss.shape)}",
-                    expected="(n,)" if n is None else f"({n},)",
-                    todo="Do not reduce over examples; sum over outputs.",
-                )
+                "the loss is not one value for each example",
+                where="argument loss",
+                found=f"shape {tuple(loss.shape)}",
+                expected="(n,)" if n is None else f"({n},)",
+                todo="Do not reduce over examples; sum over outputs.",
             )
         for name, site in sites.items():
             _check_prior(name, site)
@@ -241,13 +237,11 @@ def _is_data(site: Any) -> bool:
 def _check_beta(beta: float) -> None:
     if not 0 <= beta < math.inf:
         raise BetaRangeError(
-            explain(
-                "no inverse temperature",
-                where="argument beta",
-                found=beta,
-                expected="a finite number of at least 0",
-                todo="Pass a positive number; 1 weighs a loss like a likelihood.",
-            )
+            "no inverse temperature",
+            where="argument beta",
+            found=beta,
+            expected="a finite number of at least 0",
+            todo="Pass a positive number; 1 weighs a loss like a likelihood.",
         )
 
 
@@ -269,22 +263,18 @@ def _check_prior(name: str, site: Any) -> None:
         found = "a masked density"
     if found is not None:
         raise PriorError(
-            explain(
-                "the prior is not a distribution that can be drawn from",
-                where=f"site {name!r}",
-                found=found,
-                expected="proper, normalised distributions alone",
-                todo="Put what depends on data into the loss, and a proper prior here.",
-            )
+            "the prior is not a distribution that can be drawn from",
+            where=f"site {name!r}",
+            found=found,
+            expected="proper, normalised distributions alone",
+            todo="Put what depends on data into the loss, and a proper prior here.",
         )
     support: Any = fn.support
     if support.is_discrete:
         raise DiscreteSiteError(
-            explain(
-                "a latent site is discrete",
-                where=f"site {name!r}",
-                found=type(fn).__name__,
-                expected="continuous sites",
-                todo="Sum it out in the prediction, or relax it.",
-            )
+            "a latent site is discrete",
+            where=f"site {name!r}",
+            found=type(fn).__name__,
+            expected="continuous sites",
+            todo="Sum it out in the prediction, or relax it.",
         )

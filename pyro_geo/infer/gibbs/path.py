@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, EmptyEnsembleError, explain
+from pyro_geo.density import Target
+from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.mcmc._chunks import measured
 from pyro_geo.infer.mcmc.hmc.metric import Diagonal
 from pyro_geo.infer.mcmc.hmc.transition import Chains, Stepper
+from pyro_geo.ops.chunks import measured
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
-from pyro_geo.target import Target
 
 __all__ = [
     "Balance",
@@ -346,13 +346,11 @@ def scout(
         )
         if len(pilot.betas) > _MOST_STAGES:
             raise ConfigurationError(
-                explain(
-                    "the path of temperatures does not end",
-                    where=f"the pilot, at beta {new:.3g} of {ends[-1]:g}",
-                    found=f"{len(pilot.betas)} stages",
-                    expected=f"at most {_MOST_STAGES}",
-                    todo="Lower cess or betas, or scale the loss.",
-                )
+                "the path of temperatures does not end",
+                where=f"the pilot, at beta {new:.3g} of {ends[-1]:g}",
+                found=f"{len(pilot.betas)} stages",
+                expected=f"at most {_MOST_STAGES}",
+                todo="Lower cess or betas, or scale the loss.",
             )
         yield pilot
 
@@ -411,11 +409,9 @@ def some(log_weights: Tensor, where: str) -> None:
     """Refuse to go on without a particle."""
     if not bool((log_weights > -math.inf).any()):
         raise EmptyEnsembleError(
-            explain(
-                "no particle is left",
-                where=where,
-                found=f"{len(log_weights)} particles without a finite loss",
-                expected="at least one",
-                todo="Check the loss at draws from the prior; use more particles.",
-            )
+            "no particle is left",
+            where=where,
+            found=f"{len(log_weights)} particles without a finite loss",
+            expected="at least one",
+            todo="Check the loss at draws from the prior; use more particles.",
         )

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.density import Target
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
-from pyro_geo.infer.mcmc._draws import PosteriorDraws
-from pyro_geo.infer.mcmc._noise import substream
+from pyro_geo.ops.random import substream
 from pyro_geo.ops.weights import ess, khat
-from pyro_geo.target import Target
+from pyro_geo.results.posterior import PosteriorDraws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,13 +185,11 @@ class WeightedPosterior(PosteriorDraws):
         """
         if pool not in ("all", "final"):
             raise ConfigurationError(
-                explain(
-                    "no such pool",
-                    where="argument pool",
-                    found=repr(pool),
-                    expected="'all' or 'final'",
-                    todo="Use 'all', to choose the temperature afterwards.",
-                )
+                "no such pool",
+                where="argument pool",
+                found=repr(pool),
+                expected="'all' or 'final'",
+                todo="Use 'all', to choose the temperature afterwards.",
             )
         q = self._positions().flatten(0, 1)
         log_weights, tilt = self.log_weights, self.tilt
@@ -241,13 +239,11 @@ class WeightedPosterior(PosteriorDraws):
         """
         if steps < 1 or self.plan is None or self._mover is None:
             raise ConfigurationError(
-                explain(
-                    "these particles cannot be extended",
-                    where="argument steps",
-                    found=steps,
-                    expected="at least 1, of a posterior that was annealed",
-                    todo="Run GibbsPosterior with method='smc'.",
-                )
+                "these particles cannot be extended",
+                where="argument steps",
+                found=steps,
+                expected="at least 1, of a posterior that was annealed",
+                todo="Run GibbsPosterior with method='smc'.",
             )
         last, plan = self.stages[-1], self.plan
         index = plan.betas.index(last.beta)

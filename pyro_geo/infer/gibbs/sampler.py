@@ -11,13 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_geo._seconds import Seconds
+from pyro_geo._process import Seconds
+from pyro_geo.checks import check
+from pyro_geo.engine.identity import describe, fingerprint
+from pyro_geo.engine.progress import Progress
 from pyro_geo.errors import (
     BetaRangeError,
     ConvergenceWarning,
     PrecisionWarning,
-    explain,
-    require,
 )
 from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
 from pyro_geo.infer.gibbs.importance import weigh_guide
@@ -25,10 +26,8 @@ from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Walk, anneal, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
-from pyro_geo.infer.mcmc._fingerprint import describe, fingerprint
-from pyro_geo.infer.mcmc._noise import substream
-from pyro_geo.infer.mcmc._progress import Progress
 from pyro_geo.io.store import check_run
+from pyro_geo.ops.random import substream
 
 __all__ = ["GibbsPosterior"]
 
@@ -145,13 +144,11 @@ class GibbsPosterior:
         pairs = zip((0.0, *self.betas), self.betas, strict=False)
         if not self.betas or not all(a < b < math.inf for a, b in pairs):
             raise BetaRangeError(
-                explain(
-                    "temperatures do not rise",
-                    where="argument betas",
-                    found=list(self.betas),
-                    expected="finite inverse temperatures above 0, rising",
-                    todo="Pass (0.1, 0.25, 0.5, 1.0), say.",
-                )
+                "temperatures do not rise",
+                where="argument betas",
+                found=list(self.betas),
+                expected="finite inverse temperatures above 0, rising",
+                todo="Pass (0.1, 0.25, 0.5, 1.0), say.",
             )
         for name, value in (
             ("num_particles", num_particles),
@@ -160,22 +157,22 @@ class GibbsPosterior:
             ("moves", moves),
             ("chunk", 1 if chunk is None else chunk),
         ):
-            require(value >= 1, name, value, "a count of at least 1 (pilot: 2)")
+            check(value >= 1, name, value, "a count of at least 1 (pilot: 2)")
         for name, value in (
             ("cess", cess),
             ("target_accept_prob", target_accept_prob),
         ):
-            require(0 < value < 1, name, value, "between 0 and 1")
-        require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
-        require(keep in ("all", "betas"), "keep", keep, "'all' or 'betas'")
+            check(0 < value < 1, name, value, "between 0 and 1")
+        check(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
+        check(keep in ("all", "betas"), "keep", keep, "'all' or 'betas'")
         self.num_particles, self.pilot_particles = num_particles, pilot_particles
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
         methods = ("smc", "importance", "langevin")
-        require(method in methods, "method", method, f"one of {methods}")
+        check(method in methods, "method", method, f"one of {methods}")
         needed = method == "importance"
-        require((guide is not None) == needed, "guide", guide, f"a guide: {needed}")
+        check((guide is not None) == needed, "guide", guide, f"a guide: {needed}")
         self.method, self.guide = method, guide
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
         self.store = store
@@ -203,14 +200,12 @@ class GibbsPosterior:
         if self.dtype != torch.float64:
             warnings.warn(
                 PrecisionWarning(
-                    explain(
-                        "weights in single precision",
-                        where="argument dtype",
-                        found=self.dtype,
-                        expected=torch.float64,
-                        todo="Leave dtype out: the tilt is a difference of large "
-                        "numbers, and goes into the certificate.",
-                    )
+                    "weights in single precision",
+                    where="argument dtype",
+                    found=self.dtype,
+                    expected=torch.float64,
+                    todo="Leave dtype out: the tilt is a difference of large "
+                    "numbers, and goes into the certificate.",
                 ),
                 stacklevel=2,
             )
@@ -232,7 +227,7 @@ class GibbsPosterior:
             ConvergenceWarning: the run was interrupted.
         """
         expected = "the folder of a run to go on with"
-        require(self.store is not None, "store", self.store, expected)
+        check(self.store is not None, "store", self.store, expected)
         return self._execute(args, targets, resume=True)
 
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
@@ -276,13 +271,11 @@ class GibbsPosterior:
         if interrupted:
             warnings.warn(
                 ConvergenceWarning(
-                    explain(
-                        "the run was interrupted",
-                        where="GibbsPosterior.run",
-                        found=f"beta {posterior.beta:.3g}",
-                        expected=f"{self.betas[-1]:g}",
-                        todo="Use the finished stages, run again, or resume it.",
-                    )
+                    "the run was interrupted",
+                    where="GibbsPosterior.run",
+                    found=f"beta {posterior.beta:.3g}",
+                    expected=f"{self.betas[-1]:g}",
+                    todo="Use the finished stages, run again, or resume it.",
                 ),
                 stacklevel=3,
             )

@@ -45,13 +45,11 @@ def read_root(path: Path) -> dict[str, Any]:
     except OSError as reason:
         found = str(reason)
     raise CheckpointError(
-        explain(
-            "this is not the store of a run",
-            where=f"store {path}",
-            found=found,
-            expected="a folder made by run with store=",
-            todo="Check the path; nothing was changed.",
-        )
+        "this is not the store of a run",
+        where=f"store {path}",
+        found=found,
+        expected="a folder made by run with store=",
+        todo="Check the path; nothing was changed.",
     )
 
 
@@ -61,13 +59,11 @@ def take(path: Path) -> filelock.FileLock:
         lock.acquire()
     except filelock.Timeout:
         raise CheckpointError(
-            explain(
-                "another process writes to the store",
-                where=f"store {path}",
-                found="a lock that is held",
-                expected="one writer",
-                todo="Wait for the other run, or choose another path.",
-            )
+            "another process writes to the store",
+            where=f"store {path}",
+            found="a lock that is held",
+            expected="one writer",
+            todo="Wait for the other run, or choose another path.",
         ) from None
     except OSError as reason:
         raise CheckpointError(unwritable(path, reason)) from reason
@@ -80,13 +76,11 @@ def refuse_occupied(path: Path) -> None:
     if not path.exists():
         return
     raise CheckpointError(
-        explain(
-            "there is something at the store's path already",
-            where=f"store {path}",
-            found="a run" if (path / "zarr.json").exists() else "files",
-            expected="a new path",
-            todo="Call resume to go on with a run, or choose another path.",
-        )
+        "there is something at the store's path already",
+        where=f"store {path}",
+        found="a run" if (path / "zarr.json").exists() else "files",
+        expected="a new path",
+        todo="Call resume to go on with a run, or choose another path.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_geo.io._names import Labels, label_group, storable
+from pyro_geo.io.names import Labels, label_group, storable
 
 __all__ = [
     "ATTRIBUTED",

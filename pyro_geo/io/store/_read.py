@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_geo.io._summary import import_arviz, major_version
+from pyro_geo._compat.arviz import import_arviz, major_version
 from pyro_geo.io.store._folder import HEADER, read_root
 
 if TYPE_CHECKING:
-    from pyro_geo.io._summary import ArvizData
+    from pyro_geo._compat.arviz import ArvizData
 
 __all__ = ["check_run", "open_run"]
 

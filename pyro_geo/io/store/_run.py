@@ -16,9 +16,9 @@ import filelock
 import numpy as np
 
 import pyro_geo
-from pyro_geo.errors import CheckpointError, explain
+from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
-from pyro_geo.io._names import SAMPLE_DIMS, storable
+from pyro_geo.io.names import SAMPLE_DIMS, storable
 from pyro_geo.io.store._chunks import ChunkedArray
 from pyro_geo.io.store._folder import (
     HEADER,
@@ -453,13 +453,11 @@ class RunStore:
         expected = (FORMAT, pyro_geo.__version__)
         if found != expected:
             raise CheckpointError(
-                explain(
-                    "the store is of another version",
-                    where=f"store {self.path}",
-                    found=f"format {found[0]}, pyro_geo {found[1]}",
-                    expected=f"format {expected[0]}, pyro_geo {expected[1]}",
-                    todo="Go on with the version that began it; its draws can be read.",
-                )
+                "the store is of another version",
+                where=f"store {self.path}",
+                found=f"format {found[0]}, pyro_geo {found[1]}",
+                expected=f"format {expected[0]}, pyro_geo {expected[1]}",
+                todo="Go on with the version that began it; its draws can be read.",
             )
 
 

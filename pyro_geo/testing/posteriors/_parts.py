@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from pyro_geo.errors import InitializationError, explain
+from pyro_geo.errors import InitializationError
 
 __all__ = ["Entry", "Restricted", "Sites", "flat", "positive_vector"]
 
@@ -104,11 +104,9 @@ class Restricted(TorchDistribution):
             inside = inside.reshape(inside.shape + (1,) * self.event_dim)
             value = torch.where(inside, value, self.base_dist.sample(shape))
         raise InitializationError(
-            explain(
-                "no prior draw inside the support",
-                where=type(self.base_dist).__name__,
-                found=f"all of {_TRIES} draws outside",
-                expected="a draw with a fair share of the mass inside",
-                todo="Start from values of your own.",
-            )
+            "no prior draw inside the support",
+            where=type(self.base_dist).__name__,
+            found=f"all of {_TRIES} draws outside",
+            expected="a draw with a fair share of the mass inside",
+            todo="Start from values of your own.",
         )

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError, explain
+from pyro_geo.density import Target
+from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
-from pyro_geo.infer.mcmc._runner import MCMC
 from pyro_geo.infer.mcmc.hmc.sampler import HMC
-from pyro_geo.target import Target
+from pyro_geo.infer.mcmc.runner import MCMC
 
 __all__ = [
     "Estimate",
@@ -76,13 +76,11 @@ def tempered_losses(
     """
     if not 0 < beta < math.inf:
         raise BetaRangeError(
-            explain(
-                "no inverse temperature",
-                where="argument beta",
-                found=beta,
-                expected="a positive number",
-                todo="WBIC takes 1 / log(n).",
-            )
+            "no inverse temperature",
+            where="argument beta",
+            found=beta,
+            expected="a positive number",
+            todo="WBIC takes 1 / log(n).",
         )
     density = target.density
 
@@ -169,13 +167,11 @@ def two_temperature(
     """
     if beta_first == beta_second or min(beta_first, beta_second) <= 0:
         raise BetaRangeError(
-            explain(
-                "not two temperatures",
-                where="arguments beta_first and beta_second",
-                found=(beta_first, beta_second),
-                expected="two different positive numbers",
-                todo="Take 1 / log(n) and one and a half times that, say.",
-            )
+            "not two temperatures",
+            where="arguments beta_first and beta_second",
+            found=(beta_first, beta_second),
+            expected="two different positive numbers",
+            todo="Take 1 / log(n) and one and a half times that, say.",
         )
     a, b = _mean(first), _mean(second)
     gap = 1 / beta_first - 1 / beta_second
@@ -230,13 +226,11 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
     late = (t > 1) & (t >= t.max() * 10**-_DECADES)
     if t.shape != free_energy.shape or int(late.sum()) < 3:
         raise ShapeError(
-            explain(
-                "no path to fit",
-                where="arguments t and free_energy",
-                found=f"{tuple(t.shape)} and {tuple(free_energy.shape)}",
-                expected="at least three points above 1 each",
-                todo="Pass the stages of an annealed run.",
-            )
+            "no path to fit",
+            where="arguments t and free_energy",
+            found=f"{tuple(t.shape)} and {tuple(free_energy.shape)}",
+            expected="at least three points above 1 each",
+            todo="Pass the stages of an annealed run.",
         )
     x = t[late].log()
     y = free_energy[late] + (multiplicity - 1) * x.log()
@@ -274,7 +268,7 @@ def sbic(loss: float, n: int, coefficient: Coefficient) -> float:
     """
     if n < 3:
         raise ConfigurationError(
-            explain("too few examples", "argument n", n, "at least 3", "Pass more.")
+            "too few examples", "argument n", n, "at least 3", "Pass more."
         )
     log_n = math.log(n)
     return (

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConvergenceWarning, ShapeError, explain, require
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes
+from pyro_geo.checks import check
+from pyro_geo.density import Target
+from pyro_geo.errors import ConvergenceWarning, ShapeError
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
 from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
 from pyro_geo.infer.mcmc.hmc.transition import Stepper, chains_at
 from pyro_geo.ops.derivatives import hvp, value_and_grad
-from pyro_geo.target import Target
+from pyro_geo.ops.lanes import map_lanes
 
 __all__ = ["LLC", "llc"]
 
@@ -127,11 +128,11 @@ def llc(
         "n": n - 1,
     }
     for name, count in counts.items():
-        require(count >= 1, name, count, "a positive count (examples: 2)")
+        check(count >= 1, name, count, "a positive count (examples: 2)")
     beta = 1 / math.log(n) if beta is None else beta
-    require(0 < beta < math.inf, "beta", beta, "a positive number")
-    require(localization > 0, "localization", localization, "a positive number")
-    require(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
+    check(0 < beta < math.inf, "beta", beta, "a positive number")
+    check(localization > 0, "localization", localization, "a positive number")
+    check(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
     where = _position(target, at)
     tempered = _tempered(target, where, beta, localization)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
@@ -272,7 +273,7 @@ def _report(
     step_size: float,
     promise: float,
 ) -> LLC:
-    from pyro_geo.io._summary import quiet
+    from pyro_geo._compat.arviz import quiet
 
     values = beta * (trace - start)
     means = values.mean(1)
@@ -317,13 +318,11 @@ def _warn(found: LLC, least: float, promise: float) -> None:
     for what, seen, expected in problems:
         warnings.warn(
             ConvergenceWarning(
-                explain(
-                    what,
-                    where="llc",
-                    found=seen,
-                    expected=expected,
-                    todo="Train further, or draw longer; see trace and drift.",
-                )
+                what,
+                where="llc",
+                found=seen,
+                expected=expected,
+                todo="Train further, or draw longer; see trace and drift.",
             ),
             stacklevel=4,
         )
@@ -333,12 +332,10 @@ def _position(target: Target, at: Tensor | Mapping[str, Tensor]) -> Tensor:
     q = target.unconstrain(at) if isinstance(at, Mapping) else at
     if q.shape != (target.dim,):
         raise ShapeError(
-            explain(
-                "not one position",
-                where="argument at",
-                found=tuple(q.shape),
-                expected=(target.dim,),
-                todo="Pass one flat position, or a value for each site.",
-            )
+            "not one position",
+            where="argument at",
+            found=tuple(q.shape),
+            expected=(target.dim,),
+            todo="Pass one flat position, or a value for each site.",
         )
     return q.detach().to(dtype=target.dtype, device=target.device)

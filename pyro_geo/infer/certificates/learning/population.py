@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from pyro_geo.errors import BetaRangeError, ConfigurationError, explain
+from pyro_geo.errors import BetaRangeError, ConfigurationError
 from pyro_geo.infer.certificates.certificate import Certificate
 
 __all__ = ["population_bound"]
@@ -64,23 +64,19 @@ def population_bound(
     """
     if not 0 < omega * lipschitz < 2:
         raise BetaRangeError(
-            explain(
-                "the bound does not hold there",
-                where="arguments omega and lipschitz",
-                found=f"product {omega * lipschitz:g}",
-                expected="between 0 and 2",
-                todo="Lower omega.",
-            )
+            "the bound does not hold there",
+            where="arguments omega and lipschitz",
+            found=f"product {omega * lipschitz:g}",
+            expected="between 0 and 2",
+            todo="Lower omega.",
         )
     if form not in ("sharp", "published") or not 0 < delta < 1 or n < 1:
         raise ConfigurationError(
-            explain(
-                "no such bound",
-                where="arguments form, delta and n",
-                found=(form, delta, n),
-                expected="'sharp' or 'published', a probability, a count",
-                todo="Leave them out.",
-            )
+            "no such bound",
+            where="arguments form, delta and n",
+            found=(form, delta, n),
+            expected="'sharp' or 'published', a probability, a count",
+            todo="Leave them out.",
         )
     low, high = 1 - omega * lipschitz / 2, (1 + omega * lipschitz / 2) * omega * n
     if form == "sharp":

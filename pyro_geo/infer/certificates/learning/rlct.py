@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyro_geo.errors import require
+from pyro_geo.checks import check
 
 __all__ = [
     "Coefficient",
@@ -76,7 +76,7 @@ def normal_crossing(k: Sequence[int], h: Sequence[int] | None = None) -> Coeffic
     """
     powers = [0] * len(k) if h is None else list(h)
     good = len(powers) == len(k) and any(k) and min(k) >= 0
-    require(good, "k and h", (list(k), powers), "powers of one length, some above 0")
+    check(good, "k and h", (list(k), powers), "powers of one length, some above 0")
     ratios = [(b + 1) / (2 * a) for a, b in zip(k, powers, strict=True) if a]
     least = min(ratios)
     return Coefficient(least, sum(math.isclose(r, least) for r in ratios))
@@ -103,7 +103,7 @@ def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Coefficie
         Coefficient(value=13.5, multiplicity=1)
     """
     m, h, n, r = inputs, hidden, outputs, rank
-    require(0 <= r <= min(m, h, n), "rank", r, f"between 0 and {min(m, h, n)}")
+    check(0 <= r <= min(m, h, n), "rank", r, f"between 0 and {min(m, h, n)}")
     if m + h < n + r:
         return Coefficient((h * m - h * r + n * r) / 2, 1)
     if n + h < m + r:
@@ -134,7 +134,7 @@ def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
         Coefficient(value=4.0, multiplicity=3)
     """
     good = len(widths) >= 2 and 0 <= rank <= min(widths)
-    require(good, "widths and rank", (list(widths), rank), "layers at least as wide")
+    check(good, "widths and rank", (list(widths), rank), "layers at least as wide")
     spare = [width - rank for width in widths]
     chosen = _narrow(spare)
     ell = len(chosen) - 1
@@ -180,7 +180,7 @@ def tanh_zero(hidden: int) -> Coefficient:
         >>> tanh_zero(4)
         Coefficient(value=1.0, multiplicity=2)
     """
-    require(hidden >= 1, "hidden", hidden, "at least 1")
+    check(hidden >= 1, "hidden", hidden, "at least 1")
     i = math.isqrt(hidden)
     value = (hidden + i**2 + i) / (4 * i + 2)
     return Coefficient(value, 2 if i**2 == hidden else 1)
@@ -211,6 +211,6 @@ def relu_upper(widths: Sequence[int], *, rescaled: bool = True) -> float:
         (2.0, 1.5)
     """
     good = len(widths) >= 2 and min(widths) >= 1
-    require(good, "widths", list(widths), "at least two layers of positive width")
+    check(good, "widths", list(widths), "at least two layers of positive width")
     count = sum(b * (a + 1) for a, b in itertools.pairwise(widths)) / 2
     return count - sum(widths[1:-1]) / 2 * rescaled

@@ -9,19 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.errors import (
     AnchorNotConvergedWarning,
     NonFiniteLossError,
     PyroGeoWarning,
     UnboundedMinimumWarning,
-    explain,
 )
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.polish import ROUNDING, PolishState, polish
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.target import Target
+from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.optim.newton import ROUNDING, PolishState, polish
 
 __all__ = ["Anchors", "examine_anchors", "polish_lanes", "train_anchors"]
 
@@ -56,14 +55,12 @@ class Anchors(NamedTuple):
         if bool(self.unbounded.any()):
             found.append(
                 UnboundedMinimumWarning(
-                    explain(
-                        "the loss still falls while the parameters double in size",
-                        where=f"anchors {_rows(self.unbounded)}",
-                        found=f"loss {float(self.loss[self.unbounded][0]):.6g}",
-                        expected="a loss that takes its minimum",
-                        todo="add a prior (prior_weight, or loss='joint' with a proper "
-                        "one), smooth labels, or reparametrise",
-                    )
+                    "the loss still falls while the parameters double in size",
+                    where=f"anchors {_rows(self.unbounded)}",
+                    found=f"loss {float(self.loss[self.unbounded][0]):.6g}",
+                    expected="a loss that takes its minimum",
+                    todo="add a prior (prior_weight, or loss='joint' with a proper "
+                    "one), smooth labels, or reparametrise",
                 )
             )
         loose = ~(self.predicted <= tol) & ~self.unbounded
@@ -71,13 +68,11 @@ class Anchors(NamedTuple):
             worst = float(self.predicted[loose].nan_to_num(math.inf).max())
             found.append(
                 AnchorNotConvergedWarning(
-                    explain(
-                        "anchors are not at a minimum",
-                        where=f"anchors {_rows(loose)}",
-                        found=f"a Newton step still promises {worst:.3g} nat",
-                        expected=f"at most {tol:.3g}",
-                        todo="raise anchor_steps, or pass trained anchors",
-                    )
+                    "anchors are not at a minimum",
+                    where=f"anchors {_rows(loose)}",
+                    found=f"a Newton step still promises {worst:.3g} nat",
+                    expected=f"at most {tol:.3g}",
+                    todo="raise anchor_steps, or pass trained anchors",
                 )
             )
         return found
@@ -187,14 +182,12 @@ def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise NonFiniteLossError(
-            explain(
-                "an anchor has no finite loss",
-                where=f"anchor {row if chains is None else chains[row]}",
-                found=f"loss {float(state.loss[row])}, "
-                f"gradient of norm {float(state.grad[row].norm())}",
-                expected="a finite loss and gradient",
-                todo="pass another anchor, or check the data",
-            )
+            "an anchor has no finite loss",
+            where=f"anchor {row if chains is None else chains[row]}",
+            found=f"loss {float(state.loss[row])}, "
+            f"gradient of norm {float(state.grad[row].norm())}",
+            expected="a finite loss and gradient",
+            todo="pass another anchor, or check the data",
         )
 
 

@@ -16,13 +16,12 @@ from pyro_geo.infer.mcmc.dims.state import (
     Proposal,
     advance,
     clip_step,
-    column,
-    dot,
     kinetic_energy,
     stage_values,
     start_state,
 )
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad, value_grad_hvp
+from pyro_geo.ops.lanes import column, dot
 
 __all__ = ["DopriState", "dopri5_init", "dopri5_is_active", "dopri5_step"]
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_number
 from pyro_geo.errors import (
     ConfigurationError,
     NonFiniteLossError,
@@ -19,8 +20,7 @@ from pyro_geo.infer.mcmc.dims.dopri5 import (
     dopri5_step,
 )
 from pyro_geo.infer.mcmc.dims.flow import splitting_step
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes, run_lanes
-from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw, check_number
+from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw
 from pyro_geo.infer.mcmc.dims.state import (
     DIVERGING,
     OUT_OF_TIME,
@@ -30,6 +30,7 @@ from pyro_geo.infer.mcmc.dims.state import (
     is_active,
 )
 from pyro_geo.ops.derivatives import BatchedLoss
+from pyro_geo.ops.lanes import map_lanes, run_lanes
 
 __all__ = ["FlowResult", "dissipative_flow", "flow_result"]
 
@@ -141,38 +142,31 @@ def _starts(theta0: Tensor, v0: Tensor) -> tuple[Tensor, Tensor]:
     for name, x in both:
         if x.dim() not in (1, 2) or x.numel() == 0 or not x.is_floating_point():
             raise ConfigurationError(
-                explain(
-                    "Not a batch of vectors",
-                    f"argument {name!r}",
-                    f"{x.dtype} of shape {tuple(x.shape)}",
-                    "a floating tensor (dim,) or (n, dim), not empty",
-                    "Flatten every start to one row.",
-                )
+                "Not a batch of vectors",
+                f"argument {name!r}",
+                f"{x.dtype} of shape {tuple(x.shape)}",
+                "a floating tensor (dim,) or (n, dim), not empty",
+                "Flatten every start to one row.",
             )
     rows = {x.shape[0] for _, x in both if x.dim() == 2 and x.shape[0] > 1}
     same_kind = theta0.dtype == v0.dtype and theta0.device == v0.device
     if theta0.shape[-1] != v0.shape[-1] or len(rows) > 1 or not same_kind:
         raise ConfigurationError(
-            explain(
-                "Starts and velocities do not fit",
-                "arguments 'theta0' and 'v0'",
-                f"{theta0.dtype} {tuple(theta0.shape)} and {v0.dtype} "
-                f"{tuple(v0.shape)}",
-                "the same dtype, device and dim, and as many rows or one",
-                "Give both the shape (n, dim).",
-            )
+            "Starts and velocities do not fit",
+            "arguments 'theta0' and 'v0'",
+            f"{theta0.dtype} {tuple(theta0.shape)} and {v0.dtype} {tuple(v0.shape)}",
+            "the same dtype, device and dim, and as many rows or one",
+            "Give both the shape (n, dim).",
         )
     theta, v = torch.broadcast_tensors(torch.atleast_2d(theta0), torch.atleast_2d(v0))
     if not bool(torch.isfinite(v).all()):
         bad = (~torch.isfinite(v)).any(-1).nonzero().flatten().tolist()
         raise ConfigurationError(
-            explain(
-                "Velocities are not finite",
-                f"rows {bad[:8]} of 'v0'",
-                v[bad[0]].tolist()[:8],
-                "finite numbers",
-                "Draw the velocities again.",
-            )
+            "Velocities are not finite",
+            f"rows {bad[:8]} of 'v0'",
+            v[bad[0]].tolist()[:8],
+            "finite numbers",
+            "Draw the velocities again.",
         )
     return theta.detach(), v.detach()
 
@@ -298,13 +292,11 @@ def dissipative_flow(
     found = tuple(map_lanes(lambda x: rows(x).detach(), theta[:1], lanes).shape)
     if found != (1,):
         raise ConfigurationError(
-            explain(
-                "The loss has the wrong shape",
-                "argument 'loss'",
-                f"{found[1:]} per point",
-                "one number per point",
-                "Sum the loss over everything but the points.",
-            )
+            "The loss has the wrong shape",
+            "argument 'loss'",
+            f"{found[1:]} per point",
+            "one number per point",
+            "Sum the loss over everything but the points.",
         )
 
     # 2. The trajectories.

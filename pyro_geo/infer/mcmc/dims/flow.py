@@ -19,8 +19,6 @@ from pyro_geo.infer.mcmc.dims.state import (
     Proposal,
     advance,
     clip_step,
-    column,
-    dot,
     flow_params,
     init_state,
     is_active,
@@ -28,6 +26,7 @@ from pyro_geo.infer.mcmc.dims.state import (
     stage_values,
 )
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad, value_grad_hvp
+from pyro_geo.ops.lanes import column, dot
 
 __all__ = [
     "ACTIVE",

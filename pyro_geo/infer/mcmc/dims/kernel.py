@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo.density import Layout, Site, Target
+from pyro_geo.density.initial import Strategy
+from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import (
     ConfigurationError,
     NotPositiveDefiniteError,
     ObjectiveShapeError,
     PyroGeoWarning,
     ShapeError,
-    explain,
 )
 from pyro_geo.geometry.curvature import ggn_product
-from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
-from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.dims.anchors import (
     Anchors,
     examine_anchors,
@@ -40,8 +41,6 @@ from pyro_geo.infer.mcmc.dims.velocity import (
     in_standard_deviations,
     laplace_factor,
 )
-from pyro_geo.target import Layout, Site, Target
-from pyro_geo.target._initial import Strategy
 
 __all__ = ["DIMSKernel", "DIMSState"]
 
@@ -91,23 +90,19 @@ class DIMSKernel:
     ) -> None:
         if (model is None) == (potential_fn is None):
             raise ConfigurationError(
-                explain(
-                    "give either a model or a potential function",
-                    where="arguments model and potential_fn",
-                    found="neither" if model is None else "both",
-                    expected="exactly one",
-                    todo="pass one of them",
-                )
+                "give either a model or a potential function",
+                where="arguments model and potential_fn",
+                found="neither" if model is None else "both",
+                expected="exactly one",
+                todo="pass one of them",
             )
         if transforms is not None and potential_fn is None:
             raise ConfigurationError(
-                explain(
-                    "transforms belong to a potential function",
-                    where="argument 'transforms'",
-                    found="transforms with a model",
-                    expected="None",
-                    todo="drop them: a model's sites bring their own",
-                )
+                "transforms belong to a potential function",
+                where="argument 'transforms'",
+                found="transforms with a model",
+                expected="None",
+                todo="drop them: a model's sites bring their own",
             )
         self.model = model
         self.potential_fn = potential_fn
@@ -138,13 +133,11 @@ class DIMSKernel:
         assert self.potential_fn is not None
         if args or kwargs:
             raise ConfigurationError(
-                explain(
-                    "a potential function takes no data",
-                    where="arguments of run",
-                    found=f"{len(args) + len(kwargs)} arguments",
-                    expected="none",
-                    todo="close the function over its data, or pass a model",
-                )
+                "a potential function takes no data",
+                where="arguments of run",
+                found=f"{len(args) + len(kwargs)} arguments",
+                expected="none",
+                todo="close the function over its data, or pass a model",
             )
         return Target.from_potential(
             self.potential_fn, self._layout_of_start(), dtype=dtype
@@ -269,13 +262,11 @@ class DIMSKernel:
         shape = tuple(self.objective.on(target)(q).shape)
         if shape != (1,):
             raise ObjectiveShapeError(
-                explain(
-                    "the loss has the wrong shape",
-                    where="argument 'loss'",
-                    found=f"{shape[1:]} per position",
-                    expected="one number per position",
-                    todo="sum it over everything but the positions",
-                )
+                "the loss has the wrong shape",
+                where="argument 'loss'",
+                found=f"{shape[1:]} per position",
+                expected="one number per position",
+                todo="sum it over everything but the positions",
             )
         if self.options.velocity == "laplace":
             ggn_product(target, q[0], q)
@@ -314,13 +305,11 @@ class DIMSKernel:
             q = q.expand(num_chains, -1)
         if q.shape != (num_chains, target.dim):
             raise ShapeError(
-                explain(
-                    "anchors do not match the chains",
-                    where="argument 'anchors'",
-                    found=f"{tuple(q.shape)}",
-                    expected=f"{(num_chains, target.dim)} or one row",
-                    todo="give one anchor per chain: num_chains says how many",
-                )
+                "anchors do not match the chains",
+                where="argument 'anchors'",
+                found=f"{tuple(q.shape)}",
+                expected=f"{(num_chains, target.dim)} or one row",
+                todo="give one anchor per chain: num_chains says how many",
             )
         return q.to(target.dtype)
 
@@ -328,13 +317,11 @@ class DIMSKernel:
         """Lay out a potential's sites by the anchors that come with it."""
         if not isinstance(self.anchors, Mapping):
             raise ConfigurationError(
-                explain(
-                    "a potential function says nothing about its sites",
-                    where="argument 'anchors'",
-                    found=type(self.anchors).__name__,
-                    expected="a dictionary of values, site to tensor",
-                    todo="pass anchors by site, or a model",
-                )
+                "a potential function says nothing about its sites",
+                where="argument 'anchors'",
+                found=type(self.anchors).__name__,
+                expected="a dictionary of values, site to tensor",
+                todo="pass anchors by site, or a model",
             )
         sites: dict[str, Site] = {}
         start = 0

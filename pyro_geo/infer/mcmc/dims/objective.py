@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
-from pyro_geo.infer.mcmc.dims.options import check_number
+from pyro_geo.checks import check_number
+from pyro_geo.density import Target
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.ops.derivatives import BatchedLoss, hvp, value_and_grad
-from pyro_geo.target import Target
 
 __all__ = ["Loss", "Objective"]
 
@@ -36,23 +36,19 @@ class Objective:
         check_number("prior_weight", prior_weight)
         if not callable(loss) and loss not in ("nll", "joint"):
             raise ConfigurationError(
-                explain(
-                    "unknown loss",
-                    where="argument 'loss'",
-                    found=repr(loss),
-                    expected="'nll', 'joint' or a function of a dictionary",
-                    todo="choose one of these",
-                )
+                "unknown loss",
+                where="argument 'loss'",
+                found=repr(loss),
+                expected="'nll', 'joint' or a function of a dictionary",
+                todo="choose one of these",
             )
         if prior_weight and loss != "nll":
             raise ConfigurationError(
-                explain(
-                    "a prior weight has no meaning for this loss",
-                    where="argument 'prior_weight'",
-                    found=f"{prior_weight} with loss={loss!r}",
-                    expected="0, or loss='nll'",
-                    todo="drop one of the two",
-                )
+                "a prior weight has no meaning for this loss",
+                where="argument 'prior_weight'",
+                found=f"{prior_weight} with loss={loss!r}",
+                expected="0, or loss='nll'",
+                todo="drop one of the two",
             )
         self.loss = loss
         self.prior_weight = 1.0 if loss == "joint" else prior_weight

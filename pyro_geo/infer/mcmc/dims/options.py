@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.checks import check, check_choice, check_number
 from pyro_geo.infer.mcmc.dims.state import FlowParams, flow_params
 
 __all__ = [
@@ -152,74 +151,10 @@ class DIMSOptions(FlowOptions):
         check_number("anchor_steps", self.anchor_steps, integer=True)
         check_number("anchor_step_size", self.anchor_step_size, strict=True)
         if (self.initial_energy is None) == (self.velocity == "fixed_energy"):
-            raise ConfigurationError(
-                _out_of_range(
-                    "initial_energy",
-                    self.initial_energy,
-                    "a number with velocity='fixed_energy' and None with any other",
-                )
-            )
+            expected = "a number with velocity='fixed_energy' and None with any other"
+            check(False, "initial_energy", self.initial_energy, expected)
         if self.initial_energy is not None:
             check_number("initial_energy", self.initial_energy, strict=True)
-
-
-def _out_of_range(name: str, found: object, expected: str) -> str:
-    """Say that an option is outside its range."""
-    return explain(
-        "Option out of range",
-        f"argument {name!r}",
-        found,
-        expected,
-        f"Change {name!r} and call again.",
-    )
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the choices.
-
-    Args:
-        name: argument to name in the message.
-        value: its value.
-        choices: what it may be.
-
-    Raises:
-        ConfigurationError: the value is none of them.
-    """
-    if value not in choices:
-        expected = " or ".join(map(repr, choices))
-        raise ConfigurationError(_out_of_range(name, repr(value), expected))
-
-
-def check_number(
-    name: str,
-    value: float,
-    low: float = 0.0,
-    high: float = math.inf,
-    *,
-    strict: bool = False,
-    integer: bool = False,
-) -> None:
-    """Refuse a number outside its range, or one that is not finite.
-
-    Args:
-        name: argument to name in the message.
-        value: its value.
-        low: least value allowed.
-        high: upper limit, itself not allowed.
-        strict: whether `low` itself is forbidden too.
-        integer: whether fractions are forbidden.
-
-    Raises:
-        ConfigurationError: the number is outside.
-    """
-    inside = (low < value if strict else low <= value) and value < high
-    if inside and integer and int(value) != value:
-        raise ConfigurationError(_out_of_range(name, value, "an integer"))
-    if not inside:
-        above = "above" if strict else "at least"
-        below = f" and below {high:g}" if math.isfinite(high) else " and finite"
-        expected = f"{above} {low:g}{below}"
-        raise ConfigurationError(_out_of_range(name, value, expected))
 
 
 def friction_pair(
@@ -232,11 +167,9 @@ def friction_pair(
         law: the law.
 
     Returns:
-        Friction per time and friction per length.
-
-    Raises:
-        ConfigurationError: the law does not fit the value; likewise if it is unknown
-            or a friction is negative.
+        Friction per time and friction per length. A law that is unknown, a value that
+        does not fit it or a negative friction is a
+        :class:`~pyro_geo.errors.ConfigurationError`.
 
     Example:
         >>> friction_pair(0.1, "kinetic"), friction_pair(0.1, "linear")
@@ -247,7 +180,7 @@ def friction_pair(
     if len(values) != (2 if law == "mixed" else 1):
         expected = "a pair (per time, per length)" if law == "mixed" else "one number"
         expected = f"{expected} for friction_law={law!r}"
-        raise ConfigurationError(_out_of_range("friction", friction, expected))
+        check(False, "friction", friction, expected)
     for value in values:
         check_number("friction", value)
     first, last = values[0], values[-1]

@@ -40,14 +40,12 @@ def precision_warnings(factors: Sequence[LaplaceFactor]) -> list[PyroGeoWarning]
         return []
     return [
         FallbackWarning(
-            explain(
-                "a Laplace precision is indefinite",
-                where=f"anchors {', '.join(map(str, bad[:8]))}",
-                found=f"smallest eigenvalue {smallest[bad[0]]:.3g}",
-                expected="a positive-definite Gauss-Newton matrix plus prior",
-                todo="Nothing: sizes of eigenvalues were used, or unit variances "
-                "where there is no minimum; or pass velocity='isotropic'.",
-            )
+            "a Laplace precision is indefinite",
+            where=f"anchors {', '.join(map(str, bad[:8]))}",
+            found=f"smallest eigenvalue {smallest[bad[0]]:.3g}",
+            expected="a positive-definite Gauss-Newton matrix plus prior",
+            todo="Nothing: sizes of eigenvalues were used, or unit variances "
+            "where there is no minimum; or pass velocity='isotropic'.",
         )
     ]
 
@@ -129,12 +127,10 @@ def spread_warnings(
         return []
     return [
         DegenerateEnsembleWarning(
-            explain(
-                "every draw fell back on its anchor",
-                where="DIMS",
-                found=f"largest displacement {largest:.3g}",
-                expected="a set of minima, not an isolated one",
-                todo="use loss='nll', a weaker prior, or a posterior sampler",
-            )
+            "every draw fell back on its anchor",
+            where="DIMS",
+            found=f"largest displacement {largest:.3g}",
+            expected="a set of minima, not an isolated one",
+            todo="use loss='nll', a weaker prior, or a posterior sampler",
         )
     ]

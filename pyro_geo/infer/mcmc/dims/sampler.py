@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.infer.mcmc._pyro import PyroKernel
-from pyro_geo.infer.mcmc._runner import MCMC
+from pyro_geo.density import Target
+from pyro_geo.engine.pyro_adapter import PyroKernel
 from pyro_geo.infer.mcmc.dims.kernel import DIMSKernel
-from pyro_geo.target import Target
+from pyro_geo.infer.mcmc.runner import MCMC
 
 __all__ = ["DIMS", "sample_minima"]
 

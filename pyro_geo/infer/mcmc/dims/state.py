@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad
+from pyro_geo.ops.lanes import column, dot
 
 __all__ = [
     "ACTIVE",
@@ -34,8 +35,6 @@ __all__ = [
     "Proposal",
     "advance",
     "clip_step",
-    "column",
-    "dot",
     "flow_params",
     "init_state",
     "is_active",
@@ -215,16 +214,6 @@ def flow_params(
 def is_active(state: FlowState) -> Tensor:
     """Tell which lanes are still under way, `(lanes,)`."""
     return state.status == ACTIVE
-
-
-def column(x: Tensor) -> Tensor:
-    """Give a tensor of the lanes, `(lanes,)`, an axis to broadcast over `dim`."""
-    return x.unsqueeze(-1)
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Multiply lane by lane, `(lanes, dim)` with `(lanes, dim)` to `(lanes,)`."""
-    return (x * y).sum(-1)
 
 
 def kinetic_energy(v: Tensor, d: Tensor, alpha: Tensor, *, euclidean: bool) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyro_geo.density import Rung, Target
 from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
 from pyro_geo.infer.mcmc.dims.dopri5 import (
     DopriState,
@@ -17,16 +18,15 @@ from pyro_geo.infer.mcmc.dims.dopri5 import (
 )
 from pyro_geo.infer.mcmc.dims.driver import FlowResult, flow_result
 from pyro_geo.infer.mcmc.dims.flow import splitting_step
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes, run_lanes
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.polish import CONVERGED, ROUNDING
 from pyro_geo.infer.mcmc.dims.state import (
     FlowState,
     init_state,
     is_active,
 )
-from pyro_geo.target import Rung, Target
+from pyro_geo.ops.lanes import map_lanes, run_lanes
+from pyro_geo.optim.newton import CONVERGED, ROUNDING
 
 __all__ = ["STATS", "run_trajectories"]
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
+from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import (
     ConfigurationError,
     NotPositiveDefiniteError,
@@ -14,9 +16,7 @@ from pyro_geo.errors import (
     explain,
 )
 from pyro_geo.geometry.curvature import ggn, ggn_diagonal, prior_diagonal, prior_hessian
-from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.target import Target
 
 __all__ = [
     "LaplaceFactor",
@@ -191,21 +191,17 @@ def _solve(root: Tensor, z: Tensor) -> Tensor:
 def _check_custom(row: Tensor, draws: int, dim: int) -> None:
     if tuple(row.shape) != (draws, dim):
         raise ShapeError(
-            explain(
-                "a velocity function returned another shape",
-                where="argument 'velocity'",
-                found=f"{tuple(row.shape)}",
-                expected=f"{(draws, dim)}",
-                todo="return one row per draw",
-            )
+            "a velocity function returned another shape",
+            where="argument 'velocity'",
+            found=f"{tuple(row.shape)}",
+            expected=f"{(draws, dim)}",
+            todo="return one row per draw",
         )
     if not bool(row.isfinite().all()):
         raise ConfigurationError(
-            explain(
-                "a velocity function returned numbers that are not finite",
-                where="argument 'velocity'",
-                found="NaN or infinity",
-                expected="finite velocities",
-                todo="check the function",
-            )
+            "a velocity function returned numbers that are not finite",
+            where="argument 'velocity'",
+            found="NaN or infinity",
+            expected="finite velocities",
+            todo="check the function",
         )

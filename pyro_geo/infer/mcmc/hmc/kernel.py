@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
+from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import (
     ConvergenceWarning,
     DivergenceWarning,
     PyroGeoWarning,
-    explain,
 )
-from pyro_geo.infer.mcmc._kernel import Block, Warmup, target_of
-from pyro_geo.infer.mcmc._noise import BlockNoise
 from pyro_geo.infer.mcmc.hmc.metric import kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.infer.mcmc.hmc.starts import (
@@ -36,7 +36,6 @@ from pyro_geo.infer.mcmc.hmc.warmup import (
     observe,
     start_adaptation,
 )
-from pyro_geo.target import Target
 
 __all__ = ["HMCKernel", "HMCState"]
 
@@ -278,13 +277,11 @@ class HMCKernel:
         if bool(bad.any()):
             found.append(
                 DivergenceWarning(
-                    explain(
-                        "transitions diverged",
-                        where=f"HMC, {int(bad.any(1).sum())} of {len(bad)} chains",
-                        found=f"{int(bad.sum())} of {bad.numel()} transitions",
-                        expected="none",
-                        todo="raise target_accept_prob or reparametrise the model",
-                    )
+                    "transitions diverged",
+                    where=f"HMC, {int(bad.any(1).sum())} of {len(bad)} chains",
+                    found=f"{int(bad.sum())} of {bad.numel()} transitions",
+                    expected="none",
+                    todo="raise target_accept_prob or reparametrise the model",
                 )
             )
         stuck = (stats["lp"] == stats["lp"][:, :1]).all(1)
@@ -292,14 +289,12 @@ class HMCKernel:
         if bool(stuck.any()) and stats["lp"].shape[1] > 1:
             found.append(
                 ConvergenceWarning(
-                    explain(
-                        "chains never moved",
-                        where="HMC, chains "
-                        + ", ".join(map(str, stuck.nonzero().flatten()[:8].tolist())),
-                        found=f"{int(stuck.sum())} of {len(stuck)} chains",
-                        expected="accepted transitions in every chain",
-                        todo="warm up longer or reparametrise; do not use the draws",
-                    )
+                    "chains never moved",
+                    where="HMC, chains "
+                    + ", ".join(map(str, stuck.nonzero().flatten()[:8].tolist())),
+                    found=f"{int(stuck.sum())} of {len(stuck)} chains",
+                    expected="accepted transitions in every chain",
+                    todo="warm up longer or reparametrise; do not use the draws",
                 )
             )
         return found

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pyro_geo.errors import ConfigurationError, explain
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind
 
 __all__ = ["HMCOptions"]
@@ -69,11 +69,9 @@ class HMCOptions:
 
 def _refuse(name: str, value: object, expected: str) -> None:
     raise ConfigurationError(
-        explain(
-            "option out of range",
-            where=f"argument {name}",
-            found=repr(value),
-            expected=expected,
-            todo="pass such a value or leave it out",
-        )
+        "option out of range",
+        where=f"argument {name}",
+        found=repr(value),
+        expected=expected,
+        todo="pass such a value or leave it out",
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_geo.infer.mcmc._pyro import PyroKernel
+from pyro_geo.density import Target
+from pyro_geo.engine.pyro_adapter import PyroKernel
 from pyro_geo.infer.mcmc.hmc.kernel import HMCKernel
 from pyro_geo.infer.mcmc.hmc.starts import first_start
-from pyro_geo.target import Target
 
 __all__ = ["HMC"]
 

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import InitializationError, explain
-from pyro_geo.infer.mcmc._noise import BlockNoise
-from pyro_geo.infer.mcmc.dims.lanes import map_lanes
-from pyro_geo.infer.mcmc.dims.polish import polish
+from pyro_geo.density import Target
+from pyro_geo.density.initial import Strategy
+from pyro_geo.engine.noise import BlockNoise
+from pyro_geo.errors import InitializationError
 from pyro_geo.infer.mcmc.hmc.transition import chains_at
 from pyro_geo.infer.mcmc.hmc.warmup import Tuning, scattered
-from pyro_geo.target import Target
-from pyro_geo.target._initial import Strategy
+from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.optim.newton import polish
 
 __all__ = [
     "StartStrategy",
@@ -138,13 +138,11 @@ def near_others(
     if not bool(bad.any()):
         return q
     raise InitializationError(
-        explain(
-            "no finite start beside the first chains",
-            where=f"chain {chains[int(bad.nonzero()[0])]}",
-            found=f"{_TRIES} starts of infinite density",
-            expected="a density that is finite around the draws of other chains",
-            todo="use at most 256 chains, or pass initial_params",
-        )
+        "no finite start beside the first chains",
+        where=f"chain {chains[int(bad.nonzero()[0])]}",
+        found=f"{_TRIES} starts of infinite density",
+        expected="a density that is finite around the draws of other chains",
+        todo="use at most 256 chains, or pass initial_params",
     )
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Rung, Target
 from pyro_geo.infer.mcmc.hmc.metric import Metric, accelerate, colour, kind_of, whiten
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.target import Rung, Target
 
 __all__ = ["Chains", "Flight", "Stepper", "advance", "chains_at"]
 

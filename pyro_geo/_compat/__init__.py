@@ -1,0 +1,1 @@
+"""Private interfaces of other libraries that we use, one module per library."""

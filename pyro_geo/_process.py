@@ -1,0 +1,104 @@
+"""The process we run in: its clocks, its threads, and when Ctrl-C may strike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+
+import torch
+
+__all__ = ["Seconds", "ignored", "one_thread", "uninterrupted"]
+
+
+class Seconds(NamedTuple):
+    """Seconds of the processor, processes started from here included, and of the wall.
+
+    Attributes:
+        cpu: processor seconds.
+        wall: wall seconds.
+
+    Example:
+        >>> Seconds(1.0, 2.0) + Seconds(0.5, 0.5)
+        Seconds(cpu=1.5, wall=2.5)
+    """
+
+    cpu: float = 0.0
+    wall: float = 0.0
+
+    @classmethod
+    def now(cls) -> Self:
+        """Read both clocks; only differences mean anything."""
+        times = os.times()  # a compiler runs as a child
+        children = times.children_user + times.children_system
+        return cls(time.process_time() + children, time.perf_counter())
+
+    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]
+        return Seconds(self.cpu + other.cpu, self.wall + other.wall)
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.cpu - other.cpu, self.wall - other.wall)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread.
+
+    Sums then keep their order whatever the machine's cores, and small operations are
+    spared the pool of threads, which costs more than they do.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def uninterrupted(*, insist: bool = True) -> Iterator[None]:
+    """Put an interrupt off until the end of something that must be done whole.
+
+    Args:
+        insist: put off all of them; otherwise the second is raised at once, which is
+            for work that may take long.
+    """
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        if len(caught) > 1 and not insist:
+            raise KeyboardInterrupt
+
+    try:
+        with _handled_by(note):
+            yield
+    finally:
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Leave Ctrl-C to the driver: a terminal sends it to the workers too."""
+    with _handled_by(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handled_by(
+    handler: Callable[[int, Any], None] | signal.Handlers,
+) -> Iterator[None]:
+    """Handle interrupts so, in the main thread; there is no other that could."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

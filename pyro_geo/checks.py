@@ -1,0 +1,154 @@
+"""Checks of arguments, made before anything is computed.
+
+Each refuses a bad argument with a :class:`~pyro_geo.errors.ConfigurationError` that
+names the argument, what was passed and what is expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+from pyro_geo.errors import ConfigurationError
+
+__all__ = [
+    "check",
+    "check_choice",
+    "check_count",
+    "check_number",
+    "known_options",
+]
+
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+def check(good: bool, name: str, found: object, expected: object) -> None:
+    """Refuse an argument.
+
+    Args:
+        good: whether it is good.
+        name: of the argument.
+        found: its value.
+        expected: what it should be.
+
+    Raises:
+        ConfigurationError: it is not good.
+
+    Example:
+        >>> check(3 > 0, "num_chains", 3, "at least 1")
+    """
+    if not good:
+        raise ConfigurationError(
+            "option out of range",
+            where=f"argument {name}",
+            found=found,
+            expected=expected,
+            todo="Pass such a value or leave it out.",
+        )
+
+
+def check_count(name: str, value: int | None, least: int = 1) -> None:
+    """Refuse a count that is too small, or is no integer.
+
+    Args:
+        name: of the argument.
+        value: of the argument; None, for an option left out, is good.
+        least: smallest that is allowed.
+
+    Example:
+        >>> check_count("num_chains", 4)
+    """
+    good = value is None or (isinstance(value, int) and value >= least)
+    check(good, name, repr(value), f"an integer of at least {least}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        choices: what it may be.
+
+    Example:
+        >>> check_choice("metric", "dense", ("diagonal", "dense"))
+    """
+    good = any(value is choice or value == choice for choice in choices)
+    check(good, name, repr(value), " or ".join(map(repr, choices)))
+
+
+def check_number(
+    name: str,
+    value: float | None,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    strict: bool = False,
+    integer: bool = False,
+) -> None:
+    """Refuse a number outside its range, or one that is not finite.
+
+    Args:
+        name: of the argument.
+        value: of the argument; None, for an option left out, is good.
+        low: least value allowed.
+        high: upper limit, itself not allowed.
+        strict: whether `low` itself is forbidden too.
+        integer: whether fractions are forbidden.
+
+    Example:
+        >>> check_number("friction", 0.1)
+    """
+    if value is None:
+        return
+    above = "above" if strict else "at least"
+    below = f" and below {high:g}" if math.isfinite(high) else " and finite"
+    kind = "an integer of " if integer else ""
+    try:
+        good = (low < value if strict else low <= value) and value < high
+        good = good and (not integer or int(value) == value)
+    except (TypeError, ValueError):  # a text, say, or several numbers
+        good = False
+    check(bool(good), name, repr(value), f"{kind}{above} {low:g}{below}")
+
+
+def known_options(
+    init: Callable[Parameters, Returned],
+) -> Callable[Parameters, Returned]:
+    """Refuse an option that a constructor does not have, and name the nearest one.
+
+    Args:
+        init: a method `__init__` with its options as keywords.
+
+    Returns:
+        The method, with the same signature. An unknown option is a
+        :class:`~pyro_geo.errors.ConfigurationError`.
+
+    Example:
+        >>> class HMC:
+        ...     @known_options
+        ...     def __init__(self, model, *, target_accept_prob=0.8): ...
+        >>> HMC(None, target_accept=0.9)
+        Traceback (most recent call last):
+        ...
+        pyro_geo.errors.ConfigurationError: HMC(...) has no option 'target_accept'; did
+        you mean 'target_accept_prob'?
+    """
+    names = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        for option in kwargs:
+            if option not in names:
+                near = difflib.get_close_matches(option, names, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f", among {names}"
+                owner = type(args[0]).__name__
+                raise ConfigurationError(f"{owner}(...) has no option {option!r}{hint}")
+        return init(*args, **kwargs)
+
+    return checked

@@ -1,0 +1,119 @@
+"""BibTeX records of the methods behind a result."""
+
+from collections.abc import Iterable
+
+from pyro_geo.errors import ConfigurationError
+
+__all__ = ["citation"]
+
+_RECORDS = {
+    "dims": """\
+@article{jacobsen2026dims,
+  author        = {Jacobsen, Albert Kj{\\o}ller and Jakobsen, Leo Uhre and
+                   Gegenfurtner, Johanna Marie and Arvanitidis, Georgios},
+  title         = {Don't Stop Me Yet: Sampling Loss Minima via Dissipative
+                   {Riemannian} Mechanics},
+  year          = {2026},
+  eprint        = {2605.15459},
+  archivePrefix = {arXiv}
+}""",
+    "chees": """\
+@inproceedings{hoffman2021chees,
+  author    = {Hoffman, Matthew D. and Radul, Alexey and Sountsov, Pavel},
+  title     = {An Adaptive-{MCMC} Scheme for Setting Trajectory Lengths in
+               {Hamiltonian} {Monte} {Carlo}},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  series    = {PMLR},
+  volume    = {130},
+  pages     = {3907--3915},
+  year      = {2021}
+}""",
+    "fisher": """\
+@article{seyboldt2026fisher,
+  author        = {Seyboldt, Adrian and Carlson, Eliot and Carpenter, Bob},
+  title         = {Preconditioning {Hamiltonian} {Monte} {Carlo} by minimizing
+                   {Fisher} Divergence},
+  year          = {2026},
+  eprint        = {2603.18845},
+  archivePrefix = {arXiv}
+}""",
+    "gibbs": """\
+@article{wang2026gibbs,
+  author        = {Wang and Yang},
+  title         = {{PAC-Bayes} Bounds for {Gibbs} Posteriors via Singular Learning
+                   Theory},
+  year          = {2026},
+  eprint        = {2604.17219},
+  archivePrefix = {arXiv}
+}""",
+    "pyro": """\
+@article{bingham2019pyro,
+  author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and
+             Obermeyer, Fritz and Pradhan, Neeraj and Karaletsos, Theofanis and
+             Singh, Rohit and Szerlip, Paul and Horsfall, Paul and Goodman, Noah D.},
+  title   = {Pyro: Deep Universal Probabilistic Programming},
+  journal = {Journal of Machine Learning Research},
+  volume  = {20},
+  number  = {28},
+  pages   = {1--6},
+  year    = {2019}
+}""",
+    "arviz": """\
+@article{kumar2019arviz,
+  author  = {Kumar, Ravin and Carroll, Colin and Hartikainen, Ari and
+             Martin, Osvaldo},
+  title   = {{ArviZ} a unified library for exploratory analysis of {Bayesian}
+             models in {Python}},
+  journal = {Journal of Open Source Software},
+  volume  = {4},
+  number  = {33},
+  pages   = {1143},
+  year    = {2019},
+  doi     = {10.21105/joss.01143}
+}""",
+}
+
+# Whatever was computed, it went through these two.
+_ALWAYS = ("pyro", "arviz")
+
+
+def citation(obj: object = None) -> str:
+    """BibTeX of the methods that an object used.
+
+    An object names its methods in an attribute ``citations``, a tuple of keys.
+    A result without one is asked for its ``kernel``. Pyro and ArviZ come last.
+
+    Args:
+        obj: a kernel, a result, or a class of either; None for the library itself.
+
+    Returns:
+        The records, an empty line between them, each once.
+
+    Raises:
+        ConfigurationError: the object names a method that has no record.
+
+    Example:
+        >>> class Kernel:
+        ...     citations = ("dims",)
+        >>> [line for line in citation(Kernel()).splitlines() if line[:1] == "@"]
+        ['@article{jacobsen2026dims,', '@article{bingham2019pyro,',
+         '@article{kumar2019arviz,']
+    """
+    keys = list(dict.fromkeys([*_keys(obj), *_ALWAYS]))
+    unknown = [key for key in keys if key not in _RECORDS]
+    if unknown:
+        raise ConfigurationError(
+            "Unknown citation key",
+            f"{type(obj).__name__}.citations",
+            unknown,
+            f"keys among {sorted(_RECORDS)}",
+            "Name a known key, or add its record beside the others.",
+        )
+    return "\n\n".join(_RECORDS[key] for key in keys)
+
+
+def _keys(obj: object) -> Iterable[str]:
+    keys = getattr(obj, "citations", None)
+    if keys is None:
+        keys = getattr(getattr(obj, "kernel", None), "citations", ())
+    return (keys,) if isinstance(keys, str) else tuple(keys)

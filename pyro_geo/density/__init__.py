@@ -1,0 +1,17 @@
+"""A Pyro model as a flat, batched, differentiable density."""
+
+from pyro_geo.density.ladder import Lifted, Rung
+from pyro_geo.density.layout import Layout, Site
+from pyro_geo.density.protocol import Observation, Terms
+from pyro_geo.density.target import AUTO_COMPILE_STEPS, Target
+
+__all__ = [
+    "AUTO_COMPILE_STEPS",
+    "Layout",
+    "Lifted",
+    "Observation",
+    "Rung",
+    "Site",
+    "Target",
+    "Terms",
+]

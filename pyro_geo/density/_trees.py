@@ -1,0 +1,40 @@
+"""Trees of tensors: tuples and named tuples, taken apart and put together fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pyro_geo.errors import UnsupportedError
+
+__all__ = ["Rebuild", "Tree", "flatten", "rebuilder"]
+
+Tree = Any  # a tensor, or a (named) tuple of trees
+Rebuild = Callable[[list[Tensor]], Tree]
+
+
+def flatten(tree: Tree, into: list[Tensor]) -> None:
+    if isinstance(tree, Tensor):
+        into.append(tree)
+    elif isinstance(tree, tuple | list):
+        for branch in tree:
+            flatten(branch, into)
+    else:
+        raise UnsupportedError(
+            "cannot pass this through the ladder",
+            where="an input or output of a lifted function",
+            found=type(tree).__name__,
+            expected="a tensor, or a (named) tuple of such trees",
+            todo="Pass numbers as tensors and dictionaries as tuples.",
+        )
+
+
+def rebuilder(tree: Tree) -> Rebuild:
+    """Make the function that puts a reversed list of leaves back in `tree`'s shape."""
+    if isinstance(tree, Tensor):
+        return list.pop
+    branches = [rebuilder(branch) for branch in tree]
+    make = getattr(type(tree), "_make", tuple)
+    return lambda leaves: make([branch(leaves) for branch in branches])

@@ -1,0 +1,275 @@
+"""A density evaluated at many positions at once, its derivatives on the ladder."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_geo._process import Seconds
+from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung
+from pyro_geo.density.layout import Layout
+from pyro_geo.density.model import ModelDensity
+from pyro_geo.density.protocol import Data, Density, Terms
+from pyro_geo.errors import FallbackWarning, ShapeError
+from pyro_geo.ops.derivatives import hvp, value_and_grad, value_grad_hvp
+
+__all__ = ["AUTO_COMPILE_STEPS", "BatchedDensity", "Compile"]
+
+Compile = Literal["auto"] | bool
+
+# Calls after which `compile="auto"` goes up to the compiled rung. Compiling costs
+# 5-20 processor seconds, a traced step milliseconds: below this it does not pay.
+AUTO_COMPILE_STEPS = 2_000
+
+
+class BatchedDensity:
+    """A density of one position, mapped over chains and put on the ladder.
+
+    Args:
+        density: the log-density of one position.
+        data: the tensors it depends on; they travel as graph inputs.
+        dtype: floating type of positions and data.
+        compile: when differentiated functions go up to the compiled rung.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        data: Data = (),
+        *,
+        dtype: torch.dtype | None = None,
+        compile: Compile = "auto",
+    ) -> None:
+        self.density = density
+        self.data = data
+        self.dtype = dtype or torch.get_default_dtype()
+        self.layout: Layout = density.layout
+        self.compile: Compile = compile
+        self._rung: Rung | None = None
+        self._calls = 0
+        # by key and ceiling, shared by all siblings
+        self._lifted: dict[Hashable, Lifted] = {}
+        self._notes: list[str] = []
+        # what this sibling has called, by rung and shapes: looking it up costs as much
+        # as a small compiled graph
+        self._bound: dict[Hashable, Callable[..., Any]] = {}
+        self._highest: Rung = "compiled"
+        self._try_mapping()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # graphs and compiled code are made again where they are needed
+        return self.__dict__ | {"_lifted": {}, "_bound": {}}
+
+    # -- the ladder ---------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of a flat position."""
+        return self.layout.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the data, where positions must be too."""
+        return self.data[0].device if self.data else torch.device("cpu")
+
+    @property
+    def rung(self) -> Rung:
+        """Rung on which differentiated functions are asked to run now."""
+        if self._rung is not None:
+            return self._rung
+        if self.compile is True or (
+            self.compile == "auto" and self._calls >= AUTO_COMPILE_STEPS
+        ):
+            return "compiled"
+        return "traced"
+
+    @property
+    def ceiling(self) -> Rung:
+        """Highest rung that the density itself allows."""
+        return "sequential" if self._rung == "sequential" else self._highest
+
+    @property
+    def lowest_rung(self) -> Rung:
+        """Lowest rung that the functions called last ran on."""
+        rung = self.ceiling
+        for lifted in self._lifted.values():
+            rung = lower_rung(rung, lifted.rung)
+        return rung
+
+    @property
+    def notes(self) -> list[str]:
+        """Steps down the ladder so far, each with its reason."""
+        return self._notes + [n for f in self._lifted.values() for n in f.notes]
+
+    @property
+    def build_seconds(self) -> Seconds:
+        """Time spent on tracing and compiling, by this target and its siblings."""
+        return sum((f.build_seconds for f in self._lifted.values()), Seconds())
+
+    def bind(self, data: Data) -> Self:
+        """Return the same density on other tensors, for use inside lifted functions."""
+        sibling = copy.copy(self)
+        sibling._lifted, sibling._notes = self._lifted, self._notes
+        sibling._bound = {}
+        sibling.data = data
+        return sibling
+
+    def with_rung(self, rung: Rung | None) -> Self:
+        """Return the same target with the rung fixed (`None`: as `compile` says)."""
+        sibling = self.bind(self.data)
+        sibling._rung = rung
+        return sibling
+
+    def lift(self, key: Hashable, fn: Callable[..., Any], name: str) -> Lifted:
+        """Put a pure function of `(data, *inputs)` on this target's ladder, once.
+
+        Args:
+            key: what tells the function apart from others on this target.
+            fn: the function; it reaches the density through `target.bind(data)`.
+            name: what warnings call it.
+
+        Returns:
+            The function on the ladder, shared by all siblings.
+        """
+        place = (key, self.ceiling)
+        said = next((lifted.said for lifted in self._lifted.values()), set())
+        if place not in self._lifted:
+            # one function has found out, and said, that data must be constants
+            known = any(lifted.constant_data for lifted in self._lifted.values())
+            self._lifted[place] = Lifted(
+                fn,
+                name=name,
+                ceiling=self.ceiling,
+                constant_data=known,
+                dtype=self.dtype,
+            )
+            self._lifted[place].said = said
+        return self._lifted[place]
+
+    # -- densities ----------------------------------------------------------------
+
+    def map(self, fn: Callable[..., Any], *rows: Tensor) -> Any:
+        """Map a function over the chains, as this density allows.
+
+        Args:
+            fn: function of one row of each tensor to a tree of tensors.
+            *rows: positions, `(chains, dim)`, and what else each chain has of its own.
+
+        Returns:
+            The tree, its tensors with a leading axis of chains.
+        """
+        if self.ceiling == "sequential":
+            found = [fn(*one) for one in zip(*rows, strict=True)]
+            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *found)
+        return torch.func.vmap(fn)(*rows)
+
+    def terms(self, q: Tensor) -> Terms:
+        """Log-prior (with log-Jacobians) and log-likelihood, `(chains,)` each.
+
+        Args:
+            q: positions, `(chains, dim)`.
+
+        Returns:
+            Both terms, differentiable.
+        """
+        self._check(q)
+        both = self.map(lambda one: tuple(self.density.terms(one, self.data)), q)
+        return Terms(*both)
+
+    def log_prob(self, q: Tensor) -> Tensor:
+        """Log-density with log-Jacobians, `(chains,)`: minus Pyro's potential."""
+        terms = self.terms(q)
+        return terms.log_prior + terms.log_likelihood
+
+    def log_prior(self, q: Tensor) -> Tensor:
+        """Log-prior with log-Jacobians, `(chains,)`."""
+        return self.terms(q).log_prior
+
+    def log_likelihood(self, q: Tensor) -> Tensor:
+        """Log-probability of the observed sites, scaled and masked, `(chains,)`."""
+        return self.terms(q).log_likelihood
+
+    def pointwise_log_likelihood(self, q: Tensor) -> dict[str, Tensor]:
+        """Log-likelihood of each datum, site to `(chains, *site.shape)`, unscaled.
+
+        Args:
+            q: positions, `(chains, dim)`.
+
+        Returns:
+            One entry per observed site; masked data are zero.
+        """
+        self._check(q)
+        return self.map(lambda one: self.density.pointwise(one, self.data), q)
+
+    def deterministics(self, q: Tensor) -> dict[str, Tensor]:
+        """Values of the model's deterministic sites, site to `(chains, *shape)`."""
+        self._check(q)
+        density = self.density
+        if not isinstance(density, ModelDensity):
+            return {}
+        return self.map(lambda one: density.deterministics(one, self.data), q)
+
+    # -- derivatives, on the ladder -------------------------------------------------
+
+    def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density `(chains,)` and its gradient `(chains, dim)`."""
+        return self._derivative("value_and_grad", value_and_grad, q)
+
+    def hvp(self, q: Tensor, v: Tensor) -> Tensor:
+        """Hessian of the log-density at `q` times `v`, `(chains, dim)`."""
+        return self._derivative("hvp", hvp, q, v)
+
+    def value_grad_hvp(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-density, gradient and Hessian product from one fused evaluation."""
+        return self._derivative("value_grad_hvp", value_grad_hvp, q, v)
+
+    # -- inside ---------------------------------------------------------------------
+
+    def _derivative(self, name: str, fn: Callable[..., Any], *inputs: Tensor) -> Any:
+        rung = self.rung
+        self._calls += 1
+        key = (name, rung, *[(q.shape, q.dtype) for q in inputs])
+        bound = self._bound.get(key)
+        if bound is None:
+            for q in inputs:
+                self._check(q)
+            lifted = self.lift(
+                name, lambda data, *rest: fn(self.bind(data).log_prob, *rest), name
+            )
+            bound = lifted.specialise(self.data, *inputs, rung=rung)
+            self._bound[key] = bound
+        return bound(*inputs)
+
+    def _check(self, q: Tensor) -> None:
+        if q.dim() == 2 and q.shape[1] == self.dim:
+            return
+        raise ShapeError(
+            "positions have the wrong shape",
+            where="argument q",
+            found=f"{tuple(q.shape)}",
+            expected=f"(chains, {self.dim})",
+            todo="Pass one row per chain.",
+        )
+
+    def _try_mapping(self) -> None:
+        """Try the gradient of two mapped chains; without it chains go one at a time."""
+        q = torch.full((2, self.dim), 0.1, dtype=self.dtype, device=self.device)
+        try:
+            value_and_grad(self.log_prob, q)
+        except Exception as reason:  # a user's model may raise anything under vmap
+            self._highest = "sequential"
+            value_and_grad(self.log_prob, q)  # if it fails here too, that is the error
+            note = fallback_note(
+                "the model cannot be mapped over chains",
+                reason,
+                expected="a model that runs under torch.func.vmap",
+                to="chains go one at a time",
+            )
+            self._notes.append(note)
+            warnings.warn(note, FallbackWarning, stacklevel=4)

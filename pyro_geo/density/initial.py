@@ -1,0 +1,150 @@
+"""Starts of finite density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pyro.infer.autoguide.initialization import init_to_median, init_to_sample
+from torch import Tensor
+
+from pyro_geo.density.model import ModelDensity
+from pyro_geo.density.module import ModuleDensity
+from pyro_geo.errors import (
+    ConfigurationError,
+    InitializationError,
+    UnsupportedError,
+)
+from pyro_geo.ops.derivatives import value_and_grad
+
+if TYPE_CHECKING:
+    from pyro_geo.density.target import Target
+
+__all__ = ["Strategy", "initial_each", "initial_positions"]
+
+Strategy = Literal["uniform", "prior", "median"] | Callable[..., Any]
+
+_TRIES = 100
+
+
+def initial_positions(
+    target: Target,
+    num_chains: int,
+    strategy: Strategy,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw starts and redraw the rows whose density or gradient is not finite."""
+    return _search(
+        target,
+        num_chains,
+        lambda rows: _draw(target, len(rows), strategy, generator),
+    )
+
+
+def initial_each(
+    target: Target, generators: Sequence[torch.Generator], strategy: Strategy
+) -> Tensor:
+    """Draw each start from its own generator; try all, and redraw, together."""
+
+    def draw(rows: list[int]) -> Tensor:
+        return torch.cat([_draw(target, 1, strategy, generators[i]) for i in rows])
+
+    return _search(target, len(generators), draw)
+
+
+def _search(
+    target: Target, num_chains: int, draw: Callable[[list[int]], Tensor]
+) -> Tensor:
+    q = torch.empty(num_chains, target.dim, dtype=target.dtype, device=target.device)
+    bad = list(range(num_chains))
+    for _ in range(_TRIES):
+        fresh = draw(bad).to(q)
+        q[bad] = fresh
+        value, grad = value_and_grad(target.log_prob, fresh)
+        finite = (value.isfinite() & grad.isfinite().all(-1)).tolist()
+        bad = [row for row, good in zip(bad, finite, strict=True) if not good]
+        if not bad:
+            return q
+    chain = bad[0]
+    log_prob = float(target.log_prob(q[chain : chain + 1]))
+    raise InitializationError(
+        f"no finite start in {_TRIES} tries",
+        where=f"chain {chain}, {_culprit(target, q[chain])}",
+        found=f"log-density {log_prob}",
+        expected="a finite log-density and gradient",
+        todo="Check the data and the site named, or pass initial positions.",
+    )
+
+
+def _draw(
+    target: Target,
+    count: int,
+    strategy: Strategy,
+    generator: torch.Generator | None,
+) -> Tensor:
+    if isinstance(target.density, ModuleDensity) and strategy == "uniform":
+        return target.density.fresh_starts(count, generator).to(target.dtype)
+    if strategy == "uniform":
+        unit = torch.rand(count, target.dim, dtype=target.dtype, generator=generator)
+        return 4 * unit - 2
+    if not isinstance(target.density, ModelDensity):
+        raise UnsupportedError(
+            "this start needs a Pyro model",
+            where="argument strategy",
+            found=repr(strategy),
+            expected="'uniform' for a potential or a module",
+            todo="Use 'uniform' or pass initial positions.",
+        )
+    named = {"prior": init_to_sample, "median": init_to_median}
+    if isinstance(strategy, str) and strategy not in named:
+        raise ConfigurationError(
+            "unknown start",
+            where="argument strategy",
+            found=repr(strategy),
+            expected="'uniform', 'prior', 'median' or a function",
+            todo="Use one of these, or pass initial positions.",
+        )
+    init_fn = named[strategy] if isinstance(strategy, str) else strategy
+    rows = []
+    for _ in range(count):
+        seed = int(torch.randint(2**31, (), generator=generator))
+        trace = target.density.prior_trace(target.data, seed, init_fn)
+        nodes: Any = trace.nodes
+        sites = {name: nodes[name]["value"] for name in target.layout.sites}
+        rows.append(target.unconstrain(sites))
+    return torch.stack(rows)
+
+
+def _culprit(target: Target, q: Tensor) -> str:
+    """Name the first site whose log-probability is not finite, with its value."""
+    if not isinstance(target.density, ModelDensity):
+        return "the potential"
+    density = target.density
+    values = target.layout.constrain(q)
+    for name, log_prob in density.site_log_probs(q, target.data).items():
+        if not log_prob.isfinite():
+            if name in values:
+                shown = f"value {_short(values[name])}"
+            elif name in density.enumerated:
+                shown = "each of its values"
+            else:
+                shown = _observed(density.observed_values(q, target.data)[name])
+            return f"site {name!r} ({shown}, log-probability {float(log_prob)})"
+    terms = density.terms(q, target.data)
+    if not (terms.log_prior + terms.log_likelihood).isfinite():
+        if terms.log_likelihood.isfinite() or not density.enumerated:
+            return f"the log-Jacobian at {_short(q)}"
+        return f"the sum over the discrete sites {list(density.enumerated)}"
+    return f"the gradient at {_short(q)}"
+
+
+def _observed(value: Tensor) -> str:
+    bad = int((~value.isfinite()).sum())
+    if bad:
+        return f"observed data, {bad} of {value.numel()} not finite"
+    return "observed data"
+
+
+def _short(value: Tensor) -> str:
+    return str(value.detach().flatten()[:4].tolist())

@@ -1,0 +1,365 @@
+"""A Pyro model and its data as a log-density of one flat position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_geo.density._enumeration import Enumerate, Joint
+from pyro_geo.density._modes import DensityMode, default_dtype
+from pyro_geo.density._patches import mappable_pieces
+from pyro_geo.density.layout import Layout
+from pyro_geo.density.protocol import Data, Observation, Terms, cast
+from pyro_geo.density.sites import (
+    SiteStart,
+    equal,
+    log_prob_of,
+    unvalidated,
+    without_deterministics,
+)
+from pyro_geo.density.structure import (
+    check_same_layout,
+    check_same_values,
+    dims_of,
+    enumerable_sites,
+    first_line,
+    is_deterministic,
+    layout_of,
+    random_sites,
+)
+from pyro_geo.errors import (
+    ConfigurationError,
+    ModelError,
+    PyroGeoError,
+    ShapeError,
+    UnsupportedError,
+    UnsupportedModelError,
+)
+from pyro_geo.ops.random import private_randomness
+
+__all__ = ["ModelDensity"]
+
+
+@contextmanager
+def evaluation_mode(dtype: torch.dtype) -> Iterator[None]:
+    """Run a model without validation, in `dtype`, with failures kept to their chain."""
+    with (
+        default_dtype(dtype),
+        pyro.validation_enabled(False),
+        mappable_pieces(),
+        DensityMode(),
+    ):
+        yield
+
+
+class _Slot:
+    """Place of a tensor among the arguments of a model."""
+
+    def __repr__(self) -> str:
+        return "tensor"
+
+    @classmethod
+    def of(cls, leaf: Any) -> Any:
+        return cls() if isinstance(leaf, Tensor) else leaf
+
+
+class ModelDensity:
+    """Density of a Pyro model's latent sites, given by name, at fixed arguments.
+
+    Discrete latents with finitely many values are summed out: together with the data
+    they make the likelihood.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        dtype: torch.dtype,
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        arguments = (args, dict(sorted(kwargs.items())))
+        # kept as a tree because tree specifications warn when they are unpickled
+        self._blank = pytree.tree_map(_Slot.of, arguments)
+        leaves = pytree.tree_leaves(arguments)
+        data = cast([x for x in leaves if isinstance(x, Tensor)], dtype)
+        first, second = self.prior_trace(data, 0), self.prior_trace(data, 1)
+        self.layout: Layout = layout_of(first)
+        self.enumerated = enumerable_sites(first)
+        check_same_layout(self.layout, layout_of(second))
+        check_same_values(self.enumerated, enumerable_sites(second))
+        self.latents = frozenset(self.layout.sites)
+        sites = random_sites(first)
+        self.dims = {name: dims_of(name, site) for name, site in sites.items()}
+        frames = [
+            frame
+            for site in sites.values()
+            for frame in site["cond_indep_stack"]
+            if frame.vectorized
+        ]
+        self.coords = {frame.name: range(frame.size) for frame in frames}
+        self._first_free_dim = min((frame.dim for frame in frames), default=0) - 1
+        self._fixed_shapes = {
+            name: site["value"].shape
+            for name, site in sites.items()
+            if is_deterministic(site)
+        }
+        self._check_deterministic(data)
+
+    def prior_trace(
+        self,
+        data: Data,
+        seed: int,
+        init_fn: Callable[..., Any] | None = None,
+    ) -> poutine.Trace:
+        """Trace the model once with its own randomness, or with `init_fn`'s values."""
+        args, kwargs = self._arguments(data)
+        # innermost, so that no strategy samples what cannot be sampled
+        model = SiteStart(seed)(self.model)
+        if init_fn is not None:
+            model = InitMessenger(init_fn)(model)
+        with torch.no_grad(), private_randomness(seed), evaluation_mode(self.dtype):
+            return poutine.trace(model).get_trace(*args, **kwargs)
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Data:
+        """Take the tensors out of new arguments, which otherwise are as they were.
+
+        Returns:
+            The tensors in the order of the arguments.
+
+        Raises:
+            ShapeError: the arguments have another structure.
+            ConfigurationError: an argument that is no tensor differs.
+        """
+        arguments = (args, dict(sorted(kwargs.items())))
+        old_leaves, old_tree = pytree.tree_flatten(self._blank)
+        leaves, tree = pytree.tree_flatten(arguments)
+        kinds = [isinstance(x, Tensor) for x in leaves]
+        if tree != old_tree or kinds != [isinstance(x, _Slot) for x in old_leaves]:
+            raise ShapeError(
+                "new arguments are not built like the old",
+                where="arguments of with_data",
+                found=str(pytree.tree_map(_Slot.of, arguments)),
+                expected=str(self._blank),
+                todo="Pass them in the way they were passed to from_model.",
+            )
+        for old, new in zip(old_leaves, leaves, strict=True):
+            if not isinstance(new, Tensor) and not _same(old, new):
+                raise ConfigurationError(
+                    "only tensors can be replaced",
+                    where="arguments of with_data",
+                    found=repr(new)[:100],
+                    expected=repr(old)[:100],
+                    todo="Make a new target, or pass the number as a tensor.",
+                )
+        return tuple(x for x in leaves if isinstance(x, Tensor))
+
+    def check_data(self, data: Data) -> None:
+        """Refuse new data under which sites, shapes or supports are other ones."""
+        trace, when = self.prior_trace(data, 0), "with the data"
+        check_same_layout(self.layout, layout_of(trace), when)
+        check_same_values(self.enumerated, enumerable_sites(trace), when)
+
+    def terms(self, q: Tensor, data: Data) -> Terms:
+        """Log-prior (with log-Jacobians) and log-likelihood of `q`, `(dim,)`."""
+        with evaluation_mode(self.dtype):
+            values, log_prior = self.layout.constrain_with_jacobian(q)
+            if self.enumerated:
+                return Terms(*self._joint(values, data).terms(log_prior))
+            log_likelihood = q.new_zeros(())
+            for name, log_prob in self._site_log_probs(values, data).items():
+                if name in self.latents:
+                    log_prior = log_prior + log_prob
+                else:
+                    log_likelihood = log_likelihood + log_prob
+        return Terms(log_prior, log_likelihood)
+
+    def site_log_probs(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Log-probability of each site at `q`, scaled and masked, no Jacobians.
+
+        Sites that follow a discrete one have that of its likeliest value.
+
+        Returns:
+            Name to a scalar.
+        """
+        with evaluation_mode(self.dtype):
+            values = self.layout.constrain(q)
+            if self.enumerated:
+                return self._joint(values, data).site_log_probs()
+            return self._site_log_probs(values, data)
+
+    def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Log-likelihood of each datum by observed site; masked ones are zero."""
+        with evaluation_mode(self.dtype):
+            values = self.layout.constrain(q)
+            if self.enumerated:
+                return self._joint(values, data, scaled=False).pointwise()
+            return {
+                name: scale_and_mask(log_prob_of(name, site), 1.0, site["mask"])
+                for name, site in self._observed_sites(values, data)
+            }
+
+    def observations(self, q: Tensor, data: Data) -> dict[str, Observation]:
+        """Distribution, value, scale and mask of every observed site at `q`."""
+        if self.enumerated:
+            raise UnsupportedError(
+                "observed sites have no one distribution where discrete latents "
+                "are summed out",
+                where=f"site {next(iter(self.enumerated))!r}",
+                found="one distribution for each of its values",
+                expected="a model with continuous latents only",
+                todo="Use a method that asks for the log-likelihood alone, or "
+                "write the sum as a mixture distribution.",
+            )
+        with evaluation_mode(self.dtype):
+            return {
+                name: Observation(
+                    *(site[key] for key in ("fn", "value", "scale", "mask"))
+                )
+                for name, site in self._observed_sites(self.layout.constrain(q), data)
+            }
+
+    def observed_values(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Values of the observed sites; empty ones belong to factors."""
+        with evaluation_mode(self.dtype):
+            sites = self._observed_sites(self.layout.constrain(q), data)
+            return {name: site["value"] for name, site in sites}
+
+    def deterministics(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Values of the `pyro.deterministic` sites at `q`.
+
+        Those that follow a discrete latent have no value of their own at `q` and are
+        left out.
+
+        Returns:
+            Name to value.
+        """
+        with evaluation_mode(self.dtype):
+            sites = self._conditioned(self.layout.constrain(q), data)[1]
+        return {
+            name: sites[name]["value"]
+            for name, shape in self._fixed_shapes.items()
+            if name in sites and sites[name]["value"].shape == shape
+        }
+
+    def _conditioned(
+        self, values: Mapping[str, Tensor], data: Data
+    ) -> tuple[poutine.Trace, dict[str, Any]]:
+        """Run the model with its latents at constrained values.
+
+        Discrete latents have all their values at once.
+
+        Returns:
+            The trace and its random sites.
+
+        Raises:
+            ModelError: a latent site is missing or new.
+        """
+        args, kwargs = self._arguments(data)
+        model: Any = self.model
+        if self.enumerated:
+            model = Enumerate(self._first_free_dim)(model)
+        model = poutine.condition(model, data=dict(values))
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
+        sites = random_sites(trace)
+        known = self.latents | set(self.enumerated)
+        stray = [
+            name
+            for name, site in sites.items()
+            if name not in known and not site["is_observed"]
+        ]
+        if stray or not known <= set(sites):
+            name = (stray or sorted(known - set(sites)))[0]
+            raise ModelError(
+                "the model's latent sites changed between runs",
+                where=f"site {name!r}",
+                found="a site that comes or goes with the values of others",
+                expected=f"always {sorted(known)}",
+                todo="Write the choice with torch.where or a mask instead of if.",
+            )
+        for site in sites.values():
+            site["fn"] = unvalidated(site["fn"])
+        return trace, sites
+
+    def _joint(
+        self, values: Mapping[str, Tensor], data: Data, scaled: bool = True
+    ) -> Joint:
+        trace, sites = self._conditioned(values, data)
+        return Joint(trace, without_deterministics(sites), self.latents, scaled=scaled)
+
+    def _arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        tensors = iter(data)
+        return pytree.tree_map(
+            lambda leaf: next(tensors) if isinstance(leaf, _Slot) else leaf, self._blank
+        )
+
+    def _site_log_probs(
+        self, values: Mapping[str, Tensor], data: Data
+    ) -> dict[str, Tensor]:
+        return {
+            name: scale_and_mask(
+                log_prob_of(name, site), site["scale"], site["mask"]
+            ).sum()
+            for name, site in without_deterministics(self._conditioned(values, data)[1])
+        }
+
+    def _observed_sites(
+        self, values: Mapping[str, Tensor], data: Data
+    ) -> Iterator[tuple[str, Any]]:
+        for name, site in without_deterministics(self._conditioned(values, data)[1]):
+            if name not in self.latents and site["is_observed"]:
+                yield name, site
+
+    def _check_deterministic(self, data: Data) -> None:
+        """Refuse a model that draws random numbers outside its sample statements."""
+        device = data[0].device if data else None
+        q = torch.full((self.layout.dim,), 0.1, dtype=self.dtype, device=device)
+        with torch.no_grad(), private_randomness(2):
+            first = self._first_log_probs(q, data)
+            second = self.site_log_probs(q, data)
+        for name in sorted(set(first) | set(second)):
+            pair = first.get(name), second.get(name)
+            if not equal(*pair):
+                raise UnsupportedModelError(
+                    "the model draws random numbers of its own",
+                    where=f"site {name!r}",
+                    found="two log-probabilities at one position",
+                    expected="a density that depends on the latent sites alone",
+                    todo="Move the random operation into a sample statement.",
+                )
+
+    def _first_log_probs(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Run the model as every evaluation will, and say what enumeration needs."""
+        if not self.enumerated:
+            return self.site_log_probs(q, data)
+        try:
+            self.terms(q, data)
+            return self.site_log_probs(q, data)
+        except PyroGeoError:
+            raise
+        except Exception as reason:  # a model may raise anything under enumeration
+            name = next(iter(self.enumerated))
+            raise UnsupportedModelError(
+                "the model does not run with its discrete latents enumerated",
+                where=f"site {name!r}",
+                found=f"{type(reason).__name__}: {first_line(reason)}",
+                expected="a model that takes all their values at once, each on "
+                "an axis of its own left of all plates",
+                todo="Declare plates, index with Vindex, write choices with "
+                "torch.where and chains with pyro.markov; or sum out by hand.",
+            ) from reason
+
+
+def _same(old: Any, new: Any) -> bool:
+    return old is new or (type(old) is type(new) and bool(np.all(old == new)))

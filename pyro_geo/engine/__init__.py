@@ -1,0 +1,1 @@
+"""What every long computation runs on: kernels, noise, schedule, workers, session."""

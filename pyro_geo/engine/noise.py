@@ -1,0 +1,89 @@
+"""Counter-based noise: what a chain draws in a block depends on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["BlockNoise", "Noise"]
+
+_WORD = (1 << 64) - 1
+
+
+class Noise:
+    """Random numbers addressed by (seed, chain, block).
+
+    Each chain has a Philox stream of its own, and each block a far-away part of it,
+    so no random state needs saving and the way chains are grouped or spread over
+    processes changes nothing.
+
+    Args:
+        seed: any integer; only its lowest 64 bits count.
+        region: streams of different regions have nothing in common.
+
+    References:
+        Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
+
+    Example:
+        >>> one = Noise(7).block([0, 1], block=3).normal(2)
+        >>> two = Noise(7).block([1], block=3).normal(2)
+        >>> bool((one[1] == two[0]).all())
+        True
+    """
+
+    def __init__(self, seed: int, region: int = 0) -> None:
+        self.seed = int(seed) & _WORD
+        self._region = region
+
+    def region(self, region: int) -> Noise:
+        """Return streams of the same seed for another purpose (1: warm-up)."""
+        return Noise(self.seed, region)
+
+    def block(self, chains: Sequence[int], block: int) -> BlockNoise:
+        """Return the streams of some chains at the start of one block.
+
+        Args:
+            chains: indices of chains.
+            block: index of the block, not negative.
+
+        Returns:
+            The streams, in the order of `chains`.
+        """
+        streams = []
+        for chain in chains:
+            # the block sits in the highest word: no block can run into the next
+            bits = np.random.Philox(
+                key=np.array([self.seed, chain], dtype=np.uint64),
+                counter=np.array([0, 0, self._region, block], dtype=np.uint64),
+            )
+            streams.append(np.random.Generator(bits))
+        return BlockNoise(streams)
+
+
+class BlockNoise:
+    """The random numbers of one block, a stream per chain.
+
+    Args:
+        streams: one generator per chain.
+    """
+
+    def __init__(self, streams: Sequence[np.random.Generator]) -> None:
+        self._streams = streams
+
+    def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Standard normal numbers, `(chains, *shape)`."""
+        values = np.stack([s.standard_normal(shape) for s in self._streams])
+        return torch.from_numpy(values).to(dtype or torch.get_default_dtype())
+
+    def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Uniform numbers on [0, 1), `(chains, *shape)`."""
+        values = np.stack([s.random(shape) for s in self._streams])
+        return torch.from_numpy(values).to(dtype or torch.get_default_dtype())
+
+    def generator(self, index: int) -> torch.Generator:
+        """Make a torch generator seeded from the stream of the chain at `index`."""
+        seed = int(self._streams[index].integers(2**31))
+        return torch.Generator().manual_seed(seed)

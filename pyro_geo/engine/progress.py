@@ -1,0 +1,94 @@
+"""How far a run is, and where its time went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_geo._process import Seconds
+
+__all__ = ["Clock", "Progress"]
+
+
+class Clock:
+    """Time by phase of a run, with tracing and compiling as a phase of its own.
+
+    Example:
+        >>> clock = Clock()
+        >>> with clock.phase("start"):
+        ...     total = sum(range(10))
+        >>> list(clock.phases)
+        ['start', 'compile']
+    """
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Seconds] = {}
+        self.building: Callable[[], Seconds] = Seconds
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge what happens inside to one phase, but building to `compile`."""
+        start, built = Seconds.now(), self.building()
+        try:
+            yield
+        finally:
+            building = self.building() - built
+            spent = Seconds.now() - start - building
+            for key, seconds in ((name, spent), ("compile", building)):
+                self.phases[key] = self.phases.get(key, Seconds()) + seconds
+
+
+class Progress:
+    """A progress bar over blocks, with divergences and acceptance where there are any.
+
+    Args:
+        what: what is being done.
+        total: steps or draws of each chain.
+        unit: what is counted.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, shown: bool) -> None:
+        self.what = what
+        self._diverging = self._draws = 0
+        self._accepted = 0.0
+        self._told: dict[str, str] = {}
+        self._bar = tqdm(
+            total=total, disable=not shown or not total, unit=unit, desc=what
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._bar.close()
+
+    def count(self, stats: Mapping[str, Tensor]) -> None:
+        """Count divergences and acceptance of a block's draws."""
+        if "diverging" in stats:
+            self._diverging += int(stats["diverging"].sum())
+            self._told["diverging"] = str(self._diverging)
+        if "acceptance_rate" in stats:
+            rate = stats["acceptance_rate"]
+            self._draws += rate.numel()
+            self._accepted += float(rate.sum())
+            self._told["acceptance"] = f"{self._accepted / self._draws:.2f}"
+
+    def show(
+        self, done: int, facts: Mapping[str, str], coming: str | None = None
+    ) -> None:
+        """Move the bar.
+
+        Args:
+            done: steps or draws finished by now.
+            facts: to show beside, by name.
+            coming: what happens next where that is not what the bar counts.
+        """
+        self._bar.set_description(coming or self.what, refresh=False)
+        self._bar.set_postfix(self._told | dict(facts), refresh=False)
+        self._bar.update(done - self._bar.n)
+        self._bar.refresh()

@@ -1,0 +1,1 @@
+"""Scores of predictions, the plain baselines, and tables that compare them."""

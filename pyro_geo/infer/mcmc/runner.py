@@ -1,0 +1,467 @@
+"""The batched runner: any block kernel, all chains at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_geo._process import Seconds, one_thread
+from pyro_geo.checks import check, check_count
+from pyro_geo.citations import citation
+from pyro_geo.density import Rung, Target
+from pyro_geo.engine._tasks import Plan
+from pyro_geo.engine.identity import describe, fingerprint, settings_of
+from pyro_geo.engine.kernel import BlockKernel
+from pyro_geo.engine.options import check_dtype, check_kernel, unconstrained_starts
+from pyro_geo.engine.progress import Clock
+from pyro_geo.engine.record import DrawRecord
+from pyro_geo.engine.schedule import Counts, Rounds, RunState, split_chains
+from pyro_geo.engine.session import Session
+from pyro_geo.engine.workers import Here, Spread, Workers, num_processes
+from pyro_geo.errors import ConvergenceWarning, PyroGeoWarning
+from pyro_geo.io.store import RunStore, open_run
+from pyro_geo.ops.chunks import Sites
+from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
+
+__all__ = ["MCMC"]
+
+
+class MCMC(PosteriorDraws):
+    r"""Run a kernel on a Pyro model with all chains in one batch.
+
+    The method names are those of `pyro.infer.MCMC`; chains are an axis of the tensors
+    instead of processes. Work is done in blocks of finished draws: between blocks the
+    runner reports progress, goes up the ladder and notices an interrupt, and whatever
+    ends a run, finished blocks stay.
+
+    Args:
+        kernel: :class:`~pyro_geo.infer.DIMS` or any kernel of the block protocol.
+        num_samples: draws per chain.
+        warmup_steps: steps of adaptation per chain; the kernel's own default if None.
+        num_chains: number of chains.
+        seed: the run is a function of it; drawn from torch's generator if None.
+        chain_batch_size: run at most this many chains side by side, to save memory.
+        compile: `"auto"` starts traced and compiles at the first block after 2,000
+            steps, `True` before the first step, `False` never.
+        initial_params: unconstrained starts, site to `(num_chains, *shape)`.
+        dtype: floating type; torch's default if None.
+        progress_bar: whether to show one.
+        store: a folder that takes each finished block, so that the run can be gone on
+            with (:meth:`resume`) and be looked at from elsewhere
+            (:func:`~pyro_geo.io.store.open_run`); in memory alone if None.
+        n_jobs: groups of chains (`chain_batch_size`) that are run at the same time,
+            each in a process of joblib's backend; as the surrounding
+            `joblib.parallel_config` says if None. Draws do not depend on it.
+        thin: keep every how many draws; `num_samples // thin` of each chain.
+        keep: latent and deterministic sites to keep; all if None. What needs the
+            others, such as :attr:`positions`, is an error then.
+        memory_limit: bytes of draws to hold in memory where there is a `store`; beyond
+            it they are there alone, and are read when they are asked for.
+
+    Raises:
+        ConfigurationError: a count is not positive, or the kernel is not a kernel.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_geo.infer import DIMS
+        >>> def model(x, y):
+        ...     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
+        >>> x, y = torch.eye(3)[:2], torch.tensor([1.0, -1.0])
+        >>> fit = MCMC(DIMS(model), num_samples=8, seed=1, progress_bar=False)
+        >>> fit.run(x, y) is fit
+        True
+        >>> fit.get_samples()["w"].shape
+        torch.Size([8, 3])
+    """
+
+    def __init__(
+        self,
+        kernel: BlockKernel,
+        num_samples: int,
+        warmup_steps: int | None = None,
+        num_chains: int = 1,
+        *,
+        seed: int | None = None,
+        chain_batch_size: int | None = None,
+        compile: Literal["auto"] | bool = "auto",
+        initial_params: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        progress_bar: bool = True,
+        store: str | os.PathLike[str] | None = None,
+        n_jobs: int | None = None,
+        thin: int = 1,
+        keep: Sequence[str] | None = None,
+        memory_limit: int = 1 << 30,
+    ) -> None:
+        check_kernel(kernel)
+        check_count("num_samples", num_samples, 1)
+        check_count("num_chains", num_chains, 1)
+        check_count("warmup_steps", 0 if warmup_steps is None else warmup_steps, 0)
+        check_count(
+            "chain_batch_size", 1 if chain_batch_size is None else chain_batch_size, 1
+        )
+        check_count("thin", thin, 1)
+        check_count("memory_limit", memory_limit, 0)
+        check(
+            compile in ("auto", True, False),
+            "compile",
+            repr(compile),
+            "'auto', True or False",
+        )
+        check(thin <= num_samples, "thin", thin, f"at most {num_samples} num_samples")
+        named = keep is None or (keep and not isinstance(keep, str))
+        check(bool(named), "keep", keep, "a list of sites, or None for all")
+        counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
+        check(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
+        self.kernel = kernel
+        self._chain_name = kernel.chain_name
+        self.num_samples = num_samples
+        self.num_chains = num_chains
+        self.warmup_steps = (
+            kernel.default_warmup(num_samples, num_chains)
+            if warmup_steps is None
+            else warmup_steps
+        )
+        self.seed = seed
+        self.chain_batch_size = chain_batch_size
+        self.compile: Literal["auto"] | bool = compile
+        self.initial_params = initial_params
+        self.dtype = dtype
+        self.progress_bar = progress_bar
+        self.store = store
+        self.n_jobs = n_jobs
+        self.thin = thin
+        self.keep = None if keep is None else list(keep)
+        self.memory_limit = memory_limit
+        self.timings: dict[str, Seconds] = {}
+        self._forget()
+
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the works behind the result."""
+        return self.kernel.citations
+
+    def run(self, *args: Any, **kwargs: Any) -> MCMC:
+        """Sample, given the model's arguments.
+
+        An interrupt ends the run with the blocks that are finished; an error is
+        raised, and the finished blocks can still be read.
+
+        Args:
+            *args: the model's arguments.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            This object, now with draws. A path in `store` where there is something
+            already, or that cannot be written, is a
+            :class:`~pyro_geo.errors.CheckpointError`; `KeyboardInterrupt` is raised
+            where it comes before the first block is finished.
+        """
+        return self._execute(args, kwargs, resume=False)
+
+    def resume(self, *args: Any, **kwargs: Any) -> MCMC:
+        """Go on with the run in `store` as if it had never stopped, bit for bit.
+
+        Before that the data, the kernel's settings and the log-density at stored
+        positions are compared with what the run was begun with. With a larger
+        `num_samples` a finished run goes on too.
+
+        Args:
+            *args: the model's arguments, those that the run was begun with.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            This object, with the draws of the whole run. A store of another run, of
+            another version, damaged or written to by another process is a
+            :class:`~pyro_geo.errors.CheckpointError`, and stays as it is; without
+            `store` it is a :class:`~pyro_geo.errors.ConfigurationError`.
+
+        Example:
+            >>> import tempfile
+            >>> import pyro, pyro.distributions as dist
+            >>> from pyro_geo.infer import HMC
+            >>> def model(y):
+            ...     mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+            ...     pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+            >>> y = torch.tensor(0.5)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     options = {"store": f"{folder}/run.zarr", "progress_bar": False}
+            ...     fit = MCMC(HMC(model), 50, 100, 4, seed=1, **options).run(y)
+            ...     more = MCMC(HMC(model), 100, 100, 4, **options).resume(y)
+            >>> bool((more.positions[:, :50] == fit.positions).all())
+            True
+        """
+        expected = "the folder of a run to go on with"
+        check(self.store is not None, "store", self.store, expected)
+        return self._execute(args, kwargs, resume=True)
+
+    def _execute(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, resume: bool
+    ) -> MCMC:
+        self._forget()
+        seed = self.seed
+        self.run_seed = int(torch.randint(2**62, ())) if seed is None else seed
+        clock = Clock()
+        self.timings = clock.phases
+        with one_thread(), contextlib.ExitStack() as cleanup:
+            session: Session | None = None
+            try:
+                with clock.phase("start"):
+                    store = None
+                    if resume:
+                        assert self.store is not None
+                        store = RunStore.open(self.store)
+                        cleanup.callback(store.close)
+                        self.run_seed = self._stored_seed(store)
+                    target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
+                    check_dtype(target, self.dtype)
+                    self._target = target
+                    session = self._session(target, store, (args, kwargs))
+                    cleanup.callback(session.close)
+                clock.building = lambda: target.build_seconds
+                session.sample(clock, self.progress_bar)
+            except KeyboardInterrupt:
+                if session is None or not session.record.num_draws:
+                    raise
+                self.interrupted = True
+            finally:
+                if session is not None:
+                    self._take(session)
+            assert session is not None
+            found = self._review(session.state.states)
+            session.finish(self._attributes(), finished=not self.interrupted)
+        for warning in found:
+            warnings.warn(warning, stacklevel=3)
+        return self
+
+    @property
+    def num_steps(self) -> int:
+        """Batched steps of the run, as if all chains ran side by side."""
+        return self._counts.num_steps
+
+    @property
+    def num_gradients(self) -> int:
+        """Gradients of one chain, over all chains."""
+        return self._counts.num_gradients
+
+    @property
+    def warmup_num_steps(self) -> int:
+        """Batched steps of the warm-up."""
+        return self._counts.warmup_num_steps
+
+    @property
+    def warmup_num_gradients(self) -> int:
+        """Gradients of the warm-up."""
+        return self._counts.warmup_num_gradients
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the run."""
+        return sum(phase.wall for phase in self.timings.values())
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds of the run."""
+        return sum(phase.cpu for phase in self.timings.values())
+
+    def _session(
+        self, target: Target, store: RunStore | None, arguments: tuple[Any, ...]
+    ) -> Session:
+        """Put together what a run consists of, from the start or from a store."""
+        kernel = self.kernel
+        most = kernel.max_lanes or self.num_chains
+        most = min(most, self.chain_batch_size or most)
+        groups = split_chains(self.num_chains, most)
+        length = kernel.block_draws(target, self.num_samples, self.num_chains)
+        plan = Plan(self.run_seed, self.num_samples, self.num_chains, self.warmup_steps)
+        rounds = Rounds(
+            kernel,
+            plan,
+            groups,
+            length,
+            self.compile,
+            unconstrained_starts(target, self.initial_params, self.num_chains),
+        )
+        args, kwargs = arguments
+        spread = len(groups) > 1 and num_processes(self.n_jobs) > 1
+        workers: Workers = Here(kernel, target, plan)
+        if spread:
+            workers = Spread(kernel, target, plan, arguments, self.n_jobs)
+        record = DrawRecord(
+            target,
+            kernel.stats,
+            thin=self.thin,
+            keep=self.keep,
+            limit=self.memory_limit,
+        )
+        session = Session(rounds, record, workers, self._live)
+        if self.keep is not None:
+            _ = record.kept  # a name that is not there is told before sampling
+        if store is not None:
+            session.restore(store, self._identity(target, groups))
+        elif self.store is not None:
+            identity = self._identity(target, groups)
+            session.create(self.store, identity, self._attributes())
+        return session
+
+    def _stored_seed(self, store: RunStore) -> int:
+        return store.header.get("seed", -1) if self.seed is None else self.seed
+
+    def _identity(self, target: Target, groups: list[range]) -> dict[str, Any]:
+        """What makes this run another than others, as JSON."""
+        return {
+            "kernel": type(self.kernel).__name__,
+            "seed": self.run_seed,
+            "settings": settings_of(self.kernel),
+            "run": {
+                "num_chains": self.num_chains,
+                "warmup_steps": self.warmup_steps,
+                "chain_batch_size": len(groups[0]),
+                "compile": self.compile,
+                "thin": self.thin,
+                "keep": describe(self.keep),
+                "initial_params": describe(self.initial_params),
+            },
+            "target": fingerprint(target),
+        }
+
+    def _forget(self) -> None:
+        """Forget the last run."""
+        self._record: DrawRecord | None = None
+        self._target = None
+        self._notes = []
+        self._facts: dict[str, str | int | float] = {}
+        self._counts = Counts()
+        self.interrupted = False
+        self.rung: Rung = "traced"
+        self.tuning: Any | None = None
+        self.superchains = None
+
+    def _take(self, session: Session) -> None:
+        """Take over what a run, finished or not, has brought."""
+        self._record = session.record
+        state = session.state
+        self._counts, self.rung = state.counts, state.rung
+        if state.stage != "tune":
+            self.tuning = self.kernel.tuning(state.states[0])
+        self._notes = session.notes
+
+    @property
+    def _draws_kept(self) -> int:
+        return 0 if self._record is None else self._record.num_draws
+
+    def _draws(self) -> DrawRecord:
+        if self._record is None or not self._record.num_draws:
+            raise no_draws(type(self).__name__)
+        return self._record
+
+    def _has_draws(self) -> bool:
+        return self._draws_kept > 0
+
+    def _size(self) -> tuple[int, int]:
+        return self.num_chains, self._draws().num_draws
+
+    def _positions(self) -> Tensor:
+        return self._draws().positions()
+
+    def _statistics(self) -> Mapping[str, Tensor]:
+        return self._draws().stats()
+
+    def _sites(
+        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
+    ) -> Sites:
+        record = self._draws()
+        if record.keep is None and not record.spilled:
+            return super()._sites(choose, computed)
+        names = [*record.kept.latent]
+        if computed or self.keep is not None:
+            names += record.kept.computed
+        found = record.sites(names)
+        return {name: choose(found[name]) for name in names}
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        if self.keep is None:
+            return super()._shapes()
+        return self._draws().kept.shapes
+
+    def _opened(self) -> Any | None:
+        if not self._draws().spilled:
+            return None
+        assert self.store is not None
+        return open_run(self.store)
+
+    def _place(self) -> str:
+        return str(self.store)
+
+    def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
+        """Note what a user must know, and return it."""
+        self._facts = self.kernel.describe(states)
+        self.superchains = int(self._facts.pop("num_superchains", 0)) or None
+        found = list(self.kernel.review(states, self.stats))
+        if self.interrupted:
+            kept = self._draws_kept
+            found.append(
+                ConvergenceWarning(
+                    "the run was interrupted",
+                    where="MCMC.run",
+                    found=f"{kept} draws per chain",
+                    expected=f"{self.num_samples}",
+                    todo="use the finished draws, run again, or resume it",
+                )
+            )
+        self._notes += [f"{type(warning).__name__}: {warning}" for warning in found]
+        return found
+
+    def _live(self, state: RunState) -> dict[str, Any]:
+        """Facts that a store is told anew after each round."""
+        facts: dict[str, Any] = {
+            "num_draws": state.draws // self.thin,
+            "rung": state.rung,
+            "sampling_time": round(self.seconds, 3),
+            "processor_time": round(self.cpu_seconds, 3),
+        }
+        if state.stage == "draw":
+            facts |= self.kernel.describe(state.states)
+            if superchains := facts.pop("num_superchains", 0):
+                facts["superchains"] = superchains
+        return facts
+
+    def _attributes(self) -> dict[str, str | int | float]:
+        import pyro
+
+        import pyro_geo
+
+        target = self._target
+        assert target is not None
+        model = getattr(self.kernel, "model", None)
+        if model is None:
+            model = getattr(self.kernel, "potential_fn", None)
+        return {
+            "model": getattr(model, "__name__", type(model).__name__),
+            "kernel": type(self.kernel).__name__,
+            "seed": self.run_seed,
+            "num_chains": self.num_chains,
+            "num_draws": self._draws_kept,
+            "warmup_steps": self.warmup_steps,
+            "dim": target.dim,
+            "dtype": str(target.dtype).removeprefix("torch."),
+            "rung": self.rung,
+            **self._facts,
+            "sampling_time": round(self.seconds, 3),
+            "processor_time": round(self.cpu_seconds, 3),
+            "interrupted": int(self.interrupted),
+            "inference_library": "pyro_geo",
+            "inference_library_version": pyro_geo.__version__,
+            "torch_version": torch.__version__,
+            "pyro_version": pyro.__version__,
+            "notes": "\n".join(self.notes),
+            "citation": citation(self),
+        }

@@ -1,0 +1,1 @@
+"""Descent and Newton steps of many starts at once."""

@@ -1,0 +1,1 @@
+"""What every inference returns: draws, and what can be asked of them."""

@@ -1,0 +1,338 @@
+"""A model run at many draws with its data left out: prior and replicated data."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pyro_geo.density import Target
+from pyro_geo.density.ladder import fallback_note
+from pyro_geo.density.model import ModelDensity, evaluation_mode
+from pyro_geo.density.structure import is_deterministic, random_sites
+from pyro_geo.errors import (
+    FallbackWarning,
+    PyroGeoError,
+    ShapeError,
+    UnsupportedError,
+)
+from pyro_geo.ops.chunks import Sites, collect, measured
+from pyro_geo.ops.random import private_randomness, substream
+
+__all__ = ["LaneRandomness", "Replicator"]
+
+
+# -- randomness that differs between lanes ------------------------------------------
+
+
+def _uniform(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    # rounding may reach the upper end, where samplers take the logarithm of zero
+    ends = torch.tensor([low, high], dtype=x.dtype, device=x.device)
+    below = torch.nextafter(ends[1], ends[0])
+    return (low + (high - low) * torch.rand_like(x)).clamp(max=below)
+
+
+def _exponential(x: Tensor, rate: float = 1.0) -> Tensor:
+    return -torch.log1p(-torch.rand_like(x)) / rate
+
+
+def _cauchy(x: Tensor, median: float = 0.0, scale: float = 1.0) -> Tensor:
+    return median + scale * torch.tan(math.pi * (torch.rand_like(x) - 0.5))
+
+
+def _normal(x: Tensor, mean: float = 0.0, scale: float = 1.0) -> Tensor:
+    return mean + scale * torch.randn_like(x)
+
+
+class LaneRandomness(TorchFunctionMode):
+    """Let samplers that fill a fresh tensor in place draw for every lane.
+
+    `vmap` cannot fill one tensor differently for each lane. The samplers of torch and
+    Pyro use what such a call returns, so a tensor of the same law is returned; the
+    fresh one becomes NaN, lest somebody takes its content for random numbers.
+    """
+
+    replaced: Mapping[Any, Callable[..., Tensor]] = {
+        Tensor.uniform_: _uniform,
+        Tensor.exponential_: _exponential,
+        Tensor.cauchy_: _cauchy,
+        Tensor.normal_: _normal,
+    }
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Intercept a few calls, leave every other alone."""
+        if func is torch.binomial and len(args) == 2:
+            # torch makes its result as large as the first, and may have to resize it
+            count, probability = torch.broadcast_tensors(*args)
+            count = count + torch.zeros_like(probability)
+            return func(count, probability, **(kwargs or {}))
+        if func in self.replaced and not kwargs:
+            args[0].fill_(math.nan)
+            return self.replaced[func](*args)
+        return func(*args, **(kwargs or {}))
+
+
+# -- handlers -----------------------------------------------------------------------
+
+
+class _Unobserve(Messenger):
+    """Take the data away, so that observed sites are drawn."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or _is_given(msg):
+            return
+        shape = torch.as_tensor(msg["value"]).shape
+        batch = shape[: max(0, len(shape) - len(msg["fn"].event_shape))]
+        wanted = torch.broadcast_shapes(batch, msg["fn"].batch_shape)
+        if wanted != msg["fn"].batch_shape:  # one distribution for many data
+            msg["fn"] = msg["fn"].expand(wanted)
+        msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+class _Draw(Messenger):
+    """Draw what nobody has set, by samplers that can be mapped where there are any."""
+
+    def __init__(self, values: Sites) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            _check_shape(msg)
+        if msg["value"] is not None or isinstance(msg["fn"], _Subsample):
+            return
+        try:
+            msg["value"] = _sample(msg["fn"])
+        except NotImplementedError as reason:
+            raise UnsupportedError(
+                "a site cannot be drawn",
+                where=f"site {msg['name']!r}",
+                found=f"{type(msg['fn']).__name__}: {reason}",
+                expected="a distribution that can be sampled",
+                todo="Give it a proper distribution, or do without these draws.",
+            ) from reason
+        msg["done"] = True
+
+
+def _bare(fn: Any) -> Any:
+    """Take off what changes how a distribution is scored, not what it draws."""
+    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
+
+
+def _sample(fn: Any) -> Tensor:
+    fn = _bare(fn)
+    # their own samplers keep a derivative that vmap has no rule for
+    if isinstance(fn, torch.distributions.Dirichlet):
+        return torch.ops.aten._sample_dirichlet(fn.concentration)
+    if isinstance(fn, torch.distributions.Beta):
+        return torch.ops.aten._sample_dirichlet(fn._dirichlet.concentration)[..., 0]
+    return fn.sample()
+
+
+def _is_given(site: Mapping[str, Any]) -> bool:
+    """Say whether a site is computed, not drawn: deterministic ones and factors."""
+    return is_deterministic(site) or isinstance(site["fn"], dist.Unit)
+
+
+def _check_shape(site: Mapping[str, Any]) -> None:
+    """Refuse arguments under which a fitted site has another shape."""
+    fn, value = site["fn"], site["value"]
+    if (shape := fn.batch_shape + fn.event_shape) != value.shape:
+        raise ShapeError(
+            "a latent site belongs to the data it was fitted to",
+            where=f"site {site['name']!r}",
+            found=f"shape {tuple(shape)} under the new arguments",
+            expected=f"shape {tuple(value.shape)}",
+            todo="Pass arguments that leave the latent sites as they were.",
+        )
+
+
+def _check_lanes(sites: Mapping[str, Any]) -> None:
+    """Refuse randomness that vmap has not seen, which would be the same everywhere."""
+    for name, site in sites.items():
+        drawn = not (site["is_observed"] or isinstance(_bare(site["fn"]), dist.Delta))
+        if drawn and not is_batchedtensor(site["value"]):
+            raise RuntimeError(f"site {name!r} draws the same value for every lane")
+
+
+# -- the model with its data left out -------------------------------------------------
+
+
+class Replicator:
+    """Draws from a target's model with its data taken away.
+
+    The global random states stay as they were; draws depend on the seed alone.
+
+    Args:
+        target: density of a Pyro model.
+        seed: any integer; its lowest 64 bits count.
+
+    Raises:
+        UnsupportedError: the target was not made from a Pyro model.
+    """
+
+    def __init__(self, target: Target, seed: int) -> None:
+        if not isinstance(target.density, ModelDensity):
+            raise UnsupportedError(
+                "there is no model to draw from",
+                where="prior and predictive draws",
+                found=type(target.density).__name__,
+                expected="a target made from a Pyro model",
+                todo="Sample a model, or do without these draws.",
+            )
+        self.target = target
+        self.density: ModelDensity = target.density
+        self.seed = seed
+        self.notes: list[str] = []
+
+    def prior(self, num_draws: int) -> tuple[Sites, Sites]:
+        """Draw all sites from the prior.
+
+        Args:
+            num_draws: how many times.
+
+        Returns:
+            Latent and deterministic sites, and observed sites, `(draws, *shape)` each.
+        """
+        target = self.target
+        sites = self._many({}, num_draws, self.density._arguments(target.data), 0)
+        q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
+        unseen = [*target.layout.sites, *target.deterministics(q)]
+        return (
+            {name: sites[name] for name in unseen},
+            {name: sites[name] for name in target.observed},
+        )
+
+    def posterior(
+        self, q: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Sites:
+        """Draw whatever the model samples beside its latent sites, at each draw.
+
+        Args:
+            q: draws, `(draws, dim)`.
+            args: arguments of the model; none for those of the target.
+            kwargs: keyword arguments likewise.
+
+        Returns:
+            Observed, deterministic and summed-out sites, `(draws, *shape)` each. A
+            latent site that has another shape under the new arguments raises
+            :class:`~pyro_geo.errors.ShapeError`.
+        """
+        arguments = self._cast((args, kwargs))
+        if not args and not kwargs:
+            arguments = self.density._arguments(self.target.data)
+        return self._many(self.target.constrain(q), len(q), arguments, 1)
+
+    def _cast(self, arguments: Any) -> Any:
+        def leaf(x: Any) -> Any:
+            floating = isinstance(x, Tensor) and x.is_floating_point()
+            return x.detach().to(self.density.dtype) if floating else x
+
+        return pytree.tree_map(leaf, arguments)
+
+    def _many(self, values: Sites, total: int, arguments: Any, purpose: int) -> Sites:
+        """Run the model `total` times, in chunks, each with a seed of its own."""
+        run = _Run(self.density, *arguments)
+
+        def drawn(first: int, last: int, mapped: bool, stream: int) -> Sites:
+            part = {name: value[first:last] for name, value in values.items()}
+            with torch.no_grad(), private_randomness(self._stream(purpose, stream)):
+                return (run.mapped if mapped else run.one_by_one)(part, last - first)
+
+        with torch.no_grad(), private_randomness(self._stream(purpose, 0)):
+            start = {name: value[0] for name, value in values.items()}
+            _, size = measured(lambda: run(start))
+        mapped = total > 1 and self._maps(lambda: drawn(0, 2, True, 0), run)
+
+        def parts() -> Iterator[Sites]:
+            for stream, first in enumerate(range(0, total, size), start=1):
+                yield drawn(first, min(first + size, total), mapped, stream)
+
+        return collect(parts(), total)
+
+    def _maps(self, probe: Callable[[], Sites], run: _Run) -> bool:
+        """Try two draws at once; say so where they must go one at a time."""
+        if self.target.ceiling == "sequential":
+            return False  # the target has said why
+        try:
+            found = probe()
+            if not any(bool(found[name].isnan().any()) for name in run.drawn):
+                return True
+            raise RuntimeError("NaN among the values drawn")
+        except Exception as reason:  # a model may raise anything under vmap
+            note = fallback_note(
+                "the model cannot be run at many draws at once",
+                reason,
+                expected="samplers that work under torch.func.vmap",
+                to="draws are made one at a time",
+            )
+            self.notes.append(note)
+            warnings.warn(note, FallbackWarning, stacklevel=6)
+            return False
+
+    def _stream(self, purpose: int, index: int) -> int:
+        """Seed of one chunk."""
+        return substream(self.seed, purpose, index)
+
+
+class _Run:
+    """A model at fixed arguments, to be run with some of its sites set."""
+
+    def __init__(
+        self, density: ModelDensity, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.density = density
+        self.args, self.kwargs = args, kwargs
+        self.drawn: list[str] = []  # sites that the last run has drawn and returned
+
+    def __call__(self, values: Sites, *, lanes: bool = False) -> Sites:
+        model = poutine.condition(_Unobserve()(self.density.model), data=values)
+        tracer = poutine.trace(_Draw(values)(model))
+        with (
+            evaluation_mode(self.density.dtype),
+            LaneRandomness() if lanes else nullcontext(),
+        ):
+            try:
+                trace = tracer.get_trace(*self.args, **self.kwargs)
+            except PyroGeoError as error:  # Pyro appended the trace so far
+                raise type(error)(str(error).splitlines()[0]) from error
+        sites = random_sites(trace)
+        if lanes:
+            _check_lanes(sites)
+        self.drawn = [name for name, site in sites.items() if not site["is_observed"]]
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if name not in values and not isinstance(site["fn"], dist.Unit)
+        }
+
+    def mapped(self, values: Sites, count: int) -> Sites:
+        """Run at `count` draws at once."""
+        return torch.func.vmap(
+            lambda _, values: self(values, lanes=True), randomness="different"
+        )(torch.arange(count), values)
+
+    def one_by_one(self, values: Sites, count: int) -> Sites:
+        """Run at `count` draws one after another."""
+        rows = [self({n: v[i] for n, v in values.items()}) for i in range(count)]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,368 @@
+"""The plain baselines against closed forms."""
+
+import math
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_geo.density import Target
+from pyro_geo.errors import (
+    ConfigurationError,
+    NotPositiveDefiniteError,
+    ShapeError,
+    UnsupportedError,
+)
+from pyro_geo.evaluation import baselines
+from pyro_geo.optim.descent import adam, lbfgs
+
+NOISE, PRIOR = 0.5, 2.0
+
+
+@pytest.fixture(autouse=True)
+def _double_precision() -> None:
+    torch.set_default_dtype(torch.float64)
+
+
+def regression(x: Tensor, y: Tensor | None = None) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[1]), PRIOR).to_event(1))
+    with pyro.plate("data", x.shape[0]):
+        pyro.sample("y", dist.Normal(x @ w, NOISE), obs=y)
+
+
+def data(num_rows: int = 8, dim: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(num_rows, dim, generator=generator)
+    return x, x.sum(1) + torch.randn(num_rows, generator=generator)
+
+
+def conjugate() -> tuple[Target, Tensor, Tensor]:
+    """The target, its exact posterior mean and its exact precision."""
+    x, y = data()
+    precision = x.mT @ x / NOISE**2 + torch.eye(x.shape[1]) / PRIOR**2
+    mean = torch.linalg.solve(precision, x.mT @ y / NOISE**2)
+    return Target.from_model(regression, x, y, compile=False), mean, precision
+
+
+def assert_standard_normal(z: Tensor, sigmas: float = 4.5) -> None:
+    """Mean and covariance of independent rows, each entry within its Monte Carlo error.
+
+    The chance of a false alarm is 7e-6 an entry, below 1e-4 for the nine of a test.
+    """
+    n, dim = z.shape
+    assert (z.mean(0).abs() * math.sqrt(n)).max() < sigmas
+    error = torch.full((dim, dim), 1.0 / n).fill_diagonal_(2.0 / n).sqrt()
+    assert ((z.mT @ z / n - torch.eye(dim)).abs() / error).max() < sigmas
+
+
+def whiten(draws: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    return (draws - mean) @ torch.linalg.cholesky(precision)
+
+
+def random_state_is_kept(call: Callable[[], object]) -> bool:
+    before = torch.get_rng_state()
+    call()
+    return torch.equal(before, torch.get_rng_state())
+
+
+# -- descent ----------------------------------------------------------------------
+
+
+def rosenbrock(q: Tensor) -> tuple[Tensor, Tensor]:
+    x, y = q.unbind(-1)
+    value = (1 - x) ** 2 + 100 * (y - x**2) ** 2
+    slope = [-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)]
+    return value, torch.stack(slope, -1)
+
+
+def test_lbfgs_follows_the_curved_valley():
+    starts = torch.tensor([[-1.2, 1.0], [2.0, 2.0], [0.0, -1.0]])
+    found = lbfgs(rosenbrock, starts, 200)
+    torch.testing.assert_close(found, torch.ones(3, 2), rtol=0.0, atol=1e-8)
+
+
+def test_lbfgs_never_goes_up():
+    q = torch.tensor([[-1.2, 1.0], [3.0, -4.0]])
+    losses = torch.stack([rosenbrock(lbfgs(rosenbrock, q, n))[0] for n in range(30)])
+    assert (losses.diff(dim=0) <= 0).all()
+
+
+def test_lbfgs_ends_on_a_quadratic_and_stays():
+    scales = torch.tensor([1.0, 10.0, 1e4])
+
+    def bowl(q: Tensor) -> tuple[Tensor, Tensor]:
+        return 0.5 * (scales * q * q).sum(-1), scales * q
+
+    found = lbfgs(bowl, torch.ones(2, 3), 100)
+    torch.testing.assert_close(found, torch.zeros(2, 3), rtol=0.0, atol=1e-7)
+    torch.testing.assert_close(lbfgs(bowl, found, 5), found)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "minimise", [lambda f, q: adam(f, q, 40, 0.1), lambda f, q: lbfgs(f, q, 40)]
+)
+def test_a_bad_lane_stays_and_leaves_the_others_alone(bad, minimise):
+    def fn(q: Tensor) -> tuple[Tensor, Tensor]:
+        value, g = rosenbrock(q)
+        broken = q[:, :1] > 4
+        return torch.where(broken[:, 0], bad, value), torch.where(broken, math.nan, g)
+
+    starts = torch.tensor([[-1.2, 1.0], [5.0, 0.0], [2.0, 2.0]])
+    found = minimise(fn, starts)
+    assert torch.equal(found[1], starts[1])
+    assert torch.equal(found[[0, 2]], minimise(fn, starts[[0, 2]]))
+
+
+def test_adam_first_step_has_the_size_of_the_learning_rate():
+    moved = adam(rosenbrock, torch.zeros(1, 2), 1, 0.1)
+    torch.testing.assert_close(moved, torch.tensor([[0.1, 0.0]]))
+
+
+# -- MAP and ensemble -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("polish_steps", [0, 50])
+def test_map_is_the_ridge_solution(polish_steps: int):
+    target, mean, _ = conjugate()
+    found = baselines.map_estimate(target, 3, polish_steps=polish_steps)
+    atol = 1e-8 if polish_steps else 1e-3
+    torch.testing.assert_close(found, mean.expand(3, 3), rtol=0.0, atol=atol)
+
+
+def test_map_of_a_positive_site_is_that_of_its_logarithm():
+    # Gamma(3, 2) in log space: the mode is at shape / rate, not at (shape - 1) / rate
+    def model() -> None:
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(3.0), 2.0))
+        pyro.sample("y", dist.Normal(0.0 * rate, 1.0), obs=torch.tensor(0.0))
+
+    target = Target.from_model(model, compile=False)
+    found = baselines.map_estimate(target, num_steps=300)
+    torch.testing.assert_close(target.constrain(found)["rate"], torch.tensor([1.5]))
+
+
+def test_ensemble_finds_both_wells_and_repeats_with_its_seed():
+    target = Target.from_potential(lambda q: (q * q - 1).square().sum(), 1)
+
+    def run(seed: int) -> Tensor:
+        return baselines.deep_ensemble(target, 16, seed, num_steps=100)
+
+    found = run(0)
+    torch.testing.assert_close(found.abs(), torch.ones(16, 1))
+    assert found.min() < 0 < found.max()
+    assert torch.equal(found, run(0))
+    assert not torch.equal(found.sign(), run(1).sign())
+    assert random_state_is_kept(lambda: run(0))
+
+
+def test_starts_can_be_given_and_are_left_alone():
+    target, mean, _ = conjugate()
+    initial = torch.full((2, 3), 0.5)
+    found = baselines.map_estimate(target, 2, num_steps=0, initial=initial)
+    assert torch.equal(initial, torch.full((2, 3), 0.5))
+    torch.testing.assert_close(found, mean.expand(2, 3))
+    for call in (baselines.deep_ensemble, baselines.sghmc):
+        with pytest.raises(ShapeError, match="'initial'"):
+            call(target, 3, initial=initial)
+
+
+def test_fan_in_starts_scale_each_layer_by_its_inputs():
+    def network() -> None:
+        for name, shape in (("w1", (4, 50)), ("b1", (50,)), ("w2", (50, 30))):
+            pyro.sample(name, dist.Normal(torch.zeros(shape), 1.0).to_event(len(shape)))
+        pyro.sample("y", dist.Normal(torch.zeros(()), 1.0), obs=torch.tensor(0.0))
+
+    target = Target.from_model(network, compile=False)
+    sites = target.constrain(baselines.fan_in_starts(target, 200))
+    for name, fan_in in (("w1", 4), ("b1", 4), ("w2", 50)):
+        z = sites[name].flatten() * math.sqrt(fan_in)
+        # the sample variance of n standard normals has standard deviation sqrt(2 / n)
+        assert abs(z.var() - 1) < 4.5 * math.sqrt(2 / z.numel())
+
+
+# -- Langevin ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("friction", [0.5, 5.0])
+def test_sghmc_has_the_exact_normal_covariance_at_a_large_step(friction: float):
+    target, mean, precision = conjugate()
+    size = 1.2 / torch.linalg.eigvalsh(precision)[-1].sqrt().item()
+    draws = baselines.sghmc(
+        target,
+        2_000,
+        300,
+        step_size=size,
+        friction=friction,
+        initial=mean.expand(2000, 3),
+    )
+    assert draws.shape == (2_000, 1, 3)
+    assert_standard_normal(whiten(draws[:, 0], mean, precision))
+
+
+def test_sghmc_keeps_draws_of_different_times():
+    target, mean, precision = conjugate()
+    draws = baselines.sghmc(target, 4, 40, num_draws=20, step_size=0.05)
+    assert draws.shape == (4, 20, 3)
+    assert len(torch.unique(draws.flatten(0, 1), dim=0)) == 80
+    assert whiten(draws, mean, precision).abs().max() < 10
+    last = baselines.sghmc(target, 4, 40, step_size=0.05)
+    assert torch.equal(last[:, 0], draws[:, -1])
+
+
+def test_sghmc_chooses_a_stable_step():
+    target, mean, precision = conjugate()
+    start = mean.expand(256, 3)
+    draws = baselines.sghmc(target, 256, 150, initial=start)[:, 0]
+    spread = whiten(draws, mean, precision).square().mean()
+    assert abs(spread - 1) < 4.5 * math.sqrt(2 / (256 * 3))
+
+
+def test_sghmc_repeats_with_its_seed():
+    target, mean, _ = conjugate()
+
+    def run(seed: int) -> Tensor:
+        return baselines.sghmc(target, 4, 10, seed, initial=mean.expand(4, 3))
+
+    assert torch.equal(run(0), run(0))
+    assert not torch.equal(run(0), run(1))
+    assert random_state_is_kept(lambda: run(0))
+
+
+# -- Laplace ----------------------------------------------------------------------
+
+
+def test_laplace_is_the_posterior_of_a_linear_model():
+    target, mean, precision = conjugate()
+    draws = baselines.laplace(target, mean, 4_000)
+    assert_standard_normal(whiten(draws, mean, precision))
+    assert torch.equal(draws, baselines.laplace(target, mean, 4_000))
+    assert not torch.equal(draws, baselines.laplace(target, mean, 4_000, seed=1))
+    assert random_state_is_kept(lambda: baselines.laplace(target, mean, 4))
+
+
+def test_linearised_laplace_of_a_linear_model_is_its_laplace():
+    target, mean, _ = conjugate()
+    x, y = data(num_rows=5)
+    test = Target.from_model(regression, x, y, compile=False)
+    found = baselines.linearised_laplace(target, mean, test, 7)["y"]
+    draws = baselines.laplace(target, mean, 7)
+    torch.testing.assert_close(found.loc, draws @ x.mT)
+    torch.testing.assert_close(
+        found.log_prob(y), test.pointwise_log_likelihood(draws)["y"]
+    )
+
+
+def normal(eta: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(eta[:, 0], eta[:, 1].exp())
+
+
+def student(eta: Tensor) -> dist.TorchDistribution:
+    return dist.StudentT(5.0, eta[:, 0], eta[:, 1].exp())
+
+
+def poisson(eta: Tensor) -> dist.TorchDistribution:
+    return dist.Poisson(eta[:, 0].exp())
+
+
+def bernoulli(eta: Tensor) -> dist.TorchDistribution:
+    return dist.Bernoulli(logits=eta[:, 0])
+
+
+def categorical(eta: Tensor) -> dist.TorchDistribution:
+    return dist.Categorical(logits=eta)
+
+
+def events(eta: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(eta, 0.3).to_event(1)
+
+
+def masked(eta: Tensor) -> dist.TorchDistribution:
+    return normal(eta).mask(torch.tensor([True, False, True, True]))
+
+
+@pytest.mark.parametrize(
+    "family", [normal, student, poisson, bernoulli, categorical, events, masked]
+)
+def test_linearised_laplace_moves_the_natural_parameters(family):
+    x, y = torch.linspace(-1, 1, 4).unsqueeze(-1), torch.ones(4, 2)
+    y = y if family is events else y[:, 0]
+
+    def eta(w: Tensor) -> Tensor:
+        return torch.sin(x @ w.reshape(1, 2) + 1.0)
+
+    def model(y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", 4):
+            pyro.sample("y", family(eta(w)), obs=y)
+
+    target = Target.from_model(model, y, compile=False)
+    q = torch.tensor([0.3, -0.7])
+    moves = baselines.laplace(target, q, 3) - q
+    found = baselines.linearised_laplace(target, q, target, 3)["y"]
+    for i in range(3):
+        tangent = torch.func.jvp(eta, (q,), (moves[i],))[1]
+        expected = family(eta(q) + tangent)
+        expected = (
+            getattr(expected, "base_dist", expected) if family is masked else expected
+        )
+        torch.testing.assert_close(found.log_prob(y)[i], expected.log_prob(y))
+
+
+# -- mistakes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("num_starts", lambda t: baselines.map_estimate(t, 0)),
+        ("num_steps", lambda t: baselines.map_estimate(t, num_steps=-1)),
+        ("polish_steps", lambda t: baselines.map_estimate(t, polish_steps=-1)),
+        ("learning_rate", lambda t: baselines.map_estimate(t, learning_rate=math.nan)),
+        ("num_starts", lambda t: baselines.deep_ensemble(t, 0)),
+        ("num_chains", lambda t: baselines.sghmc(t, 0)),
+        ("num_draws", lambda t: baselines.sghmc(t, 1, num_draws=0)),
+        ("num_steps", lambda t: baselines.sghmc(t, 1, 9, num_draws=5)),
+        ("friction", lambda t: baselines.sghmc(t, 1, friction=0.0)),
+        ("step_size", lambda t: baselines.sghmc(t, 1, step_size=-1.0)),
+        ("num_draws", lambda t: baselines.laplace(t, torch.zeros(3), 0)),
+    ],
+)
+def test_a_number_out_of_range_is_named(name: str, call: Callable[[Target], Tensor]):
+    with pytest.raises(ConfigurationError, match=name):
+        call(conjugate()[0])
+
+
+def test_laplace_refuses_what_it_cannot_do():
+    target, mean, _ = conjugate()
+    with pytest.raises(ShapeError, match="'q_map'"):
+        baselines.laplace(target, mean.unsqueeze(0), 1)
+    plain = Target.from_potential(lambda q: (q * q).sum(), 3)
+    with pytest.raises(UnsupportedError, match="'test'"):
+        baselines.linearised_laplace(target, mean, plain)
+    other = Target.from_model(regression, *data(dim=2), compile=False)
+    with pytest.raises(ShapeError, match="'test'"):
+        baselines.linearised_laplace(target, mean, other)
+
+
+def test_laplace_names_a_prior_that_curves_the_wrong_way():
+    def funnel() -> None:
+        v = pyro.sample("v", dist.Normal(torch.tensor(0.0), 3.0))
+        x = pyro.sample("x", dist.Normal(0.0, v.exp()))
+        pyro.sample("y", dist.Normal(x, 10.0), obs=torch.tensor(0.0))
+
+    target = Target.from_model(funnel, compile=False)
+    with pytest.raises(NotPositiveDefiniteError, match="leading minor"):
+        baselines.laplace(target, torch.tensor([0.0, 2.0]), 1)
+
+
+def test_linearised_laplace_names_an_unknown_family():
+    def model() -> None:
+        w = pyro.sample("w", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Exponential(w.exp()), obs=torch.tensor(1.0))
+
+    target = Target.from_model(model, compile=False)
+    with pytest.raises(UnsupportedError, match="site 'y'"):
+        baselines.linearised_laplace(target, torch.zeros(1), target)
