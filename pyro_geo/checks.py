@@ -108,7 +108,7 @@ def check_number(
         return
     above = "above" if strict else "at least"
     below = f" and below {high:g}" if math.isfinite(high) else " and finite"
-    kind = "an integer of " if integer else ""
+    kind = "an integer, " if integer else ""
     try:
         good = (low < value if strict else low <= value) and value < high
         good = good and (not integer or int(value) == value)

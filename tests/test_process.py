@@ -23,7 +23,7 @@ import os, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import joblib
 from pyro_geo.io.store import check_run
-from tests.infer.test_spread import run
+from tests.engine.test_workers import run
 
 def interrupt(folder):
     while not (os.path.exists(folder) and check_run(folder)["num_draws"]):

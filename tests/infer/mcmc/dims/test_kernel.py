@@ -623,5 +623,5 @@ def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
     "option", ["num_lanes", "max_evals", "polish_max_iter", "anchor_steps"]
 )
 def test_counts_are_integers(option):
-    with pytest.raises(ConfigurationError, match=f"'{option}'.*2.5.*an integer"):
+    with pytest.raises(ConfigurationError, match=f"{option}.*2.5.*an integer"):
         DIMS(lambda: None, **{option: 2.5})
