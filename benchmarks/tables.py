@@ -17,6 +17,49 @@ EMPTY = "No figures have been checked in yet."
 
 Result = dict[str, Any]
 
+# What the README shows: result, ratio, the same in words, and which way is better.
+HEADLINES = (
+    (
+        "hmc",
+        "min_ess_per_cpu_s/pyro_nuts@64/median",
+        "Effective draws per processor second, 64 chains of `HMC` over Pyro's NUTS; "
+        "median of 13 posteriors of posteriordb",
+        "larger",
+    ),
+    (
+        "hmc",
+        "min_ess_per_cpu_s/numpyro_nuts@64/median",
+        "The same over NumPyro's NUTS with 64 vectorised chains",
+        "larger",
+    ),
+    (
+        "hmc",
+        "end_to_end/numpyro_nuts/eight_schools",
+        "Speed of a whole program on eight schools, imports and compiling included, "
+        "over NumPyro at its defaults",
+        "larger",
+    ),
+    (
+        "dims",
+        "draws_per_cpu_s/dopri5_lockstep@256",
+        "Minima per processor second, `DIMS` over an adaptive solver that steps all "
+        "trajectories together",
+        "larger",
+    ),
+    (
+        "gibbs",
+        "certificate/pbb/digits",
+        "Certified error on digits over that of PAC-Bayes with backprop",
+        "smaller",
+    ),
+    (
+        "durable",
+        "store_overhead/logistic",
+        "Time for storing every block, over the time for sampling",
+        "smaller",
+    ),
+)
+
 
 def load(folder: Path) -> list[Result]:
     """Read every result, in the order of their names."""
@@ -80,11 +123,19 @@ def section(result: Result) -> str:
 
 
 def readme(results: list[Result]) -> str:
-    """Fill the README: the ratios, and where they come from."""
-    if not results:
+    """Fill the README: a few comparisons in words."""
+    found = {result["name"]: result.get("ratios", {}) for result in results}
+    rows = [
+        [words, number(found[name][key]), better]
+        for name, key, words, better in HEADLINES
+        if key in found.get(name, {})
+    ]
+    if not rows:
         return EMPTY
-    lines = [f"- {result['name']}: {origin(result)}" for result in results]
-    return ratios(results) + "\n\n" + "\n".join(lines)
+    lines = table(["what is compared", "ratio", "better is"], 1, rows)
+    used = {name for name, *_ in HEADLINES}
+    dates = sorted({r["date"] for r in results if r["name"] in used})
+    return f"{lines}\n\nMeasured from {dates[0]} to {dates[-1]}."
 
 
 def page(results: list[Result]) -> str:

@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 PAGE = "top\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nbottom\n"
 RESULT = {
-    "name": "one",
+    "name": "dims",
     "date": "2026-01-31",
     "processor": "a processor",
     "cores": 2,
     "versions": {"torch": "2.13.0"},
-    "command": "make bench NAME=one",
+    "command": "make bench NAME=dims",
     "rows": [
         {
             "case": "gap",
@@ -28,7 +28,7 @@ RESULT = {
         },
         {"case": "gap", "method": "peer", "metric": "nll", "value": None},
     ],
-    "ratios": {"draws_per_cpu_s/loop@256": 1234.5},
+    "ratios": {"draws_per_cpu_s/dopri5_lockstep@256": 1234.5},
 }
 
 
@@ -42,17 +42,19 @@ def root(tmp_path):
 
 
 def test_pages_are_stale_then_filled_then_fresh(root):
-    (root / "benchmarks" / "results" / "one.json").write_text(json.dumps(RESULT))
+    (root / "benchmarks" / "results" / "dims.json").write_text(json.dumps(RESULT))
     assert TABLES["main"](["--check"], root) == 1
     assert (root / "README.md").read_text() == PAGE
     assert TABLES["main"]([], root) == 0
     assert TABLES["main"](["--check"], root) == 0
     readme = (root / "README.md").read_text()
-    assert "| one | `draws_per_cpu_s/loop@256` | 1,234 |" in readme
+    assert "| 1,234 | larger |" in readme
     assert readme.startswith("top\n")
     assert readme.endswith("\nbottom\n")
     assert "old" not in readme
+    assert "draws_per_cpu_s" not in readme
     page = (root / "docs" / "benchmarks.md").read_text()
+    assert "| dims | `draws_per_cpu_s/dopri5_lockstep@256` | 1,234 |" in page
     assert "| gap | DIMS | nll | 1.91 ± 0.2 | nat | 3 |" in page
     assert "| gap | peer | nll | not installed |  |  |" in page
 
@@ -80,6 +82,13 @@ def test_a_page_without_markers_is_named():
 )
 def test_numbers_are_shown_short(value, shown):
     assert TABLES["number"](value) == shown
+
+
+def test_every_headline_is_among_the_results():
+    results = TABLES["load"](ROOT / "benchmarks" / "results")
+    ratios = {result["name"]: result["ratios"] for result in results}
+    for name, key, *_ in TABLES["HEADLINES"]:
+        assert isinstance(ratios[name][key], float | int)
 
 
 def test_checked_in_pages_are_fresh():

@@ -10,7 +10,15 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 @pytest.mark.parametrize(
     "page",
-    ["tutorial.md", "runner.md", "durable.md", "dims.md", "hmc.md", "gibbs.md"],
+    [
+        "tutorial.md",
+        "ensembles.md",
+        "runner.md",
+        "durable.md",
+        "dims.md",
+        "hmc.md",
+        "gibbs.md",
+    ],
 )
 def test_blocks_run_in_order(page, tmp_path, monkeypatch):
     path = DOCS / page
