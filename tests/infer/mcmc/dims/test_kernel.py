@@ -1,6 +1,7 @@
 """DiMS through the batched runner: exactness, statistics, errors, warnings, lanes."""
 
 import warnings
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,8 @@ from pyro.infer.autoguide import AutoDelta
 from pyro.infer.mcmc.util import initialize_model
 
 from pyro_geo.density import Target
-from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine import Noise
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.errors import (
     AnchorNotConvergedWarning,
     ConfigurationError,
@@ -28,7 +30,7 @@ from pyro_geo.errors import (
     UnboundedMinimumWarning,
     UnsupportedModelError,
 )
-from pyro_geo.infer import DIMS, MCMC, Noise, sample_minima
+from pyro_geo.infer import DIMS, MCMC, sample_minima
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
@@ -608,7 +610,7 @@ def test_groups_of_chains_and_blocks_change_no_bit(plane):
 def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
     """A loss that is no number per position; velocities without a curvature."""
     monkeypatch.setattr(
-        "pyro_geo.infer.mcmc.dims.kernel.train_anchors",
+        "pyro_geo.infer.mcmc.dims.placement.train_anchors",
         lambda *args: pytest.fail("trained"),
     )
     target = Target.from_potential(lambda q: q.square().sum(), 2)
@@ -623,5 +625,6 @@ def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
     "option", ["num_lanes", "max_evals", "polish_max_iter", "anchor_steps"]
 )
 def test_counts_are_integers(option):
-    with pytest.raises(ConfigurationError, match=f"'{option}'.*2.5.*an integer"):
-        DIMS(lambda: None, **{option: 2.5})
+    options: Any = {option: 2.5}
+    with pytest.raises(ConfigurationError, match=f"{option}.*2.5.*an integer"):
+        DIMS(lambda: None, **options)
