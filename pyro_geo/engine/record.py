@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,24 @@ class DrawRecord:
     def in_store_alone(self) -> bool:
         """Whether the draws were too many to stay in memory too."""
         return self._rounds is None
+
+    @property
+    def folder(self) -> Path | None:
+        """The store that alone holds the draws; None where they are in memory."""
+        return self.store.path if self.in_store_alone and self.store else None
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Sites that are tabulated, each with its shape at one draw."""
+        if self.keep is not None:
+            return self.recorded.shapes
+        sites = self.target.layout.sites
+        return {name: site.constrained_shape for name, site in sites.items()}
+
+    @property
+    def computed(self) -> list[str]:
+        """Deterministic sites that are kept."""
+        return self.recorded.computed
 
     @property
     def store(self) -> RunStore | None:

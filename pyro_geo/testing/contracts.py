@@ -1,4 +1,4 @@
-"""What every kernel of the block protocol must keep, as checks over a case.
+"""What every kernel must keep, as checks over a case.
 
 None of these is statistical: they hold for every seed, and each check raises an
 `AssertionError` that says what was broken. Run all of them on a kernel of your own

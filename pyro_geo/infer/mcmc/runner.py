@@ -15,6 +15,7 @@ from pyro_geo._process import Seconds, one_thread
 from pyro_geo.checks import check, check_choice, check_count, known_options
 from pyro_geo.citations import citation
 from pyro_geo.density import Rung, Target
+from pyro_geo.engine.costs import RunCosts
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.progress import Clock
@@ -31,7 +32,7 @@ from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
 __all__ = ["MCMC"]
 
 
-class MCMC(PosteriorDraws):
+class MCMC(PosteriorDraws, RunCosts):
     r"""Run a kernel on a Pyro model with all chains in one batch.
 
     The method names are those of `pyro.infer.MCMC`; chains are an axis of the tensors
@@ -245,36 +246,6 @@ class MCMC(PosteriorDraws):
             warnings.warn(warning, stacklevel=3)
         return self
 
-    @property
-    def num_steps(self) -> int:
-        """Batched steps of the run, as if all chains ran side by side."""
-        return self._counts.num_steps
-
-    @property
-    def num_gradients(self) -> int:
-        """Gradients of one chain, over all chains."""
-        return self._counts.num_gradients
-
-    @property
-    def warmup_num_steps(self) -> int:
-        """Batched steps of the warm-up."""
-        return self._counts.warmup_num_steps
-
-    @property
-    def warmup_num_gradients(self) -> int:
-        """Gradients of the warm-up."""
-        return self._counts.warmup_num_gradients
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds of the run."""
-        return sum(phase.wall for phase in self.timings.values())
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor seconds of the run."""
-        return sum(phase.cpu for phase in self.timings.values())
-
     def _check_dtype(self, target: Target) -> None:
         keeps = f"{target.dtype} or None: a finished target keeps its dtype"
         good = self.dtype in (None, target.dtype)
@@ -378,16 +349,14 @@ class MCMC(PosteriorDraws):
         record = self._draws()
         if record.keep is None and not record.in_store_alone:
             return super()._sites(choose, computed)
-        names = [*record.recorded.latent]
-        if computed or self.keep is not None:
-            names += record.recorded.computed
+        names = [*record.shapes]
+        if computed and self.keep is None:
+            names += record.computed
         values = record.sites(names)
         return {name: choose(values[name]) for name in names}
 
     def _shapes(self) -> dict[str, torch.Size]:
-        if self.keep is None:
-            return super()._shapes()
-        return self._draws().recorded.shapes
+        return self._draws().shapes
 
     def _opened(self) -> Any | None:
         if not self._draws().in_store_alone:

@@ -1,5 +1,7 @@
 """DiMS through the batched runner: exactness, statistics, errors, warnings, lanes."""
 
+import dataclasses
+import inspect
 import warnings
 from typing import Any
 
@@ -628,3 +630,19 @@ def test_counts_are_integers(option):
     options: Any = {option: 2.5}
     with pytest.raises(ConfigurationError, match=f"{option}.*2.5.*an integer"):
         DIMS(lambda: None, **options)
+
+
+def test_every_option_has_one_default():
+    """The named keywords of the class are the fields of its options."""
+    parameters = inspect.signature(DIMS).parameters
+    for field in dataclasses.fields(DIMSOptions):
+        assert parameters[field.name].default == field.default, field.name
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name():
+    wrong: Any = {"num_lane": 3}
+    with pytest.raises(ConfigurationError) as error:
+        DIMS(lambda: None, **wrong)
+    expected = "DIMS(...) has no option 'num_lane'; did you mean 'num_lanes'?"
+    assert str(error.value) == expected

@@ -1,6 +1,8 @@
 """HMC through the batched runner: purity, seeds, groups, results, errors, warnings."""
 
 import copy
+import dataclasses
+import inspect
 import warnings
 from typing import Any
 
@@ -23,6 +25,7 @@ from pyro_geo.errors import (
 )
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, LowRank, kind_of
+from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.testing.gates import check_gaussian
 from tests.cases import effects, numbers
 
@@ -358,6 +361,25 @@ def test_bad_options_are_refused_at_construction(target, name, value):
     with pytest.raises(ConfigurationError, match=f"argument {name}") as error:
         HMC(target, **{name: value})
     parts(error)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name(target):
+    wrong: Any = {"target_accept": 0.9}
+    with pytest.raises(ConfigurationError) as error:
+        HMC(target, **wrong)
+    assert str(error.value) == (
+        "HMC(...) has no option 'target_accept'; did you mean 'target_accept_prob'?"
+    )
+    wrong = {"num_chain": 4}
+    with pytest.raises(ConfigurationError, match=r"MCMC\(.*did you mean 'num_chains'"):
+        MCMC(HMC(target), 10, **wrong)
+
+
+def test_every_option_is_a_named_keyword():
+    parameters = inspect.signature(HMC).parameters
+    assert {field.name for field in dataclasses.fields(HMCOptions)} < set(parameters)
+    kinds = {parameter.kind for parameter in list(parameters.values())[1:]}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
 def test_bad_counts_are_refused_at_construction(target):
