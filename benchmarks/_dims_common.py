@@ -12,8 +12,8 @@ from _bench import Row, Timing, load, timing
 from torch import Tensor
 
 from pyro_geo import Target
-from pyro_geo.engine._warmup import warm_up
 from pyro_geo.engine.noise import Noise
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.evaluation.baselines import fan_in_starts, map_estimate
 from pyro_geo.infer import DIMS
 from pyro_geo.infer.mcmc.dims.objective import Objective

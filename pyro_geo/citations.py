@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pyro_geo.errors import ConfigurationError
 
-__all__ = ["citation"]
+__all__ = ["check_citations", "citation"]
 
 _RECORDS = {
     "dims": """\
@@ -80,17 +80,16 @@ _ALWAYS = ("pyro", "arviz")
 def citation(obj: object = None) -> str:
     """BibTeX of the methods that an object used.
 
-    An object names its methods in an attribute ``citations``, a tuple of keys.
-    A result without one is asked for its ``kernel``. Pyro and ArviZ come last.
+    An object names its methods in an attribute ``citations``, a tuple of keys of known
+    records, or of whole records that begin with ``@``. A result without one is asked
+    for its ``kernel``. Pyro and ArviZ come last.
 
     Args:
         obj: a kernel, a result, or a class of either; None for the library itself.
 
     Returns:
-        The records, an empty line between them, each once.
-
-    Raises:
-        ConfigurationError: the object names a method that has no record.
+        The records, an empty line between them, each once. A method that has no
+        record is a :class:`~pyro_geo.errors.ConfigurationError`.
 
     Example:
         >>> class Kernel:
@@ -100,16 +99,34 @@ def citation(obj: object = None) -> str:
          '@article{kumar2019arviz,']
     """
     keys = list(dict.fromkeys([*_keys(obj), *_ALWAYS]))
-    unknown = [key for key in keys if key not in _RECORDS]
+    check_citations(f"{type(obj).__name__}.citations", keys)
+    return "\n\n".join(_RECORDS.get(key, key) for key in keys)
+
+
+def check_citations(where: str, citations: str | Iterable[str]) -> None:
+    """Refuse a citation that has no record.
+
+    Args:
+        where: the attribute, for the message.
+        citations: keys of known records, or whole BibTeX records.
+
+    Raises:
+        ConfigurationError: a key is unknown.
+
+    Example:
+        >>> check_citations("HMC.citations", ("chees", "@misc{me2026, title={Mine}}"))
+    """
+    keys = [citations] if isinstance(citations, str) else citations
+    unknown = [key for key in keys if key not in _RECORDS and key[:1] != "@"]
     if unknown:
         raise ConfigurationError(
-            "Unknown citation key",
-            f"{type(obj).__name__}.citations",
-            unknown,
-            f"keys among {sorted(_RECORDS)}",
-            "Name a known key, or add its record beside the others.",
+            "unknown citation key",
+            where=where,
+            found=unknown,
+            expected=f"keys among {sorted(_RECORDS)}, or BibTeX records",
+            todo="Put the whole BibTeX record, which begins with '@', in place of the "
+            "key.",
         )
-    return "\n\n".join(_RECORDS[key] for key in keys)
 
 
 def _keys(obj: object) -> Iterable[str]:

@@ -15,8 +15,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_geo.engine.kernel import BlockKernel
-from pyro_geo.infer import DIMS, HMC, MCMC, Noise
+from pyro_geo.engine import Kernel, Noise
+from pyro_geo.infer import DIMS, HMC, MCMC
 from pyro_geo.testing.contracts import Case
 from pyro_geo.testing.hmc import FixedHMC
 
@@ -91,7 +91,7 @@ class Started(Case):
 class Maker(NamedTuple):
     """A kernel with its settings, and how far regrouping may move its draws."""
 
-    make: Callable[[Any], BlockKernel]
+    make: Callable[[Any], Kernel]
     regrouping: float = 0.0
     warmup: int | None = None
     chains: tuple[int, ...] = (1, 3)

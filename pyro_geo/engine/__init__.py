@@ -1,1 +1,13 @@
-"""What every long computation runs on: kernels, noise, schedule, workers, session."""
+"""What every long computation runs on.
+
+A kernel makes blocks of draws (:mod:`~pyro_geo.engine.kernel`) from noise that is
+addressed by seed, chain and block (:mod:`~pyro_geo.engine.noise`). The schedule says
+which blocks are due, workers make them, the session adds them to a record and commits
+each round to a store.
+"""
+
+from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.kernel import Kernel
+from pyro_geo.engine.noise import BlockNoise, Noise
+
+__all__ = ["Block", "BlockNoise", "ChainGroup", "Kernel", "Noise", "Warmup"]

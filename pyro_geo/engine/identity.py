@@ -1,4 +1,4 @@
-"""What a run was of: settings, data and density, to tell it from any other."""
+"""The settings, the data and the density of a run, to tell it from any other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.errors import CheckpointError, FallbackWarning
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "check_versions",
     "describe",
     "fingerprint",
+    "identity_of",
     "log_prob_at_probes",
     "probes",
     "settings_of",
@@ -33,14 +35,13 @@ __all__ = [
 _PROBES = 4
 # relative to the density; what is compared was computed by other code, or by a graph
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-_NOT_SETTINGS = ("model", "potential_fn", "transforms")
 
 
-def settings_of(kernel: object) -> dict[str, Any]:
-    """Describe a kernel's public settings, other than its model, as JSON.
+def settings_of(kernel: Kernel) -> dict[str, Any]:
+    """Describe the settings that a kernel declares, as JSON.
 
     Args:
-        kernel: any object; its public attributes are its settings.
+        kernel: names them in its attribute `settings`.
 
     Returns:
         Name to value; tensors by their digest and functions by their name.
@@ -50,10 +51,29 @@ def settings_of(kernel: object) -> dict[str, Any]:
         >>> settings_of(HMC(lambda: None))["options"]["target_accept_prob"]
         0.8
     """
+    return {name: describe(getattr(kernel, name)) for name in kernel.settings}
+
+
+def identity_of(
+    kernel: Kernel, seed: int, run: Mapping[str, Any], target: Target
+) -> dict[str, Any]:
+    """Describe what makes a run another than others, as JSON.
+
+    Args:
+        kernel: its type and its declared settings count.
+        seed: of the run.
+        run: options of the runner that change the draws, by name.
+        target: the density.
+
+    Returns:
+        A description for :func:`check_run`.
+    """
     return {
-        name: describe(value)
-        for name, value in getattr(kernel, "__dict__", {}).items()
-        if not name.startswith("_") and name not in _NOT_SETTINGS
+        "kernel": type(kernel).__name__,
+        "seed": seed,
+        "settings": settings_of(kernel),
+        "run": {name: describe(value) for name, value in run.items()},
+        "target": fingerprint(target),
     }
 
 
@@ -240,7 +260,12 @@ def describe(value: Any) -> Any:
         return [describe(value.func), describe(value.args), describe(value.keywords)]
     if name := getattr(value, "__qualname__", None):
         return name
-    return {"type": type(value).__qualname__, **settings_of(value)}
+    attributes = {
+        name: describe(attribute)
+        for name, attribute in getattr(value, "__dict__", {}).items()
+        if not name.startswith("_")
+    }
+    return {"type": type(value).__qualname__, **attributes}
 
 
 def log_prob_at_probes(target: Target) -> list[float]:

@@ -1,152 +1,108 @@
-"""What a kernel offers the runner."""
+"""The base class of every kernel."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_geo.density import Rung, Target
+from pyro_geo.citations import check_citations
+from pyro_geo.density import Target
+from pyro_geo.engine.blocks import Block, BurnIn, ChainGroup, Warmup
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.engine.pyro_adapter import PyroAdapter
+from pyro_geo.errors import ConfigurationError, DivergenceWarning, PyroGeoWarning
 
-__all__ = ["Block", "BlockKernel", "Warmup", "target_of"]
+__all__ = ["Kernel"]
+
+_REQUIRED = ("lp", "diverging")
 
 
-class Block(NamedTuple):
-    """A fixed number of finished draws of some chains.
+class Kernel(PyroAdapter):
+    """What makes draws: a state goes in, a block of draws comes out.
 
-    Attributes:
-        state: what the next block of the same chains starts from.
-        q: draws, `(chains, draws, dim)`, unconstrained.
-        stats: name to `(chains, draws)`.
-        num_steps: batched steps taken; the ladder counts them.
-        rung: rung that the step ran on.
+    A subclass writes :meth:`start`, :meth:`block` and the names of its
+    :attr:`statistics`; all else has defaults. :class:`pyro_geo.infer.MCMC` does the
+    rest between blocks: progress, interrupts, stores, going up the ladder, spreading
+    groups of chains over processes. `pyro.infer.MCMC` runs the same object, one chain
+    at a time.
+
+    A block depends on its arguments alone: random numbers come from `noise`, and
+    nothing is kept on the kernel. So a block can be run again, in another process or
+    in another order.
+
+    Args:
+        model: a Pyro model, or a :class:`pyro_geo.Target`.
+
+    Example:
+        >>> import torch
+        >>> from pyro_geo.engine import Block, Kernel
+        >>> from pyro_geo.infer import MCMC
+        >>> class Uniform(Kernel):
+        ...     statistics = ("lp", "diverging")
+        ...
+        ...     def start(self, target, group):
+        ...         return group.burn_in(group.starts(target))
+        ...
+        ...     def block(self, target, state, chains, draws, noise):
+        ...         q = noise.uniform(draws, target.dim, dtype=target.dtype)
+        ...         lp = target.log_prob(q.flatten(0, 1)).view(q.shape[:2])
+        ...         stats = {"lp": lp, "diverging": ~lp.isfinite()}
+        ...         return Block(q[:, -1], q, stats, draws, target.rung)
+        >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+        >>> fit = MCMC(Uniform(target), 10, num_chains=4, seed=1, progress_bar=False)
+        >>> fit.run().positions.shape
+        torch.Size([4, 10, 2])
     """
 
-    state: Any
-    q: Tensor
-    stats: dict[str, Tensor]
-    num_steps: int
-    rung: Rung
+    statistics: tuple[str, ...] = ()
+    """Names of the statistics of each draw, `lp` and `diverging` among them."""
 
+    settings: tuple[str, ...] = ()
+    """Names of the attributes that a resumed run must have in common with the first."""
 
-class Warmup(NamedTuple):
-    """Where some chains are after a block of warm-up.
+    citations: tuple[str, ...] = ()
+    """Works the kernel comes from, see :func:`pyro_geo.citation`."""
 
-    Attributes:
-        state: what the next block, of warm-up or of draws, starts from.
-        finished: whether draws can be made from here.
-        iterations: steps of warm-up behind the chains, for the progress bar.
-        num_steps: batched steps taken in this block; the ladder counts them.
-        rung: rung that the step ran on; None where there was no step.
-        progress: what the progress bar shows beside, by name.
-    """
+    chain_name: str = "chain"
+    """What the report calls a chain."""
 
-    state: Any
-    finished: bool
-    iterations: int = 0
-    num_steps: int = 0
-    rung: Rung | None = None
-    progress: dict[str, str] = {}
+    max_lanes: int | None = None
+    """Most chains that run side by side; None leaves it to the runner."""
 
+    state_type: Any = None
+    """Type of the states where it is a named tuple or a data class; a store knows no
+    other types than this one, those in its annotations, tensors, numbers and texts."""
 
-@runtime_checkable
-class BlockKernel(Protocol):
-    """A kernel as the batched runner sees it.
+    draws_per_block: int = 50
+    """Draws of each chain in one block, of burn-in too."""
 
-    The runner does everything else between blocks: progress, interrupts, keeping
-    draws, going up the ladder. A block depends on its arguments alone, so it can be
-    run again, in another process, or in another order.
-    """
+    def __init__(self, model: Callable[..., Any] | Target) -> None:
+        self.model = model
 
     @property
-    def stats(self) -> tuple[str, ...]:
-        """Names of the statistics of each draw; a class attribute will do."""
-        ...
+    def model_name(self) -> str:
+        """Name of the model, for the record of a run."""
+        return getattr(self.model, "__name__", type(self.model).__name__)
 
-    @property
-    def citations(self) -> tuple[str, ...]:
-        """Keys of the works the kernel comes from."""
-        ...
+    # -- what a kernel writes ---------------------------------------------------------
 
-    @property
-    def chain_name(self) -> str:
-        """What a chain is, for the report."""
-        ...
-
-    @property
-    def state_type(self) -> Any:
-        """Type of the states; its annotations name all records that are in one."""
-        ...
-
-    def make_target(self, *args: Any, **kwargs: Any) -> Target:
-        """Turn the model and the arguments of `run` into a density."""
-        ...
-
-    def log_prob(self, target: Target, q: Tensor) -> Tensor:
-        """Evaluate anew what the statistic `lp` records, if there is such a one.
-
-        A run that is resumed is compared with what it has stored.
-
-        Args:
-            target: the density.
-            q: positions, `(draws, dim)`.
-        """
-        ...
-
-    @property
-    def max_lanes(self) -> int | None:
-        """Most chains that run side by side; None leaves it to the runner."""
-        ...
-
-    def default_warmup(self, num_samples: int, num_chains: int) -> int:
-        """Warm-up steps where the user names none."""
-        ...
-
-    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
-        """Draws of each chain in one block, fixed for a run."""
-        ...
-
-    def start(
-        self,
-        target: Target,
-        chains: Sequence[int],
-        *,
-        num_samples: int,
-        num_chains: int,
-        warmup_steps: int,
-        initial: Tensor | None,
-        noise: BlockNoise,
-        tuning: Any | None,
-    ) -> Warmup:
+    @abstractmethod
+    def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Start a group of chains.
 
         Args:
             target: the density.
-            chains: indices of the chains of this group.
-            num_samples: draws each chain will be asked for in all.
-            num_chains: chains of the whole run.
-            warmup_steps: steps of warm-up.
-            initial: unconstrained starts, `(chains, dim)`, or None.
-            noise: streams for the start.
-            tuning: of the first group, which has finished its warm-up; None for the
-                first group itself.
+            group: the chains, and what is known about the run.
+
+        Returns:
+            The first state; `group.burn_in(state)` where warm-up tunes nothing.
         """
-        ...
 
-    def adapt(
-        self, target: Target, state: Any, chains: Sequence[int], noise: BlockNoise
-    ) -> Warmup:
-        """Make one block of warm-up; asked again until it says it is finished."""
-        ...
-
-    def tuning(self, state: Any) -> Any | None:
-        """What the first group found out for all others; None if nothing."""
-        ...
-
+    @abstractmethod
     def block(
         self,
         target: Target,
@@ -155,46 +111,167 @@ class BlockKernel(Protocol):
         draws: int,
         noise: BlockNoise,
     ) -> Block:
-        """Make the next `draws` draws of each chain."""
-        ...
+        """Make the next draws of each chain.
+
+        Args:
+            target: the density.
+            state: where the chains are.
+            chains: their indices.
+            draws: how many of each chain.
+            noise: streams for this block, one per chain.
+
+        Returns:
+            The draws, and the state after them.
+        """
+
+    # -- what has defaults ------------------------------------------------------------
+
+    def make_target(
+        self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> Target:
+        """Turn the model and the arguments of `run` into a density.
+
+        Args:
+            *args: the model's arguments; for a finished target new data, or none.
+            dtype: floating type of a model's target, torch's default if None.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            The density.
+        """
+        if not isinstance(self.model, Target):
+            return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
+        return self.model.with_data(*args, **kwargs) if args or kwargs else self.model
+
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
+        """Compute the statistic `lp` again, to compare a stored run with this one.
+
+        Args:
+            target: the density.
+            q: positions, `(draws, dim)`.
+
+        Returns:
+            Values, `(draws,)`.
+        """
+        return target.log_prob(q)
+
+    def default_warmup(self, num_samples: int, num_chains: int) -> int:
+        """Steps of warm-up where the user names none: as many as draws, as in Pyro."""
+        return num_samples
+
+    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
+        """Draws of each chain in one block, fixed for a run."""
+        return self.draws_per_block
+
+    def adapt(
+        self, target: Target, state: Any, chains: Sequence[int], noise: BlockNoise
+    ) -> Warmup:
+        """Make one block of warm-up; by default draws that are thrown away.
+
+        Args:
+            target: the density.
+            state: what the last call, or `start`, returned.
+            chains: indices of the chains.
+            noise: streams for this block.
+
+        Returns:
+            The next state. The engine asks again until it is finished.
+        """
+        assert isinstance(state, BurnIn), "start returned group.burn_in(state)"
+        draws = min(self.draws_per_block, state.left)
+        made = self.block(target, state.state, chains, draws, noise)
+        left, done = state.left - draws, state.done + draws
+        following = BurnIn(made.state, left, done) if left else made.state
+        return Warmup(following, left == 0, done, made.num_steps, made.rung)
+
+    def tuning(self, state: Any) -> Any | None:
+        """What the first group found in its warm-up, for all others; None if nothing.
+
+        Args:
+            state: of the first group.
+
+        Returns:
+            Anything; `start` and `adapt` of the other groups know what it is.
+        """
+        return None
 
     def review(
         self, states: Sequence[Any], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
-        """Say what a user must know of finished draws.
+        """Say what a user must know of finished draws; by default, which diverged.
 
         Args:
             states: last state of every group of chains.
             stats: name to `(chains, draws)`.
+
+        Returns:
+            The warnings.
         """
-        ...
+        diverging = stats["diverging"]
+        if not bool(diverging.any()):
+            return []
+        return [
+            DivergenceWarning(
+                "transitions diverged",
+                where=type(self).__name__,
+                found=f"{int(diverging.sum())} of {diverging.numel()}",
+                expected="none",
+                todo="lower the step size or reparametrise the model",
+            )
+        ]
 
     def describe(self, states: Sequence[Any]) -> dict[str, str | int | float]:
-        """Facts about the run worth recording with the draws, by name.
+        """State facts about the run that the result records.
 
         Args:
             states: last state of every group of chains.
+
+        Returns:
+            Name to fact; none by default.
         """
-        ...
+        return {}
 
+    def superchains(self, states: Sequence[Any]) -> int | None:
+        """Say whether chains share their starts, which nested R-hat makes use of.
 
-def target_of(
-    model: Callable[..., Any] | Target,
-    *args: Any,
-    dtype: torch.dtype | None = None,
-    **kwargs: Any,
-) -> Target:
-    """Turn a kernel's model and its arguments into a density.
+        Args:
+            states: last state of every group of chains.
 
-    Args:
-        model: a Pyro model, or a finished target.
-        *args: the model's arguments; for a target new data, or none.
-        dtype: floating type of a model's target, torch's default if None.
-        **kwargs: the model's keyword arguments.
+        Returns:
+            Number of sets of consecutive chains that started at one point, or None.
+        """
+        return None
 
-    Returns:
-        The density.
-    """
-    if not isinstance(model, Target):
-        return Target.from_model(model, *args, dtype=dtype, **kwargs)
-    return model.with_data(*args, **kwargs) if args or kwargs else model
+    # -- what is checked --------------------------------------------------------------
+
+    def check_declarations(self) -> None:
+        """Refuse a kernel whose class attributes do not fit together.
+
+        The runner asks for this before anything is computed. An unknown citation is a
+        :class:`~pyro_geo.errors.ConfigurationError` too.
+
+        Raises:
+            ConfigurationError: a required statistic is missing, or a setting is no
+                attribute.
+        """
+        name = type(self).__name__
+        missing = [key for key in _REQUIRED if key not in self.statistics]
+        if missing:
+            raise ConfigurationError(
+                "the kernel lacks a required statistic",
+                where=f"{name}.statistics",
+                found=tuple(self.statistics),
+                expected=f"{' and '.join(map(repr, _REQUIRED))} among them",
+                todo=f"Add {' and '.join(map(repr, missing))} to {name}.statistics and "
+                "to the stats of each Block.",
+            )
+        for setting in self.settings:
+            if not hasattr(self, setting):
+                raise ConfigurationError(
+                    "the kernel lacks a setting that it declares",
+                    where=f"{name}.settings",
+                    found=f"no attribute {setting!r}",
+                    expected="an attribute for each name",
+                    todo=f"Set it in {name}.__init__, or take the name out.",
+                )
+        check_citations(f"{name}.citations", self.citations)

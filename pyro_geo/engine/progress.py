@@ -56,7 +56,7 @@ class Progress:
         self.what = what
         self._diverging = self._draws = 0
         self._accepted = 0.0
-        self._told: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._bar = tqdm(
             total=total, disable=not shown or not total, unit=unit, desc=what
         )
@@ -71,12 +71,12 @@ class Progress:
         """Count divergences and acceptance of a block's draws."""
         if "diverging" in stats:
             self._diverging += int(stats["diverging"].sum())
-            self._told["diverging"] = str(self._diverging)
+            self._shown["diverging"] = str(self._diverging)
         if "acceptance_rate" in stats:
             rate = stats["acceptance_rate"]
             self._draws += rate.numel()
             self._accepted += float(rate.sum())
-            self._told["acceptance"] = f"{self._accepted / self._draws:.2f}"
+            self._shown["acceptance"] = f"{self._accepted / self._draws:.2f}"
 
     def show(
         self, done: int, facts: Mapping[str, str], coming: str | None = None
@@ -89,6 +89,6 @@ class Progress:
             coming: what happens next where that is not what the bar counts.
         """
         self._bar.set_description(coming or self.what, refresh=False)
-        self._bar.set_postfix(self._told | dict(facts), refresh=False)
+        self._bar.set_postfix(self._shown | dict(facts), refresh=False)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()

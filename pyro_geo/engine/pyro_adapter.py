@@ -1,74 +1,72 @@
-"""A block kernel as `pyro.infer.MCMC` wants it: one chain, one draw at a time."""
+"""Every kernel inside `pyro.infer.MCMC`: one chain, served draw by draw."""
 
 from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from pyro_geo.density import AUTO_COMPILE_STEPS, Target
-from pyro_geo.engine._warmup import warm_up
-from pyro_geo.engine.kernel import Block, BlockKernel, Warmup
+from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.noise import Noise
+from pyro_geo.engine.schedule import warm_up
 
-__all__ = ["PyroKernel"]
+if TYPE_CHECKING:
+    from pyro_geo.engine.kernel import Kernel
+
+__all__ = ["PyroAdapter"]
 
 
-class PyroKernel(MCMCKernel):
-    """The members that Pyro asks for, on top of those of a block kernel.
+class PyroAdapter(MCMCKernel):
+    """The members that Pyro's runner asks for; every kernel has them.
 
-    Blocks are made ahead and served draw by draw. A subclass is a block kernel and
-    names the start, the draws of a block and the statistic that the bar shows.
+    The kernel makes blocks ahead, and Pyro gets their draws one by one. Randomness
+    comes from torch's global generator, so `pyro.set_rng_seed` rules.
     """
 
-    buffer: int = 50
-    shown_stat: str = "lp"
+    draws_ahead: int = 50
+    """Draws in one block under Pyro's runner."""
 
-    transforms: dict[str, Any] | None
-    _start: dict[str, Tensor] | None
-    _target: Target | None
-    _warming: Iterator[Warmup] | None
-    _warm: Warmup | None
-    _state: Any
-    _seed: int
-    _warmup_steps: int
-    _calls: int
-    _steps: int
-    _blocks: list[Block]
-    _served: int
+    shown_statistic: str = "lp"
+    """Statistic that Pyro's progress bar shows."""
+
+    diagnostic_means: Mapping[str, str] = {}
+    """Names in Pyro's `diagnostics()`, each with the statistic it is the mean of."""
+
+    transforms: dict[str, Any] | None = None
+    _initial_params: dict[str, Tensor] | None = None
+    _chain: _OneChain | None = None
 
     def first_position(self, target: Target) -> Tensor:
-        """Start of a chain that is given none, `(1, dim)`, by the global generator."""
-        raise NotImplementedError
+        """Find the start of a chain, `(1, dim)`, by torch's global generator."""
+        return target.initial(1, "uniform")
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Build the density and draw this chain's key from the global generator."""
-        start = self._start
-        self._forget()
-        self._warmup_steps = warmup_steps
-        self._target = self._kernel.make_target(*args, **kwargs)
-        self._seed = int(torch.randint(2**62, ()))
+        kernel = cast("Kernel", self)
+        kernel.check_declarations()
+        target = kernel.make_target(*args, **kwargs)
+        self._chain = _OneChain(kernel, target, warmup_steps)
         self.transforms = {
-            name: site.transform.inv for name, site in self._target.layout.sites.items()
+            name: site.transform.inv for name, site in target.layout.sites.items()
         }
-        if start is None:
-            q = self.first_position(self._target)
-            start = self._target.layout.unflatten(q[0])
-        self._start = start
+        if self._initial_params is None:
+            q = self.first_position(target)
+            self._initial_params = target.layout.unflatten(q[0])
 
     @property
     def initial_params(self) -> dict[str, Tensor] | None:
         """Unconstrained start."""
-        return self._start
+        return self._initial_params
 
     @initial_params.setter
     def initial_params(self, params: dict[str, Tensor]) -> None:
-        self._start = params
+        self._initial_params = params
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Serve the next draw; during warm-up the start is handed back.
@@ -79,129 +77,124 @@ class PyroKernel(MCMCKernel):
         Returns:
             Unconstrained values of one draw.
         """
-        assert self._target is not None
-        if self._warming is None:
-            self._warming = self._warm_up(self._target, params)
-            self._warm = next(self._warming)
-        assert self._warm is not None
-        self._calls += 1
-        if self._calls <= self._warmup_steps:
-            if not self._warm.finished and self._calls > self._warm.iterations:
-                self._advance()
-            return params
-        while not self._warm.finished:
-            self._advance()
-        index, row = divmod(self._served, self.buffer)
-        if index == len(self._blocks):
-            self._fill(self._target)
-        self._served += 1
-        return self._target.layout.unflatten(self._blocks[index].q[0, row])
+        assert self._chain is not None
+        return self._chain.sample(params)
 
     def diagnostics(self) -> dict[str, Any]:
-        """Indices of divergent draws, and what else the kernel has to say."""
-        stats = self._served_stats()
-        if not stats:
+        """Say which draws diverged; warnings about the draws are given here too.
+
+        Returns:
+            `"divergences"`, indices of draws, and the means that the kernel declares.
+        """
+        stats = {} if self._chain is None else self._chain.stats()
+        if self._chain is None or not stats:
             return {"divergences": []}
+        kernel = self._chain.kernel
         batched = {name: value[None] for name, value in stats.items()}
-        for warning in self._kernel.review([self._state], batched):
+        for warning in kernel.review([self._chain.state], batched):
             warnings.warn(warning, stacklevel=2)
-        return {
-            "divergences": stats["diverging"].nonzero().flatten().tolist(),
-            **self._figures(stats),
+        means = {
+            name: float(_numbers(stats[statistic]).mean())
+            for name, statistic in self.diagnostic_means.items()
         }
+        return {"divergences": stats["diverging"].nonzero().flatten().tolist(), **means}
 
     def logging(self) -> Any:
-        """One statistic of the last draw, for the progress bar."""
-        if not self._served:
-            return OrderedDict()
-        block, row = divmod(self._served - 1, self.buffer)
-        value = float(self._blocks[block].stats[self.shown_stat][0, row])
-        return OrderedDict({self.shown_stat: f"{value:.3g}"})
+        """One statistic of the last draw, for Pyro's progress bar."""
+        name = self.shown_statistic
+        stats = {} if self._chain is None else self._chain.last_stats()
+        return OrderedDict({name: f"{float(stats[name]):.3g}"} if stats else {})
 
     def cleanup(self) -> None:
         """Forget the run, but for the transforms that Pyro reads afterwards."""
-        transforms = self.transforms
-        self._forget()
-        self.transforms = transforms
+        self._chain = self._initial_params = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind: another process builds its own."""
-        return {**self.__dict__, **_no_run(), "_start": self._start}
+        return {**self.__dict__, "_chain": None, "transforms": None}
 
-    @property
-    def _kernel(self) -> BlockKernel:
-        assert isinstance(self, BlockKernel)
-        return self
 
-    def _figures(self, stats: dict[str, Tensor]) -> dict[str, float]:
-        return {}
+class _OneChain:
+    """One chain under way: warm-up block by block, then blocks of draws made ahead.
 
-    def _forget(self) -> None:
-        for name, value in _no_run().items():
-            setattr(self, name, value)
+    Args:
+        kernel: the kernel.
+        target: the density.
+        warmup_steps: draws that Pyro asks for and throws away.
+    """
 
-    def _at_rung(self) -> Target:
-        assert self._target is not None
-        late = self._steps >= AUTO_COMPILE_STEPS
-        return self._target.with_rung("compiled" if late else "traced")
+    def __init__(self, kernel: Kernel, target: Target, warmup_steps: int) -> None:
+        self.kernel, self.target = kernel, target
+        self.state: Any = None
+        self.blocks: list[Block] = []
+        self._warmup_steps = warmup_steps
+        self._noise = Noise(int(torch.randint(2**62, ())))
+        self._asked = self._served = self._steps = 0
+        self._warmup = self._warmups = None
 
-    def _warm_up(self, target: Target, params: dict[str, Tensor]) -> Iterator[Warmup]:
-        return warm_up(
-            self._kernel,
-            self._at_rung,
-            [0],
-            num_samples=self.buffer,
-            num_chains=1,
-            warmup_steps=self._warmup_steps,
-            noise=Noise(self._seed, region=1),
-            initial=target.layout.flatten(params)[None].to(target.dtype),
-        )
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Serve the next draw, or the start during warm-up."""
+        if self._warmups is None:
+            self._warmups = warm_up(
+                self.kernel,
+                self._at_rung,
+                [0],
+                num_samples=self.kernel.draws_ahead,
+                num_chains=1,
+                warmup_steps=self._warmup_steps,
+                noise=self._noise.region(1),
+                initial=self.target.layout.flatten(params)[None].to(self.target.dtype),
+            )
+            self._warmup = next(self._warmups)
+        assert self._warmup is not None
+        self._asked += 1
+        if self._asked <= self._warmup_steps:
+            if not self._warmup.finished and self._asked > self._warmup.iterations:
+                self._adapt()
+            return params
+        while not self._warmup.finished:
+            self._adapt()
+        index, row = divmod(self._served, self.kernel.draws_ahead)
+        if index == len(self.blocks):
+            self._make_block(self._warmup.state if index == 0 else self.state)
+        self._served += 1
+        return self.target.layout.unflatten(self.blocks[index].q[0, row])
 
-    def _advance(self) -> None:
-        assert self._warming is not None
-        self._warm = next(self._warming)
-        self._steps += self._warm.num_steps
-
-    def _fill(self, target: Target) -> None:
-        """Make one block of draws ahead."""
-        if self._state is None:
-            assert self._warm is not None
-            self._state = self._warm.state
-        block = self._kernel.block(
-            self._at_rung(),
-            self._state,
-            [0],
-            self.buffer,
-            Noise(self._seed).block([0], len(self._blocks)),
-        )
-        self._state = block.state
-        self._steps += block.num_steps
-        self._blocks.append(block)
-
-    def _served_stats(self) -> dict[str, Tensor]:
+    def stats(self) -> dict[str, Tensor]:
+        """Statistics of the draws served, `(draws,)`; nothing before the first."""
         if not self._served:
             return {}
         return {
-            name: torch.cat([block.stats[name][0] for block in self._blocks])[
+            name: torch.cat([block.stats[name][0] for block in self.blocks])[
                 : self._served
             ]
-            for name in self._kernel.stats
+            for name in self.kernel.statistics
         }
 
+    def last_stats(self) -> dict[str, Tensor]:
+        """Statistics of the last draw served, `()`; nothing before the first."""
+        if not self._served:
+            return {}
+        index, row = divmod(self._served - 1, self.kernel.draws_ahead)
+        return {name: x[0, row] for name, x in self.blocks[index].stats.items()}
 
-def _no_run() -> dict[str, Any]:
-    """Attributes of a kernel that is not in a run."""
-    return {
-        "transforms": None,
-        "_start": None,
-        "_target": None,
-        "_warming": None,
-        "_warm": None,
-        "_state": None,
-        "_seed": 0,
-        "_warmup_steps": 0,
-        "_calls": 0,
-        "_steps": 0,
-        "_blocks": [],
-        "_served": 0,
-    }
+    def _at_rung(self) -> Target:
+        late = self._steps >= AUTO_COMPILE_STEPS
+        return self.target.with_rung("compiled" if late else "traced")
+
+    def _adapt(self) -> None:
+        assert self._warmups is not None
+        self._warmup = next(self._warmups)
+        self._steps += self._warmup.num_steps
+
+    def _make_block(self, state: Any) -> None:
+        streams = self._noise.block([0], len(self.blocks))
+        draws = self.kernel.draws_ahead
+        block = self.kernel.block(self._at_rung(), state, [0], draws, streams)
+        self.state = block.state
+        self._steps += block.num_steps
+        self.blocks.append(block)
+
+
+def _numbers(values: Tensor) -> Tensor:
+    return values if values.is_floating_point() else values.float()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine._kept import KeptSites, numpy_dtype
-from pyro_geo.errors import CheckpointError, UnsupportedError
-from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
+from pyro_geo.engine.commits import StoreCommits
+from pyro_geo.engine.sites import RecordedSites
+from pyro_geo.errors import UnsupportedError
+from pyro_geo.io.store import RunStore, Snapshot
 from pyro_geo.ops.chunks import Sites
 
 __all__ = ["DrawRecord"]
@@ -29,69 +31,86 @@ class DrawRecord:
 
     Args:
         target: the density.
-        stats: names of the statistics of a draw.
+        statistics: names of the statistics of a draw.
+        num_chains: chains of the run.
         thin: every how many draws one is kept.
         keep: sites to keep, all of them if None.
         limit: bytes of draws held in memory where there is a store.
+
+    Example:
+        >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+        >>> record = DrawRecord(target, ["lp"], 3)
+        >>> record.add(range(3), 0, torch.zeros(3, 5, 2), {"lp": torch.zeros(3, 5)})
+        >>> record.close_round(5)
+        >>> record.num_draws, record.positions().shape, record.sites(["q"])["q"].shape
+        (5, torch.Size([3, 5, 2]), torch.Size([3, 5, 2]))
     """
 
     def __init__(
         self,
         target: Target,
-        stats: Sequence[str],
+        statistics: Sequence[str],
+        num_chains: int,
         *,
         thin: int = 1,
         keep: Sequence[str] | None = None,
         limit: int = 1 << 30,
     ) -> None:
         self.target = target
-        self.stat_names = tuple(stats)
+        self.statistics = tuple(statistics)
+        self.num_chains = num_chains
+        self.num_draws = 0
+        """Draws kept of each chain, in finished rounds."""
         self.thin, self.limit = thin, limit
         self.keep = keep
-        self.store: RunStore | None = None
-        self.next_commit = 0
-        """Number of the next commit, counting those under way."""
-        self._writer = Writer()
-        self.num_draws = 0  # kept of each chain, in finished rounds
-        self._kept: KeptSites | None = None
+        self.commits: StoreCommits | None = None
+        self._recorded: RecordedSites | None = None
         self._rounds: list[dict[str, Tensor]] | None = []  # None: in the store alone
         # of the round under way, by first chain: blocks arrive in any order
         self._parts: dict[int, dict[str, Tensor]] = {}
         self._bytes = 0
 
     @property
-    def kept(self) -> KeptSites:
+    def recorded(self) -> RecordedSites:
         """The sites that are kept."""
-        if self._kept is None:
-            self._kept = KeptSites(self.target, self.keep)
-        return self._kept
+        if self._recorded is None:
+            self._recorded = RecordedSites(self.target, self.keep)
+        return self._recorded
 
     @property
-    def spilled(self) -> bool:
-        """Whether draws live in the store alone."""
+    def in_store_alone(self) -> bool:
+        """Whether the draws were too many to stay in memory too."""
         return self._rounds is None
 
-    def add_statistics(self, types: dict[str, torch.dtype]) -> None:
-        """Make room for statistics in the store, once their types are known.
+    @property
+    def folder(self) -> Path | None:
+        """The store that alone holds the draws; None where they are in memory."""
+        return self.store.path if self.in_store_alone and self.store else None
 
-        Args:
-            types: of each statistic.
-        """
-        if self.store is None or self._writer.failure is not None:
-            return
-        variables = [
-            Variable(_STATS, name, (), numpy_dtype(torch.empty(0, dtype=dtype)))
-            for name, dtype in types.items()
-        ]
-        self._writer.submit(self.store.add, variables)
-        self._writer.flush()
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Sites that are tabulated, each with its shape at one draw."""
+        if self.keep is not None:
+            return self.recorded.shapes
+        sites = self.target.layout.sites
+        return {name: site.constrained_shape for name, site in sites.items()}
 
-    # -- adding -----------------------------------------------------------------------
+    @property
+    def computed(self) -> list[str]:
+        """Deterministic sites that are kept."""
+        return self.recorded.computed
+
+    @property
+    def store(self) -> RunStore | None:
+        """Where the draws are stored, if they are."""
+        return None if self.commits is None else self.commits.store
+
+    # -- adding draws -----------------------------------------------------------------
 
     def add(
-        self, chains: Sequence[int], first: int, q: Tensor, stats: dict[str, Tensor]
+        self, chains: Sequence[int], first: int, q: Tensor, stats: Mapping[str, Tensor]
     ) -> None:
-        """Add a block of some chains; it counts once the round of all is committed.
+        """Add a block of a group of chains; the next closed round counts it.
 
         Args:
             chains: which ones, side by side.
@@ -105,17 +124,18 @@ class DrawRecord:
             stats = {name: value[:, rows] for name, value in stats.items()}
             if not q.shape[1]:
                 return
-        part = {f"stat {name}": stats[name] for name in self.stat_names}
-        if self.store is not None and self._writer.failure is None:
-            self._write(self.store, chains[0], first // self.thin, q, stats)
+        stats = {name: stats[name] for name in self.statistics}
+        if self.commits is not None:
+            self._store_block(self.commits, chains[0], first // self.thin, q, stats)
         if self._rounds is None:
             return
-        part |= {"q": q} if self.keep is None else self.kept(q)
+        part = {f"stat {name}": value for name, value in stats.items()}
+        part |= {"q": q} if self.keep is None else self.recorded(q)
         self._bytes += sum(x.numel() * x.element_size() for x in part.values())
         self._parts[chains[0]] = part
-        if self.store is not None and self._bytes > self.limit:
-            self._writer.flush()
-            if self._writer.failure is None:
+        if self.commits is not None and self._bytes > self.limit:
+            self.commits.flush()
+            if not self.commits.failed:
                 self._rounds, self._parts = None, {}
 
     def close_round(self, draws: int) -> None:
@@ -136,48 +156,7 @@ class DrawRecord:
         """Forget the blocks of a round that was cut short."""
         self._parts = {}
 
-    def commit(
-        self,
-        state: Snapshot,
-        facts: dict[str, Any],
-        *,
-        finished: bool = False,
-        wait: bool = False,
-    ) -> None:
-        """Let the store count what was added, as soon as the disk allows.
-
-        One that fails later is told of at the next.
-
-        Args:
-            state: where the chains are.
-            facts: attributes that changed.
-            finished: whether the run is complete.
-            wait: for the disk.
-
-        Raises:
-            CheckpointError: the store cannot be written.
-        """
-        assert self.store is not None
-        self._writer.submit(
-            self.store.commit, self.num_draws, state, facts=facts, finished=finished
-        )
-        self.next_commit += 1
-        if wait:
-            self._writer.flush()
-        if (failure := self._writer.failure) is not None:
-            self._writer.flush()
-            raise CheckpointError(
-                "the store cannot be written any more",
-                where=f"store {self.store.path}",
-                found=f"{type(failure).__name__}: {failure}",
-                expected="a folder with room",
-                todo=f"The store is good up to draw {self.store.num_draws}; free "
-                "some space and call resume.",
-            ) from failure
-
-    def close(self) -> None:
-        """Wait for the disk."""
-        self._writer.close()
+    # -- the store --------------------------------------------------------------------
 
     def begin(self, store: RunStore) -> None:
         """Write to a store from now on.
@@ -185,10 +164,10 @@ class DrawRecord:
         Args:
             store: of the same sites and statistics.
         """
-        self.store, self.next_commit = store, store.commits
+        self.commits = StoreCommits(store)
 
     def load(self, store: RunStore) -> None:
-        """Take over the draws of a store.
+        """Take over the draws of a store, and write to it from now on.
 
         Args:
             store: of the same sites and statistics.
@@ -201,27 +180,52 @@ class DrawRecord:
         if size > self.limit:
             self._rounds = None
             return
-        names = [*self.kept.latent, *self.kept.computed]
+        names = [*self.recorded.latent, *self.recorded.computed]
         values = (
             {"q": self._stored_positions()}
             if self.keep is None
             else self._stored(_POSTERIOR, names)
         )
-        stats = self._stored_stats()
+        stats = self._stored(_STATS, self.statistics)
         self._rounds = [{**values, **{f"stat {n}": v for n, v in stats.items()}}]
         self._bytes = size
+
+    def commit(
+        self,
+        state: Snapshot,
+        facts: Mapping[str, Any],
+        *,
+        finished: bool = False,
+        wait: bool = False,
+    ) -> None:
+        """Let the store count the closed rounds; see :meth:`StoreCommits.commit`.
+
+        Args:
+            state: where the chains are.
+            facts: attributes that changed.
+            finished: whether the run is complete.
+            wait: for the disk.
+        """
+        assert self.commits is not None
+        self.commits.commit(self.num_draws, state, facts, finished=finished, wait=wait)
+
+    def close(self) -> None:
+        """Wait for the disk, and let other processes write to the store."""
+        if self.commits is not None:
+            self.commits.close()
+            self.commits.store.close()
 
     def stored_densities(self) -> tuple[Tensor, Tensor] | None:
         """Positions of a few stored draws, `(draws, dim)`, and their log-density."""
         count = self.num_draws
-        if not count or self.keep is not None or "lp" not in self.stat_names:
+        if not count or self.keep is not None or "lp" not in self.statistics:
             return None
         step = max(1, count // _CHECKED)
         draws = slice((count - 1) % step, None, step)  # the last one is among them
         lp = self._stored(_STATS, ["lp"], draws)["lp"]
         return self._stored_positions(draws).flatten(0, 1), lp.flatten()
 
-    # -- asking -----------------------------------------------------------------------
+    # -- asking for draws -------------------------------------------------------------
 
     def positions(self) -> Tensor:
         """Put together the unconstrained draws.
@@ -240,10 +244,12 @@ class DrawRecord:
                 expected="all latent sites",
                 todo="Run without keep for what needs all of them.",
             )
-        return self._stored_positions() if self.spilled else self._joined(["q"])["q"]
+        if self.in_store_alone:
+            return self._stored_positions()
+        return self._joined(["q"])["q"]
 
     def sites(self, names: Sequence[str]) -> Sites:
-        """Draws of chosen sites, where positions were not kept or are in the store.
+        """Constrained draws of chosen sites, latent or deterministic.
 
         Args:
             names: of sites that were kept.
@@ -251,14 +257,18 @@ class DrawRecord:
         Returns:
             Site to `(chains, draws, *shape)`.
         """
-        return self._stored(_POSTERIOR, names) if self.spilled else self._joined(names)
+        if self.in_store_alone:
+            return self._stored(_POSTERIOR, names)
+        if self.keep is None:
+            return self.recorded(self.positions(), names)
+        return self._joined(names)
 
     def stats(self) -> dict[str, Tensor]:
         """Statistics of the draws, name to `(chains, draws)`."""
-        if self.spilled:
-            return self._stored_stats()
-        found = self._joined([f"stat {name}" for name in self.stat_names])
-        return {name: found[f"stat {name}"] for name in self.stat_names}
+        if self.in_store_alone:
+            return self._stored(_STATS, self.statistics)
+        values = self._joined([f"stat {name}" for name in self.statistics])
+        return {name: values[f"stat {name}"] for name in self.statistics}
 
     # -- inside -----------------------------------------------------------------------
 
@@ -270,41 +280,38 @@ class DrawRecord:
             ]
         return {name: self._rounds[0][name] for name in names}
 
-    def _write(
+    def _store_block(
         self,
-        store: RunStore,
+        commits: StoreCommits,
         chain: int,
         draw: int,
         q: Tensor,
-        stats: dict[str, Tensor],
+        stats: Mapping[str, Tensor],
     ) -> None:
+        if commits.failed:
+            return
+        if not commits.store.has(_STATS):
+            commits.add_statistics({name: x.dtype for name, x in stats.items()})
         groups = {
-            _POSTERIOR: self.kept(q),
-            _UNCONSTRAINED: self.kept.unconstrained(q),
-            _STATS: {name: stats[name] for name in self.stat_names},
+            _POSTERIOR: self.recorded(q),
+            _UNCONSTRAINED: self.recorded.unconstrained(q),
+            _STATS: stats,
         }
-        for group, values in groups.items():
-            for name, value in values.items():
-                array = value.detach().cpu().numpy()
-                where = group, name, chain, draw
-                self._writer.submit(store.write, *where, array, size=array.nbytes)
+        commits.write(groups, chain, draw)
 
-    def _stored(self, group: str, names: Sequence[str], draws: slice = _ALL) -> Sites:
-        assert self.store is not None
-        self._writer.flush()  # what is under way counts too
-        found = self.store.read(group, names, draws)
-        return {
-            name: torch.from_numpy(found[name]).to(self.target.device) for name in names
-        }
-
-    def _stored_stats(self) -> dict[str, Tensor]:
-        return self._stored(_STATS, self.stat_names)
+    def _stored(
+        self, group: str, names: Sequence[str], draws: slice = _ALL
+    ) -> dict[str, Tensor]:
+        assert self.commits is not None
+        values = self.commits.read(group, names, draws)
+        device = self.target.device
+        return {name: torch.from_numpy(values[name]).to(device) for name in names}
 
     def _stored_positions(self, draws: slice = _ALL) -> Tensor:
         sample = torch.zeros(1, self.target.dim, device=self.target.device)
-        changed = list(self.kept.unconstrained(sample))
-        same = [name for name in self.kept.latent if name not in changed]
-        return self.kept.positions(
-            self._stored(_POSTERIOR, same, draws)
-            | self._stored(_UNCONSTRAINED, changed, draws)
+        transformed = list(self.recorded.unconstrained(sample))
+        plain = [name for name in self.recorded.latent if name not in transformed]
+        return self.recorded.positions(
+            self._stored(_POSTERIOR, plain, draws)
+            | self._stored(_UNCONSTRAINED, transformed, draws)
         )

@@ -1,18 +1,154 @@
-"""A run as rounds: one block of each group of chains that is due."""
+"""A run as rounds of tasks: one block of each group of chains that is due."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from pyro_geo.density import AUTO_COMPILE_STEPS, Rung
-from pyro_geo.engine._tasks import Plan, Task
-from pyro_geo.engine.kernel import Block, BlockKernel, Warmup
+from pyro_geo.density import AUTO_COMPILE_STEPS, Rung, Target
+from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.noise import Noise
 
-__all__ = ["Counts", "Rounds", "RunState", "split_chains"]
+if TYPE_CHECKING:
+    from pyro_geo.engine.kernel import Kernel
+
+__all__ = [
+    "Counts",
+    "Rounds",
+    "RunPlan",
+    "RunState",
+    "Task",
+    "perform",
+    "split_chains",
+    "warm_up",
+]
 
 Results: TypeAlias = "dict[int, Warmup | Block]"
+
+_DRAWS, _WARMUP = 0, 1  # regions of the noise
+
+
+class RunPlan(NamedTuple):
+    """What all tasks of a run have in common.
+
+    Attributes:
+        seed: of the run.
+        num_samples: draws of each chain.
+        num_chains: chains.
+        warmup_steps: steps of warm-up.
+    """
+
+    seed: int
+    num_samples: int
+    num_chains: int
+    warmup_steps: int
+
+
+# -- one task -------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """One block of one group of chains.
+
+    Attributes:
+        kind: start the chains, adapt them, or draw.
+        chains: which ones.
+        block: its number; addresses its noise.
+        rung: that it is to run on.
+        state: where the chains are; None before they start.
+        draws: to make of each chain.
+        initial: starts that the user gave, `(chains, dim)`.
+        tuning: of the first group.
+    """
+
+    kind: Literal["start", "adapt", "draw"]
+    chains: range
+    block: int
+    rung: Rung
+    state: Any = None
+    draws: int = 0
+    initial: Tensor | None = None
+    tuning: Any = None
+
+
+def perform(
+    kernel: Kernel, target: Target, plan: RunPlan, task: Task
+) -> Warmup | Block:
+    """Do a task; the result depends on the arguments alone.
+
+    Args:
+        kernel: the kernel.
+        target: the density.
+        plan: of the run.
+        task: the task.
+
+    Returns:
+        A block of warm-up or of draws.
+    """
+    target = target.with_rung(task.rung)
+    region = _DRAWS if task.kind == "draw" else _WARMUP
+    noise = Noise(plan.seed, region).block(task.chains, task.block)
+    if task.kind == "draw":
+        return kernel.block(target, task.state, task.chains, task.draws, noise)
+    if task.kind == "adapt":
+        return kernel.adapt(target, task.state, task.chains, noise)
+    group = ChainGroup(
+        task.chains,
+        plan.num_chains,
+        plan.num_samples,
+        plan.warmup_steps,
+        noise,
+        task.initial,
+        task.tuning,
+    )
+    return kernel.start(target, group)
+
+
+def warm_up(
+    kernel: Kernel,
+    target: Callable[[], Target],
+    chains: Sequence[int],
+    *,
+    num_samples: int,
+    num_chains: int,
+    warmup_steps: int,
+    noise: Noise,
+    initial: Tensor | None = None,
+    tuning: Any | None = None,
+) -> Iterator[Warmup]:
+    """Start a group of chains by hand and adapt it until its kernel has finished.
+
+    Args:
+        kernel: the kernel.
+        target: gives the density at the rung that is due, asked before each block.
+        chains: indices of the chains of this group.
+        num_samples: draws each chain will be asked for in all.
+        num_chains: chains of the whole run.
+        warmup_steps: steps of warm-up.
+        noise: streams of the warm-up, addressed by block.
+        initial: unconstrained starts, `(chains, dim)`.
+        tuning: of the first group; None for the first group itself.
+
+    Yields:
+        The result of each block; the last one is finished.
+    """
+    streams = noise.block(chains, 0)
+    group = ChainGroup(
+        chains, num_chains, num_samples, warmup_steps, streams, initial, tuning
+    )
+    warmup = kernel.start(target(), group)
+    yield warmup
+    index = 1
+    while not warmup.finished:
+        streams = noise.block(chains, index)
+        warmup = kernel.adapt(target(), warmup.state, chains, streams)
+        yield warmup
+        index += 1
+
+
+# -- all rounds -----------------------------------------------------------------------
 
 
 class Counts(NamedTuple):
@@ -36,10 +172,10 @@ class RunState(NamedTuple):
 
     Attributes:
         states: of the kernel, one for each group; None before it starts.
-        blocks: of warm-up behind each group.
+        blocks: blocks of warm-up that each group has made.
         ready: whether each group can draw.
         draws: finished ones of each chain, before thinning.
-        drawn: blocks of draws behind all groups.
+        drawn: blocks of draws that every group has made.
         rung: that the last step ran on.
         counts: work done.
     """
@@ -61,7 +197,7 @@ class RunState(NamedTuple):
 
 
 class Rounds:
-    """Say what is due, and what has come of it.
+    """Say which tasks are due, and what state follows from their results.
 
     Args:
         kernel: the kernel.
@@ -69,13 +205,13 @@ class Rounds:
         groups: chains that run side by side.
         length: draws of each chain in one block.
         compile: when to go up the ladder.
-        initial: given starts of all chains, `(chains, dim)`.
+        initial: starts that the user gave for all chains, `(chains, dim)`.
     """
 
     def __init__(
         self,
-        kernel: BlockKernel,
-        plan: Plan,
+        kernel: Kernel,
+        plan: RunPlan,
         groups: list[range],
         length: int,
         compile: Literal["auto"] | bool,
@@ -127,7 +263,7 @@ class Rounds:
 
         Args:
             state: before it.
-            results: group to what came of its task.
+            results: group to the result of its task.
 
         Returns:
             The next state.
@@ -135,18 +271,18 @@ class Rounds:
         states, blocks = list(state.states), list(state.blocks)
         ready = list(state.ready)
         draws, drawn, rung = state.draws, state.drawn, state.rung
-        for g, found in results.items():
-            states[g] = found.state
-            if isinstance(found, Warmup):
+        for g, result in results.items():
+            states[g] = result.state
+            if isinstance(result, Warmup):
                 blocks[g] += 1
-                ready[g] = found.finished
+                ready[g] = result.finished
         rung = results[min(results)].rung or rung
         if state.stage == "draw":
             draws = min(draws + self.length, self.plan.num_samples)
             drawn += 1
-        steps = max(found.num_steps for found in results.values())
+        steps = max(result.num_steps for result in results.values())
         gradients = sum(
-            found.num_steps * len(self.groups[g]) for g, found in results.items()
+            result.num_steps * len(self.groups[g]) for g, result in results.items()
         )
         counts = state.counts._replace(
             num_steps=state.counts.num_steps + steps,

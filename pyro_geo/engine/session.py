@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from pyro_geo._process import Seconds, uninterrupted
-from pyro_geo.engine._tasks import Task
+from pyro_geo.engine.blocks import Block, BurnIn
 from pyro_geo.engine.identity import check_density, check_run
-from pyro_geo.engine.kernel import Block
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.record import DrawRecord
-from pyro_geo.engine.schedule import Rounds, RunState
-from pyro_geo.engine.snapshots import StateBook
+from pyro_geo.engine.schedule import Rounds, RunState, Task
+from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.engine.workers import Workers
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.names import plain_facts
@@ -50,15 +49,15 @@ class Session:
         self.rounds, self.record, self.workers = rounds, record, workers
         self.live_facts = live_facts
         self.state = rounds.begin()
-        self._book = StateBook(RunState, rounds.kernel.state_type)
+        self._codec = StateCodec(RunState, BurnIn, rounds.kernel.state_type)
         self._notes: list[str] = []
         self._clock = Clock()
 
     @property
     def notes(self) -> list[str]:
-        """What was said by earlier sittings, by this one and by its workers."""
-        said = [*self._notes, *self.record.target.notes, *self.workers.notes]
-        return list(dict.fromkeys(said))
+        """Notes of the sittings before this one, of this one and of its workers."""
+        notes = [*self._notes, *self.record.target.notes, *self.workers.notes]
+        return list(dict.fromkeys(notes))
 
     # -- the store -------------------------------------------------------------------
 
@@ -79,7 +78,7 @@ class Session:
         longest = min(rounds.length, rounds.plan.num_samples)
         store = RunStore.create(
             path,
-            record.kept.variables(),
+            record.recorded.variables(),
             num_chains=rounds.plan.num_chains,
             num_draws=rounds.plan.num_samples // record.thin,
             chunk=(len(rounds.groups[0]), -(-longest // record.thin)),
@@ -107,7 +106,7 @@ class Session:
         where, target = f"store {store.path}", self.record.target
         check_run(where, store.header, identity, target)
         doc, arrays = store.load()
-        self.state = self._book.restore(doc["state"], arrays, target.device)
+        self.state = self._codec.restore(doc["state"], arrays, target.device)
         self._notes = list(doc["notes"])
         self._clock.phases.update({k: Seconds(*v) for k, v in doc["seconds"].items()})
         self._extend(store)
@@ -133,7 +132,7 @@ class Session:
             store.plan(planned)
 
     def _snapshot(self, commit: int) -> Snapshot:
-        taken = self._book.snapshot(self.state, commit)
+        taken = self._codec.snapshot(self.state, commit)
         doc = {
             "state": taken.doc,
             "notes": self.notes,
@@ -169,25 +168,27 @@ class Session:
 
     def _round(self, tasks: dict[int, Task], phase: str, bar: Progress) -> None:
         results, clock = {}, self._clock
-        shown: dict[str, str] = {}
+        facts: Mapping[str, str] = {}
         done = self.state.draws * self.rounds.plan.num_chains
         storing = phase if self.record.store is None else "storing"
         arriving = self.workers.results(tasks)
         try:
             while True:
                 with clock.phase(phase):
-                    key, found = next(arriving, (-1, None))
-                if found is None:
+                    key, result = next(arriving, (-1, None))
+                if result is None:
                     break
-                if isinstance(found, Block):
+                if isinstance(result, Block):
                     with clock.phase(storing):
-                        self._add(tasks[key], found)
-                    bar.count(found.stats)
-                    done += found.q.shape[0] * found.q.shape[1]
-                    found = found._replace(q=found.q[:, :0], stats={})
+                        chains, first = tasks[key].chains, self.state.draws
+                        self.record.add(chains, first, result.q, result.stats)
+                    bar.count(result.stats)
+                    done += result.q.shape[0] * result.q.shape[1]
+                    # the record has the draws; the state of a run holds none
+                    result = result._replace(q=result.q[:, :0], stats={})
                 else:
-                    done, shown = found.iterations, found.progress
-                results[key] = found
+                    done, facts = result.iterations, result.progress
+                results[key] = result
         except BaseException:
             self.record.drop_round()
             raise
@@ -195,24 +196,17 @@ class Session:
             self.state = self.rounds.after(self.state, results)
             self.record.close_round(self.state.draws)
             self._commit()
-        facts = {"rung": self.state.rung} if phase == "sampling" else shown
+        if phase == "sampling":
+            facts = {"rung": self.state.rung}
         due = self.rounds.rung(self.state)
         compiling = due == "compiled" and self.state.rung == "traced"
         bar.show(done, facts, "compile" if compiling else None)
 
-    def _add(self, task: Task, block: Block) -> None:
-        record = self.record
-        if record.store is not None and not record.store.has("sample_stats"):
-            types = {name: block.stats[name].dtype for name in record.stat_names}
-            record.add_statistics(types)
-        record.add(task.chains, self.state.draws, block.q, block.stats)
-
     def _commit(self, facts: dict[str, Any] | None = None, **options: bool) -> None:
-        record = self.record
-        if record.store is None:
+        if (commits := self.record.commits) is None:
             return
         facts = plain_facts({**self.live_facts(self.state), **(facts or {})})
-        record.commit(self._snapshot(record.next_commit), facts, **options)
+        self.record.commit(self._snapshot(commits.next_commit), facts, **options)
 
     def finish(self, facts: dict[str, Any], finished: bool) -> None:
         """Say in the store how the run has ended.
@@ -228,5 +222,3 @@ class Session:
         """Let workers and the store go."""
         self.workers.close()
         self.record.close()
-        if self.record.store is not None:
-            self.record.store.close()

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_geo.errors import CheckpointError, UnsupportedError
 from pyro_geo.io.store import Snapshot
 
-__all__ = ["StateBook", "state_types"]
+__all__ = ["StateCodec", "state_types"]
 
 
 def state_types(*roots: Any) -> dict[str, type]:
@@ -37,8 +37,8 @@ def state_types(*roots: Any) -> dict[str, type]:
     return found
 
 
-class StateBook:
-    """Turn states into snapshots, each array of which is written once.
+class StateCodec:
+    """Encode states as snapshots and decode them; each array is written once.
 
     A tensor that was part of the last snapshot, and was not changed since, is not
     copied again: the next one names the commit that holds it.
@@ -48,13 +48,13 @@ class StateBook:
 
     Example:
         >>> from pyro_geo.infer.mcmc.hmc.transition import Chains
-        >>> book = StateBook(Chains)
+        >>> codec = StateCodec(Chains)
         >>> chains = Chains(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
-        >>> first = book.snapshot(chains, commit=0)
-        >>> second = book.snapshot(chains._replace(potential=torch.ones(2)), commit=1)
+        >>> first = codec.snapshot(chains, commit=0)
+        >>> second = codec.snapshot(chains._replace(potential=torch.ones(2)), commit=1)
         >>> list(first.arrays), list(second.arrays), second.commits
         (['0.0', '0.1', '0.2'], ['1.0'], frozenset({0}))
-        >>> StateBook(Chains).restore(first.doc, first.arrays).q.shape
+        >>> StateCodec(Chains).restore(first.doc, first.arrays).q.shape
         torch.Size([2, 3])
     """
 

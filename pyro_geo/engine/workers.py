@@ -1,4 +1,4 @@
-"""Tasks done here, or spread over the processes of a joblib backend."""
+"""Tasks done in this process, or spread over those of a joblib backend."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ import torch
 
 from pyro_geo._process import ignored, one_thread
 from pyro_geo.density import Target
-from pyro_geo.engine._tasks import Plan, Task, perform
-from pyro_geo.engine.identity import (
-    check_density,
-    log_prob_at_probes,
-    probes,
-)
-from pyro_geo.engine.kernel import Block, BlockKernel, Warmup
+from pyro_geo.engine.blocks import Block, Warmup
+from pyro_geo.engine.identity import check_density, log_prob_at_probes, probes
+from pyro_geo.engine.kernel import Kernel
+from pyro_geo.engine.schedule import RunPlan, Task, perform
 from pyro_geo.errors import UnsupportedError, WorkerError
 
-__all__ = ["Here", "Spread", "Workers", "num_processes"]
+__all__ = ["InProcess", "JoblibWorkers", "Workers", "num_processes"]
 
 _TRIES = 5  # failures in a row without a single task done
 _ONE_AT_A_TIME = threading.Lock()  # Pyro's handlers are global to a process
-_known: dict[str, tuple[BlockKernel, Target, torch.dtype]] = {}
+_prepared: dict[str, tuple[Kernel, Target, torch.dtype]] = {}
 
 
 def num_processes(n_jobs: int | None) -> int:
@@ -56,7 +53,7 @@ class Workers(Protocol):
         ...
 
 
-class Here:
+class InProcess:
     """Do the tasks of each round one after the other, in this process.
 
     Args:
@@ -65,7 +62,7 @@ class Here:
         plan: of the run.
     """
 
-    def __init__(self, kernel: BlockKernel, target: Target, plan: Plan) -> None:
+    def __init__(self, kernel: Kernel, target: Target, plan: RunPlan) -> None:
         self._common = kernel, target, plan
         self.notes: list[str] = []
 
@@ -78,7 +75,7 @@ class Here:
             tasks: by key.
 
         Yields:
-            A key and what came of its task.
+            A key and the result of its task.
         """
         for key, task in tasks.items():
             yield key, perform(*self._common, task)
@@ -87,30 +84,30 @@ class Here:
         """Nothing to let go."""
 
 
-class Spread:
+class JoblibWorkers:
     """Send the tasks of each round out through one reused `joblib.Parallel`.
 
     A task that was lost, because its worker was killed say, is sent out again: it is a
-    pure function, so its result is the same. Where there is one task only it is done
-    here, while the workers get ready.
+    pure function, so its result is the same. A single task is done in this process,
+    while the workers get ready.
 
     Args:
         kernel: the kernel.
-        target: the density here.
+        target: the density in this process.
         plan: of the run.
         arguments: positional and keyword arguments that the kernel makes a target of.
-        n_jobs: as joblib has it.
+        n_jobs: number of processes, as joblib understands it.
     """
 
     def __init__(
         self,
-        kernel: BlockKernel,
+        kernel: Kernel,
         target: Target,
-        plan: Plan,
+        plan: RunPlan,
         arguments: tuple[Any, ...],
         n_jobs: int | None,
     ) -> None:
-        self._here = Here(kernel, target, plan)
+        self._in_process = InProcess(kernel, target, plan)
         args, kwargs = arguments
         parcel = _Parcel(
             kernel,
@@ -147,14 +144,14 @@ class Spread:
             tasks: by key.
 
         Yields:
-            A key and what came of its task.
+            A key and the result of its task.
 
         Raises:
             WorkerError: workers are lost again and again.
         """
         if len(tasks) == 1:
             self._prepare(*tasks.values())
-            yield from self._here.results(tasks)
+            yield from self._in_process.results(tasks)
             return
         left, failures = dict(tasks), 0
         while left:
@@ -164,9 +161,9 @@ class Spread:
                         raise outcome.error()
                     del left[key]
                     failures = 0
-                    found, notes = outcome
+                    result, notes = outcome
                     self.notes += [n for n in notes if n not in self.notes]
-                    yield key, found
+                    yield key, result
             except _TaskError as reason:
                 raise reason.args[0] from reason
             except Exception as reason:  # backends have no error in common
@@ -191,12 +188,12 @@ class Spread:
     def _prepare(self, task: Task) -> None:
         """Let the workers start and rehearse a task, without waiting for them."""
         if self._parallel is None and (parallel := self._pool()).return_generator:
-            call = joblib.delayed(_make)
+            call = joblib.delayed(_rehearse)
             count = num_processes(self._n_jobs)
-            found: Any = parallel(
+            ready: Any = parallel(
                 call(self._token, self._payload, self._plan, task) for _ in range(count)
             )
-            self._preparing = found
+            self._preparing = ready
 
     def _pool(self) -> joblib.Parallel:
         if self._parallel is None:
@@ -217,15 +214,15 @@ class Spread:
         ready, self._preparing = self._preparing, ()
         for _ in ready:  # a pool takes one list of tasks at a time
             pass
-        call = joblib.delayed(_work)
-        found: Any = parallel(
+        call = joblib.delayed(_perform_in_worker)
+        results: Any = parallel(
             call(self._token, self._payload, self._plan, key, task)
             for key, task in tasks.items()
         )
         try:
-            yield from found
+            yield from results
         finally:
-            _give_up(found)
+            _give_up(results)
 
     def _drop(self) -> None:
         """Give up a pool that has lost a worker; the next call makes another."""
@@ -271,7 +268,7 @@ def _give_up(results: Any) -> None:
 class _Parcel(NamedTuple):
     """What a worker makes a target of, and what it must be like."""
 
-    kernel: BlockKernel
+    kernel: Kernel
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     default_dtype: torch.dtype
@@ -280,9 +277,7 @@ class _Parcel(NamedTuple):
 
 
 @contextlib.contextmanager
-def _known_target(
-    token: str, payload: np.ndarray
-) -> Iterator[tuple[BlockKernel, Target]]:
+def _target_of_run(token: str, payload: np.ndarray) -> Iterator[tuple[Kernel, Target]]:
     """Give the kernel and the target of a run, made once in each worker.
 
     Inside, torch's default type is that of the driver.
@@ -294,7 +289,7 @@ def _known_target(
     with _ONE_AT_A_TIME, ignored(), one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the driver has said it
         try:
-            if token not in _known:
+            if token not in _prepared:
                 _let_memory_stay()
                 parcel: _Parcel = pickle.loads(payload.tobytes())
                 torch.set_default_dtype(parcel.default_dtype)
@@ -302,9 +297,9 @@ def _known_target(
                 target = parcel.kernel.make_target(*parcel.args, **parcel.kwargs)
                 q = probes(target)
                 check_density("a worker's process", target, q, parcel.log_prob)
-                _known.clear()
-                _known[token] = parcel.kernel, target, parcel.default_dtype
-            kernel, target, default = _known[token]
+                _prepared.clear()
+                _prepared[token] = parcel.kernel, target, parcel.default_dtype
+            kernel, target, default = _prepared[token]
             torch.set_default_dtype(default)
             yield kernel, target
         finally:
@@ -325,32 +320,33 @@ def _let_memory_stay() -> None:
             mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD
 
 
-def _make(token: str, payload: np.ndarray, plan: Plan, task: Task) -> None:
-    """Get a worker ready; what is wrong is said when there is work to do.
+def _rehearse(token: str, payload: np.ndarray, plan: RunPlan, task: Task) -> None:
+    """Get a worker ready by a rehearsal whose result is thrown away.
 
-    Where there is warm-up, one block of what the driver does in the meantime is done
-    here too, so that the graphs of the others are traced. Where there is none, the
-    start is all the work there is; and to compile is left to one process, the cache on
-    disk serves the others.
+    The rehearsal makes the target and does the task that the driver does in the
+    meantime, so that the graphs of the tasks to come are traced already. Without
+    warm-up there is nothing to rehearse. On the compiled rung one process compiles and
+    the others find its code on disk. An error is ignored: the first real task raises
+    it again.
     """
     with (
         contextlib.suppress(Exception),
-        _known_target(token, payload) as (kernel, target),
+        _target_of_run(token, payload) as (kernel, target),
     ):
         if not plan.warmup_steps or task.rung == "compiled":
             return
-        found = perform(kernel, target, plan, task)
-        if task.kind == "start" and not (isinstance(found, Block) or found.finished):
-            adapt = task._replace(kind="adapt", block=1, state=found.state)
+        result = perform(kernel, target, plan, task)
+        if task.kind == "start" and not (isinstance(result, Block) or result.finished):
+            adapt = task._replace(kind="adapt", block=1, state=result.state)
             perform(kernel, target, plan, adapt)
 
 
-def _work(
-    token: str, payload: np.ndarray, plan: Plan, key: int, task: Task
+def _perform_in_worker(
+    token: str, payload: np.ndarray, plan: RunPlan, key: int, task: Task
 ) -> tuple[int, Any]:
     """Do a task in a worker, which makes the target once."""
     try:
-        with _known_target(token, payload) as (kernel, target):
+        with _target_of_run(token, payload) as (kernel, target):
             return key, (perform(kernel, target, plan, task), target.notes)
     except Exception as reason:
         return key, _failure(reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyro_geo.engine.kernel import Block, Warmup
+from pyro_geo.engine.blocks import Block, Warmup
 from pyro_geo.infer.mcmc.runner import MCMC
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What every kernel of the block protocol must keep, as checks over a case.
+"""What every kernel must keep, as checks over a case.
 
 None of these is statistical: they hold for every seed, and each check raises an
 `AssertionError` that says what was broken. Run all of them on a kernel of your own
@@ -24,9 +24,10 @@ from torch.utils import _pytree as pytree
 
 from pyro_geo._compat.arviz import get_group
 from pyro_geo.density import Rung, Target
-from pyro_geo.engine._warmup import warm_up
-from pyro_geo.engine.kernel import Block, BlockKernel
+from pyro_geo.engine.blocks import Block
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import Noise
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.infer.mcmc.runner import MCMC
 from pyro_geo.testing._resume import check_resume
 
@@ -80,7 +81,7 @@ class Case:
     """
 
     name: str
-    kernel: Callable[[Any], BlockKernel]
+    kernel: Callable[[Any], Kernel]
     model: Callable[..., Any] | Target
     args: tuple[Any, ...] = ()
     permuted: Callable[..., Any] | None = None
@@ -122,7 +123,7 @@ class Case:
 class _Blocks(NamedTuple):
     """A kernel driven by hand through its first two blocks."""
 
-    kernel: BlockKernel
+    kernel: Kernel
     target: Target
     chains: Sequence[int]
     draws: int
@@ -136,7 +137,7 @@ class _Blocks(NamedTuple):
 def _blocks(
     case: Case,
     chains: Sequence[int] | None = None,
-    kernel: BlockKernel | None = None,
+    kernel: Kernel | None = None,
 ) -> _Blocks:
     kernel = case.kernel(case.target) if kernel is None else kernel
     target = case.target.with_rung("traced")
@@ -170,7 +171,7 @@ def check_output(case: Case) -> None:
     )
     _equal(case, "dtype of the draws", fit.positions.dtype, case.target.dtype)
     _true(case, "draws are finite", bool(fit.positions.isfinite().all()))
-    _equal(case, "names of the statistics", list(fit.stats), list(kernel.stats))
+    _equal(case, "names of the statistics", list(fit.stats), list(kernel.statistics))
     for name, value in fit.stats.items():
         _equal(case, f"shape of {name!r}", tuple(value.shape), lead)
         plain = value.dtype in (case.target.dtype, torch.long, torch.bool)
@@ -335,7 +336,7 @@ def check_arviz(case: Case) -> None:
         named = target.dims.get(name)
         if named is not None:
             _equal(case, f"axes of {name!r}", posterior[name].dims[2:], named)
-    _equal(case, "statistics", set(stats.data_vars), set(fit.kernel.stats))
+    _equal(case, "statistics", set(stats.data_vars), set(fit.kernel.statistics))
     for name, value in fit.stats.items():
         same = np.array_equal(stats[name].to_numpy(), value.numpy(), equal_nan=True)
         _true(case, f"{name!r} is the run's", same)

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_count
 from pyro_geo.density import Target
-from pyro_geo.engine._warmup import warm_up
-from pyro_geo.engine.kernel import BlockKernel
+from pyro_geo.engine.blocks import ChainGroup
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import Noise
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.ops.random import substream
 from pyro_geo.testing._posterior_gate import component_names, student
 from pyro_geo.testing._replicates import ReplicateTarget, Simulator
@@ -51,7 +52,7 @@ class GewekeResult(NamedTuple):
 def geweke(
     model: Callable[..., Any],
     args: Sequence[Any],
-    make_kernel: Callable[[Target], BlockKernel],
+    make_kernel: Callable[[Target], Kernel],
     *,
     num_chains: int = 256,
     num_sweeps: int = 10,
@@ -90,10 +91,8 @@ def geweke(
         dtype: floating type, torch's default if None.
 
     Returns:
-        Scores of every moment; :func:`check_geweke` judges them.
-
-    Raises:
-        ConfigurationError: too few chains, or no sweep.
+        Scores of every moment; :func:`check_geweke` judges them. Too few chains or
+        sweeps are a :class:`~pyro_geo.errors.ConfigurationError`.
 
     References:
         Geweke (2004), Getting it right: joint distribution tests of posterior
@@ -113,19 +112,9 @@ def geweke(
         >>> result.names[:4]
         ('mean', 'mean, squared', 'average of y', 'average of y, squared')
     """
-    for name, value, least in (
-        ("num_chains", num_chains, _LEAST_CHAINS),
-        ("num_sweeps", num_sweeps, 1),
-        ("transitions", transitions, 1),
-    ):
-        if value < least:
-            raise ConfigurationError(
-                "count out of range",
-                f"argument {name}",
-                value,
-                f"at least {least}",
-                "Pass a larger count.",
-            )
+    check_count("num_chains", num_chains, _LEAST_CHAINS)
+    check_count("num_sweeps", num_sweeps)
+    check_count("transitions", transitions)
     simulator = Simulator(model, args, observed=observed, dtype=dtype)
     latents, data = simulator.joint(num_chains, substream(seed, 0))
     target = simulator.target(data, compile=False)
@@ -186,7 +175,7 @@ def check_geweke(result: GewekeResult, false_alarm: float = 1e-3) -> None:
 class _Sweep(NamedTuple):
     """Some transitions of every chain at its present data."""
 
-    kernel: BlockKernel
+    kernel: Kernel
     transitions: int
     tuning: Any | None
     noise: Noise
@@ -195,16 +184,9 @@ class _Sweep(NamedTuple):
         chains = range(len(q))
         target = target.with_rung("mapped")  # too few steps for a trace to pay
         # started anew, for what a state remembers of the density is of the old data
-        start = self.kernel.start(
-            target,
-            chains,
-            num_samples=self.transitions,
-            num_chains=len(q),
-            warmup_steps=0,
-            initial=q,
-            noise=self.noise.region(1).block(chains, index),
-            tuning=self.tuning,
-        )
+        streams = self.noise.region(1).block(chains, index)
+        group = ChainGroup(chains, len(q), self.transitions, 0, streams, q, self.tuning)
+        start = self.kernel.start(target, group)
         block = self.kernel.block(
             target,
             start.state,
@@ -218,7 +200,7 @@ class _Sweep(NamedTuple):
 def _tune(
     simulator: Simulator,
     target: ReplicateTarget,
-    kernel: BlockKernel,
+    kernel: Kernel,
     q: Tensor,
     warmup_steps: int,
     seed: int,

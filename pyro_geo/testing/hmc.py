@@ -8,35 +8,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import known_options
 from pyro_geo.density import Target
-from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.errors import DivergenceWarning, PyroGeoWarning
 from pyro_geo.ops.derivatives import value_and_grad
 
-__all__ = ["FixedHMC", "HMCState", "leapfrog_transition"]
+__all__ = ["FixedHMC", "FixedState", "leapfrog_transition"]
 
-_DRAWS = 25  # transitions per block
 _LARGEST_ERROR = 1e3  # energy error beyond which a transition counts as divergent
 
 
-class HMCState(NamedTuple):
+class FixedState(NamedTuple):
     """Positions with their potential and gradient.
 
     Attributes:
         q: positions, `(chains, dim)`.
         potential: minus the log-density there, `(chains,)`.
         grad: its gradient, `(chains, dim)`.
-        burn_in: transitions left before the draws count, `()`.
     """
 
     q: Tensor
     potential: Tensor
     grad: Tensor
-    burn_in: Tensor
 
 
-class HMCInfo(NamedTuple):
+class FixedInfo(NamedTuple):
     """What happened in one transition, `(chains,)` each."""
 
     energy: Tensor
@@ -47,11 +45,11 @@ class HMCInfo(NamedTuple):
 
 def leapfrog(
     potential: Callable[[Tensor], Tensor],
-    state: HMCState,
+    state: FixedState,
     momentum: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[HMCState, Tensor]:
+) -> tuple[FixedState, Tensor]:
     """Follow a trajectory of every chain to its end.
 
     Args:
@@ -73,7 +71,7 @@ def leapfrog(
     return state._replace(q=q, potential=value, grad=grad), p
 
 
-def choose(first: Tensor, one: HMCState, other: HMCState) -> HMCState:
+def choose(first: Tensor, one: FixedState, other: FixedState) -> FixedState:
     """Take each chain's state from `one` where `first` is true, else from `other`."""
     row = first.unsqueeze(-1)
     return one._replace(
@@ -90,12 +88,12 @@ def kinetic_energy(momentum: Tensor) -> Tensor:
 
 def leapfrog_transition(
     potential: Callable[[Tensor], Tensor],
-    state: HMCState,
+    state: FixedState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[HMCState, HMCInfo]:
+) -> tuple[FixedState, FixedInfo]:
     r"""Make one transition of every chain: leapfrog, then Metropolis.
 
     Args:
@@ -112,16 +110,16 @@ def leapfrog_transition(
     References:
         Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
     """
-    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
+    end, p = leapfrog(potential, state, momentum, step_size, num_steps)
     start = state.potential + kinetic_energy(momentum)
-    error = moved.potential + kinetic_energy(p) - start
+    error = end.potential + kinetic_energy(p) - start
     error = torch.where(error.isnan(), torch.inf, error)
-    new = choose(uniform < (-error).exp(), moved, state)
+    new = choose(uniform < (-error).exp(), end, state)
     rate = (-error).exp().clamp(max=1.0)
-    return new, HMCInfo(start, error, rate, error > _LARGEST_ERROR)
+    return new, FixedInfo(start, error, rate, error > _LARGEST_ERROR)
 
 
-class FixedHMC:
+class FixedHMC(Kernel):
     """Hamiltonian Monte Carlo with everything fixed by hand.
 
     It proves the runner and serves as a reference; for work use an adaptive sampler.
@@ -141,84 +139,42 @@ class FixedHMC:
         torch.Size([5000, 2])
     """
 
-    stats = ("lp", "energy", "energy_error", "acceptance_rate", "n_steps", "diverging")
-    citations = ()
-    chain_name: str = "chain"
-    state_type: Any = HMCState
-    max_lanes: int | None = None
+    statistics = (
+        "lp",
+        "energy",
+        "energy_error",
+        "acceptance_rate",
+        "n_steps",
+        "diverging",
+    )
+    settings = ("step_size", "num_steps", "transition")
+    state_type = FixedState
+    draws_per_block = 25
 
+    @known_options
     def __init__(
         self,
         model: Callable[..., Any] | Target,
         *,
         step_size: float = 0.1,
         num_steps: int = 10,
-        transition: Callable[..., tuple[HMCState, HMCInfo]] = leapfrog_transition,
+        transition: Callable[..., tuple[FixedState, FixedInfo]] = leapfrog_transition,
     ) -> None:
-        self.model = model
+        super().__init__(model)
         self.step_size = step_size
         self.num_steps = num_steps
         self.transition = transition
 
-    def make_target(
-        self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
-    ) -> Target:
-        """Turn the model and its arguments into a density."""
-        return target_of(self.model, *args, dtype=dtype, **kwargs)
-
-    def log_prob(self, target: Target, q: Tensor) -> Tensor:
-        """Evaluate the density, `(draws,)` at `q` of `(draws, dim)`."""
-        return target.log_prob(q)
-
-    def default_warmup(self, num_samples: int, num_chains: int) -> int:
-        """Burn in as long as Pyro does."""
-        return num_samples
-
-    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
-        """A fixed number of transitions."""
-        return _DRAWS
-
-    def start(
-        self,
-        target: Target,
-        chains: Sequence[int],
-        *,
-        num_samples: int,
-        num_chains: int,
-        warmup_steps: int,
-        initial: Tensor | None,
-        noise: BlockNoise,
-        tuning: None,
-    ) -> Warmup:
+    def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Start every chain from its own stream."""
-        if initial is None:
-            generators = [noise.generator(i) for i in range(len(chains))]
-            initial = target.initial_each(generators)
-        value, grad = value_and_grad(lambda q: -target.log_prob(q), initial)
-        state = HMCState(initial, value, grad, torch.tensor(warmup_steps))
-        return Warmup(state, finished=warmup_steps == 0)
-
-    def adapt(
-        self, target: Target, state: HMCState, chains: Sequence[int], noise: BlockNoise
-    ) -> Warmup:
-        """Burn in; nothing is adapted."""
-        left = int(state.burn_in)
-        draws = min(_DRAWS, left)
-        block = self.block(target, state, chains, draws, noise)
-        burnt = block.state._replace(burn_in=state.burn_in - draws)
-        return Warmup(burnt, left == draws, draws, block.num_steps, block.rung)
-
-    def tuning(self, state: HMCState) -> None:
-        """Nothing is tuned."""
-
-    def describe(self, states: Sequence[HMCState]) -> dict[str, str | int | float]:
-        """Record what was fixed by hand."""
-        return {"step_size": self.step_size, "num_steps": self.num_steps}
+        q = group.starts(target)
+        value, grad = value_and_grad(lambda q: -target.log_prob(q), q)
+        return group.burn_in(FixedState(q, value, grad))
 
     def block(
         self,
         target: Target,
-        state: HMCState,
+        state: FixedState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -261,19 +217,6 @@ class FixedHMC:
         }
         return Block(state, torch.stack(positions, 1), stats, draws, lifted.rung)
 
-    def review(
-        self, states: Sequence[HMCState], stats: dict[str, Tensor]
-    ) -> list[PyroGeoWarning]:
-        """Count the divergent transitions."""
-        bad = stats["diverging"]
-        if not bool(bad.any()):
-            return []
-        return [
-            DivergenceWarning(
-                "transitions diverged",
-                where="FixedHMC",
-                found=f"{int(bad.sum())} of {bad.numel()}",
-                expected="none",
-                todo="lower step_size or reparametrise",
-            )
-        ]
+    def describe(self, states: Sequence[FixedState]) -> dict[str, str | int | float]:
+        """Record what was fixed by hand."""
+        return {"step_size": self.step_size, "num_steps": self.num_steps}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine.kernel import BlockKernel
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.errors import ConfigurationError, SampleSizeError
 from pyro_geo.infer.mcmc.runner import MCMC
 from pyro_geo.ops.random import substream
@@ -54,7 +54,7 @@ class SBCResult(NamedTuple):
 def sbc(
     model: Callable[..., Any],
     args: Sequence[Any],
-    make_kernel: Callable[[Target], BlockKernel],
+    make_kernel: Callable[[Target], Kernel],
     *,
     num_replicates: int = 256,
     num_samples: int = 500,
@@ -192,7 +192,7 @@ def check_sbc(result: SBCResult, false_alarm: float = 1e-3) -> None:
 def _sample(
     target: ReplicateTarget,
     start: Tensor,
-    make_kernel: Callable[[Target], BlockKernel],
+    make_kernel: Callable[[Target], Kernel],
     num_samples: int,
     warmup_steps: int | None,
     seed: int,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_geo.infer import Noise
+from pyro_geo.engine import Noise
 
 
 def test_streams_do_not_depend_on_grouping_or_order():

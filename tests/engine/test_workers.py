@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from pyro_geo.engine import workers
-from pyro_geo.engine._tasks import Plan, Task, perform
+from pyro_geo.engine.schedule import RunPlan, Task, perform
 from pyro_geo.errors import UnsupportedError, WorkerError
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.io.store import check_run
@@ -232,12 +232,12 @@ def test_an_error_of_the_model_is_raised_as_it_is():
 def test_a_worker_traces_what_it_needs_before_it_is_asked() -> None:
     kernel = HMC(effects)
     target = kernel.make_target(Y)
-    plan = Plan(seed=1, num_samples=50, num_chains=8, warmup_steps=20)
-    spread = workers.Spread(kernel, target, plan, ((Y,), {}), 2)
+    plan = RunPlan(seed=1, num_samples=50, num_chains=8, warmup_steps=20)
+    spread = workers.JoblibWorkers(kernel, target, plan, ((Y,), {}), 2)
     first = Task("start", range(4), 0, "traced")
     sent = spread._token, spread._payload, plan
-    workers._make(*sent, first)
-    with workers._known_target(*sent[:2]) as (_, ready):
+    workers._rehearse(*sent, first)
+    with workers._target_of_run(*sent[:2]) as (_, ready):
         traced = ready.build_seconds
     assert traced.cpu > 0
     tuned: Any = perform(kernel, target, plan, first)
@@ -248,11 +248,11 @@ def test_a_worker_traces_what_it_needs_before_it_is_asked() -> None:
         tuned = perform(kernel, target, plan, adapt)
     assert tuned.finished
     second = Task("start", range(4, 8), 0, "traced", tuning=kernel.tuning(tuned.state))
-    _, (found, _) = workers._work(*sent, 1, second)
+    _, (found, _) = workers._perform_in_worker(*sent, 1, second)
     adapt = second._replace(kind="adapt", block=1, state=found.state, tuning=None)
-    _, (found, _) = workers._work(*sent, 1, adapt)
+    _, (found, _) = workers._perform_in_worker(*sent, 1, adapt)
     assert found.num_steps > 0
-    with workers._known_target(*sent[:2]) as (_, used):
+    with workers._target_of_run(*sent[:2]) as (_, used):
         assert used is ready
         assert used.build_seconds == traced
 

@@ -147,7 +147,7 @@ def test_a_run_of_twelve_chains_arrives_in_order(batch):
     ).run(Y)
     idata = fit.to_arviz(log_likelihood=False)
     found = group(idata, "sample_stats")
-    assert list(found.data_vars) == list(kernel.stats)
+    assert list(found.data_vars) == list(kernel.statistics)
     expected = pattern(CHAINS, DRAWS)
     assert found["diverging"].values.tolist() == expected.tolist()
     mu = fit.get_samples(group_by_chain=True)["mu"]

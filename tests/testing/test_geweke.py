@@ -87,11 +87,9 @@ def test_a_kernel_that_tunes_itself_does_so_on_other_data():
     seen = []
 
     class Tuned(FixedHMC):
-        def start(self, target, chains, *, initial, tuning, **options):
-            seen.append((initial, tuning, target.data[-1]))
-            return super().start(
-                target, chains, initial=initial, tuning=None, **options
-            )
+        def start(self, target, group):
+            seen.append((group.initial, group.tuning, target.data[-1]))
+            return super().start(target, group)
 
         def tuning(self, state) -> Any:
             return "found"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyro_geo._process import Seconds, uninterrupted
 from pyro_geo.density import Target
-from pyro_geo.engine._kept import KeptSites
 from pyro_geo.engine.identity import check_run, check_values
-from pyro_geo.engine.snapshots import StateBook
+from pyro_geo.engine.sites import RecordedSites
+from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
 from pyro_geo.io.names import plain_facts
@@ -68,9 +68,9 @@ class StageStore:
         self._mover, self._path = mover, path
         self._identity = identity
         self._num_particles = num_particles
-        self._book = StateBook(GibbsState)
+        self._book = StateCodec(GibbsState)
         self._store: RunStore | None = None
-        self._sites: KeptSites | None = None
+        self._sites: RecordedSites | None = None
 
     def create(self, state: GibbsState, facts: dict[str, Any]) -> None:
         """Begin a store.
@@ -82,7 +82,7 @@ class StageStore:
         if self._path is None:
             return
         target = self._mover.target
-        sites = KeptSites(target)
+        sites = RecordedSites(target)
         stats = [Variable("sample_stats", name, (), _DOUBLE) for name in _STATS]
         self._store = RunStore.create(
             self._path,
@@ -122,7 +122,7 @@ class StageStore:
             last = state.stages[-1]
             loss = self._mover.loss(last.q).cpu().numpy()
             check_values(where, "loss", target, loss, last.loss.tolist())
-        self._sites = KeptSites(target)
+        self._sites = RecordedSites(target)
         return state
 
     def plan(self, num_stages: int) -> None:

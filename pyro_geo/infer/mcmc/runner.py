@@ -1,4 +1,4 @@
-"""The batched runner: any block kernel, all chains at once."""
+"""The batched runner: any kernel, all chains at once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from pyro_geo._process import Seconds, one_thread
-from pyro_geo.checks import check, check_count
+from pyro_geo.checks import check, check_choice, check_count, known_options
 from pyro_geo.citations import citation
 from pyro_geo.density import Rung, Target
-from pyro_geo.engine._tasks import Plan
-from pyro_geo.engine.identity import describe, fingerprint, settings_of
-from pyro_geo.engine.kernel import BlockKernel
-from pyro_geo.engine.options import check_dtype, check_kernel, unconstrained_starts
+from pyro_geo.engine.costs import RunCosts
+from pyro_geo.engine.identity import identity_of
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.record import DrawRecord
-from pyro_geo.engine.schedule import Counts, Rounds, RunState, split_chains
+from pyro_geo.engine.schedule import Counts, Rounds, RunPlan, RunState, split_chains
 from pyro_geo.engine.session import Session
-from pyro_geo.engine.workers import Here, Spread, Workers, num_processes
-from pyro_geo.errors import ConvergenceWarning, PyroGeoWarning
+from pyro_geo.engine.starts import start_positions
+from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
+from pyro_geo.errors import ConfigurationError, ConvergenceWarning, PyroGeoWarning
 from pyro_geo.io.store import RunStore, open_run
 from pyro_geo.ops.chunks import Sites
 from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
@@ -32,7 +32,7 @@ from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
 __all__ = ["MCMC"]
 
 
-class MCMC(PosteriorDraws):
+class MCMC(PosteriorDraws, RunCosts):
     r"""Run a kernel on a Pyro model with all chains in one batch.
 
     The method names are those of `pyro.infer.MCMC`; chains are an axis of the tensors
@@ -41,7 +41,8 @@ class MCMC(PosteriorDraws):
     ends a run, finished blocks stay.
 
     Args:
-        kernel: :class:`~pyro_geo.infer.DIMS` or any kernel of the block protocol.
+        kernel: :class:`~pyro_geo.infer.HMC`, :class:`~pyro_geo.infer.DIMS` or any
+            :class:`pyro_geo.engine.Kernel`.
         num_samples: draws per chain.
         warmup_steps: steps of adaptation per chain; the kernel's own default if None.
         num_chains: number of chains.
@@ -65,7 +66,8 @@ class MCMC(PosteriorDraws):
             it they are there alone, and are read when they are asked for.
 
     Raises:
-        ConfigurationError: a count is not positive, or the kernel is not a kernel.
+        ConfigurationError: the kernel is no kernel. A bad option, or a kernel whose
+            declarations do not fit together, is one too.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -82,9 +84,10 @@ class MCMC(PosteriorDraws):
         torch.Size([8, 3])
     """
 
+    @known_options
     def __init__(
         self,
-        kernel: BlockKernel,
+        kernel: Kernel,
         num_samples: int,
         warmup_steps: int | None = None,
         num_chains: int = 1,
@@ -101,22 +104,23 @@ class MCMC(PosteriorDraws):
         keep: Sequence[str] | None = None,
         memory_limit: int = 1 << 30,
     ) -> None:
-        check_kernel(kernel)
-        check_count("num_samples", num_samples, 1)
-        check_count("num_chains", num_chains, 1)
-        check_count("warmup_steps", 0 if warmup_steps is None else warmup_steps, 0)
-        check_count(
-            "chain_batch_size", 1 if chain_batch_size is None else chain_batch_size, 1
-        )
-        check_count("thin", thin, 1)
+        if not isinstance(kernel, Kernel):
+            raise ConfigurationError(
+                "not a kernel",
+                where="argument kernel",
+                found=type(kernel).__name__,
+                expected="an object of a subclass of pyro_geo.engine.Kernel",
+                todo="Wrap the model, as in MCMC(HMC(model), ...).",
+            )
+        kernel.check_declarations()
+        check_count("num_samples", num_samples)
+        check_count("num_chains", num_chains)
+        check_count("warmup_steps", warmup_steps, 0)
+        check_count("chain_batch_size", chain_batch_size)
         check_count("memory_limit", memory_limit, 0)
-        check(
-            compile in ("auto", True, False),
-            "compile",
-            repr(compile),
-            "'auto', True or False",
-        )
+        check_count("thin", thin)
         check(thin <= num_samples, "thin", thin, f"at most {num_samples} num_samples")
+        check_choice("compile", compile, ("auto", True, False))
         named = keep is None or (keep and not isinstance(keep, str))
         check(bool(named), "keep", keep, "a list of sites, or None for all")
         counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
@@ -222,7 +226,7 @@ class MCMC(PosteriorDraws):
                         cleanup.callback(store.close)
                         self.run_seed = self._stored_seed(store)
                     target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
-                    check_dtype(target, self.dtype)
+                    self._check_dtype(target)
                     self._target = target
                     session = self._session(target, store, (args, kwargs))
                     cleanup.callback(session.close)
@@ -236,41 +240,16 @@ class MCMC(PosteriorDraws):
                 if session is not None:
                     self._take(session)
             assert session is not None
-            found = self._review(session.state.states)
+            review = self._review(session.state.states)
             session.finish(self._attributes(), finished=not self.interrupted)
-        for warning in found:
+        for warning in review:
             warnings.warn(warning, stacklevel=3)
         return self
 
-    @property
-    def num_steps(self) -> int:
-        """Batched steps of the run, as if all chains ran side by side."""
-        return self._counts.num_steps
-
-    @property
-    def num_gradients(self) -> int:
-        """Gradients of one chain, over all chains."""
-        return self._counts.num_gradients
-
-    @property
-    def warmup_num_steps(self) -> int:
-        """Batched steps of the warm-up."""
-        return self._counts.warmup_num_steps
-
-    @property
-    def warmup_num_gradients(self) -> int:
-        """Gradients of the warm-up."""
-        return self._counts.warmup_num_gradients
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds of the run."""
-        return sum(phase.wall for phase in self.timings.values())
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor seconds of the run."""
-        return sum(phase.cpu for phase in self.timings.values())
+    def _check_dtype(self, target: Target) -> None:
+        keeps = f"{target.dtype} or None: a finished target keeps its dtype"
+        good = self.dtype in (None, target.dtype)
+        check(good, "dtype", self.dtype, keeps)
 
     def _session(
         self, target: Target, store: RunStore | None, arguments: tuple[Any, ...]
@@ -281,30 +260,25 @@ class MCMC(PosteriorDraws):
         most = min(most, self.chain_batch_size or most)
         groups = split_chains(self.num_chains, most)
         length = kernel.block_draws(target, self.num_samples, self.num_chains)
-        plan = Plan(self.run_seed, self.num_samples, self.num_chains, self.warmup_steps)
-        rounds = Rounds(
-            kernel,
-            plan,
-            groups,
-            length,
-            self.compile,
-            unconstrained_starts(target, self.initial_params, self.num_chains),
+        plan = RunPlan(
+            self.run_seed, self.num_samples, self.num_chains, self.warmup_steps
         )
-        args, kwargs = arguments
-        spread = len(groups) > 1 and num_processes(self.n_jobs) > 1
-        workers: Workers = Here(kernel, target, plan)
-        if spread:
-            workers = Spread(kernel, target, plan, arguments, self.n_jobs)
+        initial = start_positions(target, self.initial_params, self.num_chains)
+        rounds = Rounds(kernel, plan, groups, length, self.compile, initial)
+        workers: Workers = InProcess(kernel, target, plan)
+        if len(groups) > 1 and num_processes(self.n_jobs) > 1:
+            workers = JoblibWorkers(kernel, target, plan, arguments, self.n_jobs)
         record = DrawRecord(
             target,
-            kernel.stats,
+            kernel.statistics,
+            self.num_chains,
             thin=self.thin,
             keep=self.keep,
             limit=self.memory_limit,
         )
         session = Session(rounds, record, workers, self._live)
         if self.keep is not None:
-            _ = record.kept  # a name that is not there is told before sampling
+            _ = record.recorded  # a name that is not there raises before sampling
         if store is not None:
             session.restore(store, self._identity(target, groups))
         elif self.store is not None:
@@ -316,22 +290,16 @@ class MCMC(PosteriorDraws):
         return store.header.get("seed", -1) if self.seed is None else self.seed
 
     def _identity(self, target: Target, groups: list[range]) -> dict[str, Any]:
-        """What makes this run another than others, as JSON."""
-        return {
-            "kernel": type(self.kernel).__name__,
-            "seed": self.run_seed,
-            "settings": settings_of(self.kernel),
-            "run": {
-                "num_chains": self.num_chains,
-                "warmup_steps": self.warmup_steps,
-                "chain_batch_size": len(groups[0]),
-                "compile": self.compile,
-                "thin": self.thin,
-                "keep": describe(self.keep),
-                "initial_params": describe(self.initial_params),
-            },
-            "target": fingerprint(target),
+        run = {
+            "num_chains": self.num_chains,
+            "warmup_steps": self.warmup_steps,
+            "chain_batch_size": len(groups[0]),
+            "compile": self.compile,
+            "thin": self.thin,
+            "keep": self.keep,
+            "initial_params": self.initial_params,
         }
+        return identity_of(self.kernel, self.run_seed, run, target)
 
     def _forget(self) -> None:
         """Forget the last run."""
@@ -379,21 +347,19 @@ class MCMC(PosteriorDraws):
         self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
     ) -> Sites:
         record = self._draws()
-        if record.keep is None and not record.spilled:
+        if record.keep is None and not record.in_store_alone:
             return super()._sites(choose, computed)
-        names = [*record.kept.latent]
-        if computed or self.keep is not None:
-            names += record.kept.computed
-        found = record.sites(names)
-        return {name: choose(found[name]) for name in names}
+        names = [*record.shapes]
+        if computed and self.keep is None:
+            names += record.computed
+        values = record.sites(names)
+        return {name: choose(values[name]) for name in names}
 
     def _shapes(self) -> dict[str, torch.Size]:
-        if self.keep is None:
-            return super()._shapes()
-        return self._draws().kept.shapes
+        return self._draws().shapes
 
     def _opened(self) -> Any | None:
-        if not self._draws().spilled:
+        if not self._draws().in_store_alone:
             return None
         assert self.store is not None
         return open_run(self.store)
@@ -404,11 +370,11 @@ class MCMC(PosteriorDraws):
     def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
         """Note what a user must know, and return it."""
         self._facts = self.kernel.describe(states)
-        self.superchains = int(self._facts.pop("num_superchains", 0)) or None
-        found = list(self.kernel.review(states, self.stats))
+        self.superchains = self.kernel.superchains(states)
+        review = list(self.kernel.review(states, self.stats))
         if self.interrupted:
             kept = self._draws_kept
-            found.append(
+            review.append(
                 ConvergenceWarning(
                     "the run was interrupted",
                     where="MCMC.run",
@@ -417,8 +383,8 @@ class MCMC(PosteriorDraws):
                     todo="use the finished draws, run again, or resume it",
                 )
             )
-        self._notes += [f"{type(warning).__name__}: {warning}" for warning in found]
-        return found
+        self._notes += [f"{type(warning).__name__}: {warning}" for warning in review]
+        return review
 
     def _live(self, state: RunState) -> dict[str, Any]:
         """Facts that a store is told anew after each round."""
@@ -430,7 +396,7 @@ class MCMC(PosteriorDraws):
         }
         if state.stage == "draw":
             facts |= self.kernel.describe(state.states)
-            if superchains := facts.pop("num_superchains", 0):
+            if superchains := self.kernel.superchains(state.states):
                 facts["superchains"] = superchains
         return facts
 
@@ -441,11 +407,8 @@ class MCMC(PosteriorDraws):
 
         target = self._target
         assert target is not None
-        model = getattr(self.kernel, "model", None)
-        if model is None:
-            model = getattr(self.kernel, "potential_fn", None)
         return {
-            "model": getattr(model, "__name__", type(model).__name__),
+            "model": self.kernel.model_name,
             "kernel": type(self.kernel).__name__,
             "seed": self.run_seed,
             "num_chains": self.num_chains,

@@ -11,7 +11,7 @@ from pyro import poutine
 
 from pyro_geo._compat.arviz import get_group
 from pyro_geo.density import Target, ladder
-from pyro_geo.engine import schedule
+from pyro_geo.engine import Noise, schedule
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -20,7 +20,7 @@ from pyro_geo.errors import (
     LayoutMismatchError,
     ModelError,
 )
-from pyro_geo.infer import DIMS, MCMC, Noise
+from pyro_geo.infer import DIMS, MCMC
 from pyro_geo.testing.gates import check_gaussian
 from pyro_geo.testing.hmc import FixedHMC
 from tests.cases import effects, numbers
@@ -210,9 +210,9 @@ class Tuned(FixedHMC):
         super().__init__(model, **options)
         self.asked: list[tuple[str, list[int], Any]] = []
 
-    def start(self, target, chains, *, tuning, **options):
-        self.asked.append(("start", list(chains), tuning))
-        return super().start(target, chains, tuning=None, **options)
+    def start(self, target, group):
+        self.asked.append(("start", list(group.chains), group.tuning))
+        return super().start(target, group)
 
     def adapt(self, target, state, chains, noise):
         self.asked.append(("adapt", list(chains), noise.uniform(1).flatten().tolist()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
-from pyro_geo.infer.mcmc.hmc.sampler import HMC
+from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
 
 __all__ = [

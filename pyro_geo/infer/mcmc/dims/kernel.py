@@ -1,4 +1,4 @@
-"""DiMS as a kernel of the batched runner."""
+"""DiMS: minima of a loss by dissipative mechanics, many trajectories in flight."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_geo.density import Layout, Site, Target
+from pyro_geo.checks import check, known_options
+from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
-from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import (
     ConfigurationError,
     NotPositiveDefiniteError,
     ObjectiveShapeError,
     PyroGeoWarning,
-    ShapeError,
 )
 from pyro_geo.geometry.curvature import ggn_product
-from pyro_geo.infer.mcmc.dims.anchors import (
-    Anchors,
-    examine_anchors,
-    train_anchors,
-)
+from pyro_geo.infer.mcmc.dims.anchors import Anchors
 from pyro_geo.infer.mcmc.dims.objective import Loss, Objective
-from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.options import (
+    DIMSOptions,
+    FrictionLaw,
+    Integrator,
+    Velocity,
+)
+from pyro_geo.infer.mcmc.dims.placement import find_anchors, layout_of_anchors
 from pyro_geo.infer.mcmc.dims.review import (
     draw_warnings,
     precision_warnings,
@@ -42,9 +44,8 @@ from pyro_geo.infer.mcmc.dims.velocity import (
     laplace_factor,
 )
 
-__all__ = ["DIMSKernel", "DIMSState"]
+__all__ = ["DIMS", "DIMSState"]
 
-_MAX_ANCHOR_LANES = 64
 _BLOCK_LANES = 4  # trajectories per lane in one block: short ones make up for long ones
 
 
@@ -67,15 +68,98 @@ class DIMSState(NamedTuple):
     furthest: Tensor
 
 
-class DIMSKernel:
-    """The block protocol of DiMS; :class:`~pyro_geo.infer.DIMS` adds Pyro's own."""
+class DIMS(Kernel):
+    r"""Sample minimum level sets of a loss by dissipative Riemannian mechanics.
 
-    stats: tuple[str, ...] = STATS
-    citations: tuple[str, ...] = ("dims",)
-    chain_name: str = "anchor"
-    state_type: Any = DIMSState
-    max_lanes: int | None = None
+    Particles leave a trained solution, the anchor, slide on the surface
+    :math:`(\theta, \alpha L(\theta))` under gravity and friction, and are kept where
+    they come to rest: an ensemble of equally good solutions for one training run.
 
+    .. math:: \ddot\theta = -[\alpha^2 v^T H v + g]\, d/W^2 - f(K)\, v,
+              \qquad W^2 = 1 + \alpha^2 |d|^2
+
+    Three stages: *explore* under the friction given, *settle* under strong linear
+    friction, *polish* by trust-region Newton steps. Use it where there are more
+    parameters than the data determine. The draws are equally weighted and, given the
+    anchor, independent; they are **not** posterior draws, and their intervals are not
+    credible intervals. For those use a posterior sampler.
+
+    In :class:`pyro_geo.infer.MCMC` a chain is an anchor and its draws are
+    trajectories from it, `num_lanes` in flight. The same object works in
+    `pyro.infer.MCMC`, one chain at a time; randomness then comes from torch's global
+    generator.
+
+    Args:
+        model: a Pyro model, or a :class:`pyro_geo.Target` (of a module, say).
+        potential_fn: instead of a model, a function of a dictionary of unconstrained
+            values; its sites are those of `anchors`.
+        loss: `"nll"`, minus the log-likelihood; `"joint"`, minus the log-joint in
+            unconstrained space; or a function of a dictionary of unconstrained values.
+        prior_weight: share of the prior added to `"nll"`; 0 keeps exact likelihood
+            level sets.
+        transforms: with `potential_fn`, site to the map from constrained to
+            unconstrained values, as Pyro has them.
+        init_strategy: start of the anchors' training, see :meth:`Target.initial`;
+            medians of the prior by default.
+        anchors: trained solutions instead: flat unconstrained `(num_chains, dim)`, or
+            site to constrained values (an `AutoDelta` guide's median, say).
+        alpha: embedding scale; 0 is Euclidean and several times cheaper.
+        gravity: weight of the loss in the energy.
+        friction: friction of the exploring stage.
+        friction_law: `"kinetic"` (`mu sqrt(K)`), `"linear"` (`mu`), `"mixed"` (a pair).
+        explore_time: length of the exploring stage.
+        settle_time: length of the settling stage; 0 skips it.
+        settle_friction: its linear friction.
+        polish: whether to end with Newton steps.
+        polish_tol: predicted decrease, in nats, at which the polish stops.
+        polish_max_iter: Newton steps allowed.
+        velocity: `"laplace"` (covariance of the Laplace approximation at the anchor),
+            `"isotropic"`, `"fixed_energy"`, or `f(anchor, n, generator) -> (n, dim)`.
+        velocity_scale: multiplies the velocities.
+        initial_energy: kinetic energy of `"fixed_energy"`.
+        step_tol: energy a step may lose track of, as a share of its friction work.
+        energy_atol: energy a trajectory may lose track of besides, in nats.
+        k_stop: kinetic energy below which a stage ends early.
+        max_evals: model evaluations per trajectory and stage.
+        num_lanes: trajectories in flight, default the smaller of all and 256 (64 above
+            100 dimensions), rounded up to a multiple of 16.
+        integrator: `"splitting"` or `"dopri5"`, with `rtol` and `atol`.
+        rtol: relative tolerance of `"dopri5"`.
+        atol: absolute tolerance of `"dopri5"`.
+        anchor_steps: Adam steps at most to train an anchor.
+        anchor_step_size: their largest step size.
+
+    Raises:
+        ConfigurationError: an option is outside its range.
+
+    References:
+        "Don't Stop Me Yet: Sampling Loss Minima via Dissipative Riemannian
+        Mechanics", arXiv 2605.15459.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_geo.infer import MCMC
+        >>> def model(x, y):
+        ...     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
+        >>> x, y = torch.eye(3)[:2], torch.tensor([1.0, -1.0])
+        >>> fit = MCMC(DIMS(model), 16, seed=1, progress_bar=False).run(x, y)
+        >>> w = fit.get_samples()["w"]
+        >>> bool((w[:, :2] - y).abs().max() < 0.05), bool(w[:, 2].std() > 0.1)
+        (True, True)
+    """
+
+    statistics = STATS
+    settings = ("objective", "start_transforms", "init_strategy", "anchors", "options")
+    citations = ("dims",)
+    chain_name = "anchor"
+    state_type = DIMSState
+    draws_ahead = 64
+    shown_statistic = "loss"
+    diagnostic_means = {"converged": "converged"}
+
+    @known_options
     def __init__(
         self,
         model: Callable[..., Any] | Target | None = None,
@@ -86,31 +170,79 @@ class DIMSKernel:
         transforms: Mapping[str, Any] | None = None,
         init_strategy: Strategy | None = None,
         anchors: Tensor | Mapping[str, Tensor] | None = None,
-        **options: Any,
+        alpha: float = 1.0,
+        gravity: float = 1.0,
+        friction: float | tuple[float, float] = 0.1,
+        friction_law: FrictionLaw = "kinetic",
+        explore_time: float = 2.0,
+        settle_time: float = 6.0,
+        settle_friction: float = 3.0,
+        polish: bool = True,
+        polish_tol: float = 1e-2,
+        polish_max_iter: int = 25,
+        velocity: Velocity = "laplace",
+        velocity_scale: float = 1.0,
+        initial_energy: float | None = None,
+        step_tol: float = 0.3,
+        energy_atol: float = 1e-2,
+        k_stop: float = 1e-4,
+        max_evals: int = 20_000,
+        num_lanes: int | None = None,
+        integrator: Integrator = "splitting",
+        rtol: float = 1e-7,
+        atol: float = 1e-6,
+        anchor_steps: int = 2_000,
+        anchor_step_size: float = 0.05,
     ) -> None:
-        if (model is None) == (potential_fn is None):
-            raise ConfigurationError(
-                "give either a model or a potential function",
-                where="arguments model and potential_fn",
-                found="neither" if model is None else "both",
-                expected="exactly one",
-                todo="pass one of them",
-            )
-        if transforms is not None and potential_fn is None:
-            raise ConfigurationError(
-                "transforms belong to a potential function",
-                where="argument 'transforms'",
-                found="transforms with a model",
-                expected="None",
-                todo="drop them: a model's sites bring their own",
-            )
+        check(
+            (model is None) != (potential_fn is None),
+            "model or potential_fn",
+            "neither" if model is None else "both",
+            "exactly one of them",
+        )
+        check(
+            transforms is None or potential_fn is not None,
+            "transforms",
+            "transforms with a model",
+            "None: a model's sites bring their own",
+        )
         self.model = model
         self.potential_fn = potential_fn
         self.objective = Objective(loss, prior_weight)
         self.start_transforms = dict(transforms or {})
         self.init_strategy: Strategy | None = init_strategy
         self.anchors = anchors
-        self.options = DIMSOptions(**options)
+        self.options = DIMSOptions(
+            alpha=alpha,
+            gravity=gravity,
+            friction=friction,
+            friction_law=friction_law,
+            explore_time=explore_time,
+            settle_time=settle_time,
+            settle_friction=settle_friction,
+            polish=polish,
+            polish_tol=polish_tol,
+            polish_max_iter=polish_max_iter,
+            velocity=velocity,
+            velocity_scale=velocity_scale,
+            initial_energy=initial_energy,
+            step_tol=step_tol,
+            energy_atol=energy_atol,
+            k_stop=k_stop,
+            max_evals=max_evals,
+            num_lanes=num_lanes,
+            integrator=integrator,
+            rtol=rtol,
+            atol=atol,
+            anchor_steps=anchor_steps,
+            anchor_step_size=anchor_step_size,
+        )
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model or of the potential function."""
+        fn = self.potential_fn if self.model is None else self.model
+        return getattr(fn, "__name__", type(fn).__name__)
 
     def make_target(
         self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
@@ -129,7 +261,7 @@ class DIMSKernel:
             ConfigurationError: arguments beside a potential function.
         """
         if self.model is not None:
-            return target_of(self.model, *args, dtype=dtype, **kwargs)
+            return super().make_target(*args, dtype=dtype, **kwargs)
         assert self.potential_fn is not None
         if args or kwargs:
             raise ConfigurationError(
@@ -139,9 +271,8 @@ class DIMSKernel:
                 expected="none",
                 todo="close the function over its data, or pass a model",
             )
-        return Target.from_potential(
-            self.potential_fn, self._layout_of_start(), dtype=dtype
-        )
+        layout = layout_of_anchors(self.anchors, self.start_transforms)
+        return Target.from_potential(self.potential_fn, layout, dtype=dtype)
 
     def log_prob(self, target: Target, q: Tensor) -> Tensor:
         """Minus the loss, `(draws,)` at `q` of `(draws, dim)`."""
@@ -156,48 +287,31 @@ class DIMSKernel:
         lanes = self.options.lanes(num_samples * num_chains, target.dim)
         return max(1, -(-_BLOCK_LANES * lanes // num_chains))
 
-    def start(
-        self,
-        target: Target,
-        chains: Sequence[int],
-        *,
-        num_samples: int,
-        num_chains: int,
-        warmup_steps: int,
-        initial: Tensor | None,
-        noise: BlockNoise,
-        tuning: None,
-    ) -> Warmup:
+    def first_position(self, target: Target) -> Tensor:
+        """Find where the training of the anchor starts, by the global generator."""
+        return target.initial(1, self.init_strategy or target.default_strategy)
+
+    def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Find or train the anchors and factor their Laplace precisions."""
         self._check_early(target)
-        anchors = self._find_anchors(target, chains, num_chains, initial, noise)
+        anchors = find_anchors(
+            target,
+            group,
+            self.objective,
+            self.options,
+            self.anchors,
+            self.init_strategy,
+        )
         factors: list[LaplaceFactor] = []
         if self.options.velocity == "laplace":
             factors = [
-                _factor(target, anchors, i, noise.generator(i))
-                for i in range(len(chains))
+                _factor(target, anchors, i, group.noise.generator(i))
+                for i in range(len(group.chains))
             ]
-        lanes = self.options.lanes(num_samples * num_chains, target.dim)
+        lanes = self.options.lanes(group.num_samples * group.num_chains, target.dim)
         furthest = torch.full_like(anchors.loss, 0.0 if factors else torch.nan)
-        state = DIMSState(anchors, factors, lanes, num_chains, furthest)
+        state = DIMSState(anchors, factors, lanes, group.num_chains, furthest)
         return Warmup(state, finished=True)
-
-    def adapt(
-        self,
-        target: Target,
-        state: DIMSState,
-        chains: Sequence[int],
-        noise: BlockNoise,
-    ) -> Warmup:
-        """Nothing: trajectories are independent and nothing is tuned."""
-        return Warmup(state, finished=True)
-
-    def tuning(self, state: DIMSState) -> None:
-        """Anchors owe each other nothing."""
-
-    def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
-        """Record how many trajectories were in flight."""
-        return {"num_lanes": states[0].num_lanes}
 
     def block(
         self,
@@ -271,68 +385,9 @@ class DIMSKernel:
         if self.options.velocity == "laplace":
             ggn_product(target, q[0], q)
 
-    def _find_anchors(
-        self,
-        target: Target,
-        chains: Sequence[int],
-        num_chains: int,
-        initial: Tensor | None,
-        streams: BlockNoise,
-    ) -> Anchors:
-        lanes = min(num_chains, _MAX_ANCHOR_LANES)
-        if self.anchors is not None:
-            q = self._given_anchors(target, num_chains)[list(chains)]
-            return examine_anchors(
-                target, self.objective, q, self.options, lanes, chains
-            )
-        if initial is None:
-            strategy: Strategy = self.init_strategy or target.default_strategy
-            generators = [streams.generator(i) for i in range(len(chains))]
-            initial = target.initial_each(generators, strategy)
-        return train_anchors(
-            target, self.objective, initial, self.options, lanes, chains
-        )
-
-    def _given_anchors(self, target: Target, num_chains: int) -> Tensor:
-        """Bring the anchors of the user to `(num_chains, dim)`."""
-        anchors = self.anchors
-        if isinstance(anchors, Tensor):
-            q = torch.atleast_2d(anchors.detach())
-        else:
-            assert anchors is not None
-            q = torch.atleast_2d(target.unconstrain(anchors).detach())
-        if q.shape[0] == 1:
-            q = q.expand(num_chains, -1)
-        if q.shape != (num_chains, target.dim):
-            raise ShapeError(
-                "anchors do not match the chains",
-                where="argument 'anchors'",
-                found=f"{tuple(q.shape)}",
-                expected=f"{(num_chains, target.dim)} or one row",
-                todo="give one anchor per chain: num_chains says how many",
-            )
-        return q.to(target.dtype)
-
-    def _layout_of_start(self) -> Layout:
-        """Lay out a potential's sites by the anchors that come with it."""
-        if not isinstance(self.anchors, Mapping):
-            raise ConfigurationError(
-                "a potential function says nothing about its sites",
-                where="argument 'anchors'",
-                found=type(self.anchors).__name__,
-                expected="a dictionary of values, site to tensor",
-                todo="pass anchors by site, or a model",
-            )
-        sites: dict[str, Site] = {}
-        start = 0
-        for name, value in self.anchors.items():
-            transform = torch.distributions.biject_to(constraints.real)
-            if name in self.start_transforms:
-                transform = self.start_transforms[name].inv
-            shape = torch.Size(transform.inverse_shape(value.shape))
-            sites[name] = Site(name, start, shape, value.shape, transform)
-            start += shape.numel()
-        return Layout(sites)
+    def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
+        """Record how many trajectories were in flight."""
+        return {"num_lanes": states[0].num_lanes}
 
 
 def _factor(

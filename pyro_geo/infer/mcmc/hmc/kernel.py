@@ -1,25 +1,25 @@
-"""HMC as the batched runner sees it."""
+"""Hamiltonian Monte Carlo, all chains in one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import known_options
 from pyro_geo.density import Target
-from pyro_geo.engine.kernel import Block, Warmup, target_of
+from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.errors import (
-    ConvergenceWarning,
-    DivergenceWarning,
-    PyroGeoWarning,
-)
-from pyro_geo.infer.mcmc.hmc.metric import kind_of
+from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
+from pyro_geo.infer.mcmc.hmc.review import review_draws
 from pyro_geo.infer.mcmc.hmc.starts import (
     StartStrategy,
+    first_start,
     near_others,
     scattered_starts,
 )
@@ -37,12 +37,13 @@ from pyro_geo.infer.mcmc.hmc.warmup import (
     start_adaptation,
 )
 
-__all__ = ["HMCKernel", "HMCState"]
+__all__ = ["HMC", "HMCState"]
 
-_DRAWS = 50  # transitions in a block
-_WARM = 25  # of warm-up in a block
-_COHORT = 256  # chains that tune, and run side by side
-_SUPERCHAINS, _MANY = 16, 64  # groups of chains with one start, from so many chains on
+_WARMUP_DRAWS = 25  # transitions in a block of warm-up
+_GROUP_SIZE = 256  # chains that tune together, and run side by side
+# From so many chains on, sets of chains share a start. R-hat of many chains with few
+# draws each can say little; chains with one start tell whether it still matters.
+_SUPERCHAINS, _LEAST_CHAINS = 16, 64
 
 
 class HMCState(NamedTuple):
@@ -54,9 +55,9 @@ class HMCState(NamedTuple):
         adaptation: warm-up under way, of the first group.
         burn_in: transitions left before draws count, of the other groups.
         made: transitions since the warm-up; decides the jitter.
-        moved: chains that warm-up put beside others.
+        restarted: chains that warm-up put beside others.
         unroll: leapfrog steps in one graph.
-        superchains: groups of chains with one start; 0 for none.
+        superchains: sets of chains with one start; 0 for none.
     """
 
     chains: Chains
@@ -64,15 +65,76 @@ class HMCState(NamedTuple):
     adaptation: Adaptation | None
     burn_in: int
     made: int
-    moved: int
+    restarted: int
     unroll: int
     superchains: int
 
 
-class HMCKernel:
-    """The block protocol of HMC; :class:`~pyro_geo.infer.HMC` adds Pyro's own."""
+class HMC(Kernel):
+    r"""Sample a posterior by Hamiltonian Monte Carlo, all chains in one batch.
 
-    stats: tuple[str, ...] = (
+    Each transition draws a momentum, follows
+
+    .. math:: \dot q = \Sigma p, \qquad \dot p = -\nabla U(q)
+
+    by leapfrog steps and accepts or rejects the end. Warm-up finds the step size by
+    dual averaging, the trajectory length by squared jumps of positions and of their
+    squares across chains (the second is the ChEES criterion), and the
+    metric :math:`\Sigma` from draws and gradients together: the one of least Fisher
+    divergence solves :math:`\Sigma\,\mathrm{cov}(\nabla U)\,\Sigma = \mathrm{cov}(q)`.
+    All of it is frozen before the first draw that counts. Prefer it for any posterior
+    with continuous parameters; where the minima of a loss form a surface and that
+    surface is wanted, use :class:`~pyro_geo.infer.DIMS`.
+
+    The first chains, at most 256 or `chain_batch_size`, tune side by side. Further
+    chains start twice as wide as the posterior and burn in for half the warm-up
+    with the tuning frozen. The more chains, the shorter the warm-up: leave
+    `warmup_steps` out. The same object works in `pyro.infer.MCMC` with one chain;
+    randomness then comes from torch's global generator.
+
+    Args:
+        model: a Pyro model, or a :class:`pyro_geo.Target`.
+        step_size: largest leapfrog step in units of the metric; adapted if None.
+        trajectory_length: mean length in units of the metric, where a quarter of a
+            period of a normal density is 1.57; adapted if None.
+        metric: `"diagonal"`, `"dense"`, `"low_rank"` (diagonal plus rank 32), or
+            `"auto"`: dense up to 100 dimensions, low rank above, where warm-up makes
+            at least 10 draws per dimension, or 320; diagonal otherwise. The result's
+            attributes say which.
+        target_accept_prob: acceptance rate that the step size is adapted to.
+        jitter: largest relative deviation of a trajectory's length from the mean.
+        max_leapfrog: leapfrog steps of one transition at most.
+        init_strategy: starts, see :meth:`Target.initial`; or `"laplace"`, which climbs
+            from a uniform start to the mode next to it and draws from the normal
+            density there: quick to warm up, but modes that no start is near are not
+            seen, and R-hat cannot tell.
+        unroll: leapfrog steps in one compiled graph; `"auto"` takes 2 where a step is
+            so small that calling it is most of the cost, else 1. A number of steps
+            that is no multiple evaluates the remainder for nothing.
+
+    Raises:
+        ConfigurationError: an option is outside its range.
+
+    References:
+        Hoffman, Radul & Sountsov (2021), An adaptive-MCMC scheme for setting
+        trajectory lengths in Hamiltonian Monte Carlo, PMLR 130.
+        Seyboldt, Carlson & Carpenter (2026), Preconditioning Hamiltonian Monte Carlo
+        by minimizing Fisher divergence, arXiv 2603.18845.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyro_geo.infer import MCMC
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        >>> fit = MCMC(HMC(model), 100, 100, 16, seed=1, progress_bar=False)
+        >>> fit = fit.run(torch.tensor([3.9, 4.1, 4.0]))
+        >>> abs(float(fit.get_samples()["mean"].mean()) - 3.99) < 0.1
+        True
+    """
+
+    statistics = (
         "lp",
         "energy",
         "energy_error",
@@ -81,83 +143,80 @@ class HMCKernel:
         "n_steps",
         "step_size",
     )
-    citations: tuple[str, ...] = ("chees", "fisher")
-    chain_name: str = "chain"
-    state_type: Any = HMCState
-    max_lanes: int | None = _COHORT
+    settings = ("options", "init_strategy")
+    citations = ("chees", "fisher")
+    state_type = HMCState
+    max_lanes = _GROUP_SIZE
+    shown_statistic = "acceptance_rate"
+    diagnostic_means = {"acceptance rate": "acceptance_rate"}
 
+    @known_options
     def __init__(
         self,
         model: Callable[..., Any] | Target,
         *,
+        step_size: float | None = None,
+        trajectory_length: float | None = None,
+        metric: Literal["auto"] | MetricKind = "auto",
+        target_accept_prob: float = 0.8,
+        jitter: float = 0.4,
+        max_leapfrog: int = 1023,
         init_strategy: StartStrategy = "uniform",
-        **options: Any,
+        unroll: Literal["auto"] | int = "auto",
     ) -> None:
-        self.model = model
+        super().__init__(model)
         self.init_strategy: StartStrategy = init_strategy
-        self.options = HMCOptions(**options)
+        self.options = HMCOptions(
+            step_size=step_size,
+            trajectory_length=trajectory_length,
+            metric=metric,
+            target_accept_prob=target_accept_prob,
+            jitter=jitter,
+            max_leapfrog=max_leapfrog,
+            unroll=unroll,
+        )
 
-    def make_target(
-        self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
-    ) -> Target:
-        """Turn the model and its arguments into a density."""
-        return target_of(self.model, *args, dtype=dtype, **kwargs)
-
-    def log_prob(self, target: Target, q: Tensor) -> Tensor:
-        """Evaluate the density, `(draws,)` at `q` of `(draws, dim)`."""
-        return target.log_prob(q)
+    def first_position(self, target: Target) -> Tensor:
+        """Find the start of a chain, `(1, dim)`, by torch's global generator."""
+        return first_start(target, self.init_strategy)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """The fewer chains share the work, the longer it takes."""
         return 1000 if num_chains < 4 else 500 if num_chains < 16 else 300
 
-    def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
-        """A fixed number of transitions."""
-        return _DRAWS
+    # -- warm-up ----------------------------------------------------------------------
 
-    def start(
-        self,
-        target: Target,
-        chains: Sequence[int],
-        *,
-        num_samples: int,
-        num_chains: int,
-        warmup_steps: int,
-        initial: Tensor | None,
-        noise: BlockNoise,
-        tuning: Tuning | None,
-    ) -> Warmup:
-        """Scatter the chains, and the first group's tuning begins."""
-        options = self.options
-        together = 1 if initial is not None else _chains_together(chains, num_chains)
-        if initial is None:
-            initial = (
-                scattered_starts(
-                    target, len(chains), together, self.init_strategy, noise
-                )
-                if tuning is None
-                else near_others(target, tuning, chains, together, noise)
+    def start(self, target: Target, group: ChainGroup) -> Warmup:
+        """Scatter the first group and begin its tuning; others start around it."""
+        options, tuning, count = self.options, group.tuning, len(group.chains)
+        together = _chains_together(group)
+        if group.initial is not None:
+            initial = group.initial
+        elif tuning is None:
+            initial = scattered_starts(
+                target, count, together, self.init_strategy, group.noise
             )
-        superchains = num_chains // together if together > 1 else 0
-        where = chains_at(target, initial.contiguous())
+        else:
+            initial = near_others(target, tuning, group.chains, together, group.noise)
+        superchains = group.num_chains // together if together > 1 else 0
+        chains = chains_at(target, initial.contiguous())
         unroll = options.unroll
         if unroll == "auto":
-            unroll = 2 if target.dim * len(chains) <= 4_000 else 1
+            unroll = 2 if target.dim * count <= 4_000 else 1
         if tuning is not None:
-            burn_in = warmup_steps // 2
-            state = HMCState(where, tuning, None, burn_in, 0, 0, unroll, superchains)
+            burn_in = group.warmup_steps // 2
+            state = HMCState(chains, tuning, None, burn_in, 0, 0, unroll, superchains)
             return Warmup(state, finished=burn_in == 0)
-        kind = options.kind(target.dim, len(chains) * warmup_steps)
         adaptation = start_adaptation(
-            where,
-            warmup_steps,
-            kind,
+            chains,
+            group.warmup_steps,
+            options.kind(target.dim, count * group.warmup_steps),
             options.rank(target.dim),
             options.target_accept_prob,
             options.step_size,
             options.trajectory_length,
         )
-        state = HMCState(where, None, adaptation, 0, 0, 0, unroll, superchains)
+        state = HMCState(chains, None, adaptation, 0, 0, 0, unroll, superchains)
         return self._settle(state, 0, None)
 
     def adapt(
@@ -165,19 +224,19 @@ class HMCKernel:
     ) -> Warmup:
         """Make some transitions of warm-up, adapting after each in the first group."""
         if state.adaptation is None:
-            draws = min(_WARM, state.burn_in)
+            draws = min(_WARMUP_DRAWS, state.burn_in)
             block = self.block(target, state, chains, draws, noise)
             left = state.burn_in - draws
             done = block.state.made
-            # burn-in is no part of the draws' jitter
-            burnt = block.state._replace(burn_in=left, made=done if left else 0)
-            return Warmup(burnt, left == 0, done, block.num_steps, block.rung)
+            # the jitter of the draws starts anew, however long the burn-in was
+            following = block.state._replace(burn_in=left, made=done if left else 0)
+            return Warmup(following, left == 0, done, block.num_steps, block.rung)
         adaptation = state.adaptation.copy()
-        draws = min(_WARM, adaptation.schedule.end - adaptation.iteration)
+        draws = min(_WARMUP_DRAWS, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
         choices = noise.uniform(draws, dtype=target.dtype).to(target.device)
         step = Stepper(target, state.chains, adaptation.metric, state.unroll)
-        where, taken = state.chains, 0
+        now, taken = state.chains, 0
         most = self.options.max_leapfrog
         for i in range(draws):
             length, sizes = adaptation.plan()
@@ -189,15 +248,15 @@ class HMCKernel:
                 middle,
                 adaptation.most_leapfrog(most),
             )
-            before = where
-            where, flight = step(
-                adaptation.metric, where, momenta[i], uniforms[i], sizes, steps
+            before = now
+            now, flight = step(
+                adaptation.metric, now, momenta[i], uniforms[i], sizes, steps
             )
             time = steps * middle
-            where = observe(adaptation, before, where, flight, time, choices[:, i])
+            now = observe(adaptation, before, now, flight, time, choices[:, i])
             taken += -(-steps // state.unroll) * state.unroll
         return self._settle(
-            state._replace(chains=where, adaptation=adaptation), taken, step
+            state._replace(chains=now, adaptation=adaptation), taken, step
         )
 
     def _settle(self, state: HMCState, taken: int, step: Stepper | None) -> Warmup:
@@ -206,7 +265,7 @@ class HMCKernel:
         assert adaptation is not None
         if adaptation.finished:
             state = state._replace(
-                tuning=adaptation.tuning(), adaptation=None, moved=adaptation.moved
+                tuning=adaptation.tuning(), adaptation=None, restarted=adaptation.moved
             )
         return Warmup(
             state,
@@ -221,6 +280,8 @@ class HMCKernel:
         """Frozen step size, trajectory length and metric."""
         return state.tuning
 
+    # -- draws ------------------------------------------------------------------------
+
     def block(
         self,
         target: Target,
@@ -230,12 +291,12 @@ class HMCKernel:
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        tuning, where = state.tuning, state.chains
+        tuning, now = state.tuning, state.chains
         assert tuning is not None
         momenta, uniforms = _noise(target, draws, noise)
-        step = Stepper(target, where, tuning.metric, state.unroll)
+        step = Stepper(target, now, tuning.metric, state.unroll)
         step_size, length = float(tuning.step_size), float(tuning.trajectory_length)
-        plan = [
+        lengths = [
             leapfrogs(
                 length,
                 self.options.jitter,
@@ -245,15 +306,15 @@ class HMCKernel:
             )
             for i in range(draws)
         ]
-        sizes = torch.full_like(where.potential, step_size)
-        kept: list[tuple[Tensor, ...]] = []
-        for i, steps in enumerate(plan):
-            where, flight = step(
-                tuning.metric, where, momenta[i], uniforms[i], sizes, steps
+        sizes = torch.full_like(now.potential, step_size)
+        rows: list[tuple[Tensor, ...]] = []
+        for i, steps in enumerate(lengths):
+            now, flight = step(
+                tuning.metric, now, momenta[i], uniforms[i], sizes, steps
             )
-            kept.append((where.q, where.potential, flight.energy, flight.error))
+            rows.append((now.q, now.potential, flight.energy, flight.error))
         q, potential, energy, error = (
-            torch.stack(column, 1) for column in zip(*kept, strict=True)
+            torch.stack(column, 1) for column in zip(*rows, strict=True)
         )
         stats = {
             "lp": -potential,
@@ -261,43 +322,20 @@ class HMCKernel:
             "energy_error": error,
             "acceptance_rate": (-error).exp().clamp(max=1.0),
             "diverging": error > LARGEST_ERROR,
-            "n_steps": torch.tensor(plan, device=q.device).expand_as(error),
+            "n_steps": torch.tensor(lengths, device=q.device).expand_as(error),
             "step_size": tuning.step_size.expand_as(error),
         }
-        taken = sum(-(-steps // state.unroll) * state.unroll for steps in plan)
-        new = state._replace(chains=where, made=state.made + draws)
-        return Block(new, q, stats, taken, step.rung)
+        taken = sum(-(-steps // state.unroll) * state.unroll for steps in lengths)
+        following = state._replace(chains=now, made=state.made + draws)
+        return Block(following, q, stats, taken, step.rung)
+
+    # -- what the run records ---------------------------------------------------------
 
     def review(
         self, states: Sequence[HMCState], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
         """Count divergent transitions and chains that never moved."""
-        found: list[PyroGeoWarning] = []
-        bad = stats["diverging"]
-        if bool(bad.any()):
-            found.append(
-                DivergenceWarning(
-                    "transitions diverged",
-                    where=f"HMC, {int(bad.any(1).sum())} of {len(bad)} chains",
-                    found=f"{int(bad.sum())} of {bad.numel()} transitions",
-                    expected="none",
-                    todo="raise target_accept_prob or reparametrise the model",
-                )
-            )
-        stuck = (stats["lp"] == stats["lp"][:, :1]).all(1)
-        stuck &= stats["acceptance_rate"].mean(1) < 0.1  # not just a few draws
-        if bool(stuck.any()) and stats["lp"].shape[1] > 1:
-            found.append(
-                ConvergenceWarning(
-                    "chains never moved",
-                    where="HMC, chains "
-                    + ", ".join(map(str, stuck.nonzero().flatten()[:8].tolist())),
-                    found=f"{int(stuck.sum())} of {len(stuck)} chains",
-                    expected="accepted transitions in every chain",
-                    todo="warm up longer or reparametrise; do not use the draws",
-                )
-            )
-        return found
+        return review_draws(stats)
 
     def describe(self, states: Sequence[HMCState]) -> dict[str, str | int | float]:
         """What warm-up chose."""
@@ -308,17 +346,20 @@ class HMCKernel:
             "step_size": float(tuning.step_size),
             "trajectory_length": float(tuning.trajectory_length),
             "target_accept_prob": self.options.target_accept_prob,
-            "restarted_chains": sum(state.moved for state in states),
-            "num_superchains": min(state.superchains for state in states),
+            "restarted_chains": sum(state.restarted for state in states),
         }
 
+    def superchains(self, states: Sequence[HMCState]) -> int | None:
+        """Number of sets of consecutive chains that share a start, if they do."""
+        return min(state.superchains for state in states) or None
 
-def _chains_together(chains: Sequence[int], num_chains: int) -> int:
-    """How many chains share a start; 1 where groups would not come out even."""
-    # of many chains with few draws each R-hat can say little; chains with one start
-    # tell what the start still has to say
-    size, rest = divmod(num_chains, _SUPERCHAINS)
-    if rest or num_chains < _MANY or len(chains) % size or chains[0] % size:
+
+def _chains_together(group: ChainGroup) -> int:
+    """How many chains share a start; 1 where sets would not come out even."""
+    if group.initial is not None or group.num_chains < _LEAST_CHAINS:
+        return 1
+    size, rest = divmod(group.num_chains, _SUPERCHAINS)
+    if rest or len(group.chains) % size or group.chains[0] % size:
         return 1
     return size
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind
 
 __all__ = ["HMCOptions"]
@@ -16,35 +15,28 @@ _DRAWS_PER_DIM = 10
 _RANK = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HMCOptions:
     """Options of :class:`~pyro_geo.infer.HMC`, where each is described."""
 
-    step_size: float | None = None
-    trajectory_length: float | None = None
-    metric: Literal["auto"] | MetricKind = "auto"
-    target_accept_prob: float = 0.8
-    jitter: float = 0.4
-    max_leapfrog: int = 1023
-    unroll: Literal["auto"] | int = "auto"
+    step_size: float | None
+    trajectory_length: float | None
+    metric: Literal["auto"] | MetricKind
+    target_accept_prob: float
+    jitter: float
+    max_leapfrog: int
+    unroll: Literal["auto"] | int
 
     def __post_init__(self) -> None:
-        for name in ("step_size", "trajectory_length"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                _refuse(name, value, "a positive number or None")
-        if self.metric not in ("auto", "diagonal", "dense", "low_rank"):
-            _refuse("metric", self.metric, "'auto', 'diagonal', 'dense' or 'low_rank'")
-        if not 0 < self.target_accept_prob < 1:
-            _refuse("target_accept_prob", self.target_accept_prob, "between 0 and 1")
-        if not 0 <= self.jitter < 1:
-            _refuse("jitter", self.jitter, "at least 0 and below 1")
-        if not isinstance(self.max_leapfrog, int) or self.max_leapfrog < 1:
-            _refuse("max_leapfrog", self.max_leapfrog, "a positive integer")
-        if self.unroll != "auto" and (
-            not isinstance(self.unroll, int) or not 1 <= self.unroll <= 16
-        ):
-            _refuse("unroll", self.unroll, "'auto' or an integer from 1 to 16")
+        check_number("step_size", self.step_size, strict=True)
+        check_number("trajectory_length", self.trajectory_length, strict=True)
+        check_choice("metric", self.metric, ("auto", "diagonal", "dense", "low_rank"))
+        check_number("target_accept_prob", self.target_accept_prob, 0, 1, strict=True)
+        check_number("jitter", self.jitter, 0, 1)
+        check_count("max_leapfrog", self.max_leapfrog)
+        unroll = self.unroll
+        good = unroll == "auto" or (isinstance(unroll, int) and 1 <= unroll <= 16)
+        check(good, "unroll", repr(unroll), "'auto' or an integer from 1 to 16")
 
     def kind(self, dim: int, draws: int) -> MetricKind:
         """Choose the metric for a dimension and the draws of warm-up at hand.
@@ -65,13 +57,3 @@ class HMCOptions:
     def rank(self, dim: int) -> int:
         """Rank of a low-rank metric."""
         return min(_RANK, dim)
-
-
-def _refuse(name: str, value: object, expected: str) -> None:
-    raise ConfigurationError(
-        "option out of range",
-        where=f"argument {name}",
-        found=repr(value),
-        expected=expected,
-        todo="pass such a value or leave it out",
-    )

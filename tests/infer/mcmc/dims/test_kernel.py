@@ -1,6 +1,9 @@
 """DiMS through the batched runner: exactness, statistics, errors, warnings, lanes."""
 
+import dataclasses
+import inspect
 import warnings
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +13,8 @@ from pyro.infer.autoguide import AutoDelta
 from pyro.infer.mcmc.util import initialize_model
 
 from pyro_geo.density import Target
-from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine import Noise
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.errors import (
     AnchorNotConvergedWarning,
     ConfigurationError,
@@ -28,7 +32,7 @@ from pyro_geo.errors import (
     UnboundedMinimumWarning,
     UnsupportedModelError,
 )
-from pyro_geo.infer import DIMS, MCMC, Noise, sample_minima
+from pyro_geo.infer import DIMS, MCMC, sample_minima
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
@@ -608,7 +612,7 @@ def test_groups_of_chains_and_blocks_change_no_bit(plane):
 def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
     """A loss that is no number per position; velocities without a curvature."""
     monkeypatch.setattr(
-        "pyro_geo.infer.mcmc.dims.kernel.train_anchors",
+        "pyro_geo.infer.mcmc.dims.placement.train_anchors",
         lambda *args: pytest.fail("trained"),
     )
     target = Target.from_potential(lambda q: q.square().sum(), 2)
@@ -623,5 +627,22 @@ def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
     "option", ["num_lanes", "max_evals", "polish_max_iter", "anchor_steps"]
 )
 def test_counts_are_integers(option):
+    options: Any = {option: 2.5}
     with pytest.raises(ConfigurationError, match=f"{option}.*2.5.*an integer"):
-        DIMS(lambda: None, **{option: 2.5})
+        DIMS(lambda: None, **options)
+
+
+def test_every_option_has_one_default():
+    """The named keywords of the class are the fields of its options."""
+    parameters = inspect.signature(DIMS).parameters
+    for field in dataclasses.fields(DIMSOptions):
+        assert parameters[field.name].default == field.default, field.name
+        assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name():
+    wrong: Any = {"num_lane": 3}
+    with pytest.raises(ConfigurationError) as error:
+        DIMS(lambda: None, **wrong)
+    expected = "DIMS(...) has no option 'num_lane'; did you mean 'num_lanes'?"
+    assert str(error.value) == expected

@@ -120,15 +120,15 @@ def test_warm_up_hands_the_parameters_back():
 
 
 def test_draws_are_served_from_blocks(monkeypatch):
-    monkeypatch.setattr(DIMS, "buffer", 4)
+    monkeypatch.setattr(DIMS, "draws_ahead", 4)
     dims = kernel()
     dims.setup(0, X, Y)
     params = dims.initial_params
     draws = torch.stack([dims.sample(params)["w"] for _ in range(10)])
-    assert len(dims._blocks) == 3
+    assert len(dims._chain.blocks) == 3
     assert len(draws.unique(dim=0)) == 10
-    stored = torch.cat([block.q[0] for block in dims._blocks])[:10]
-    assert torch.equal(draws, stored[:, dims._target.layout.sites["w"].slice])
+    stored = torch.cat([block.q[0] for block in dims._chain.blocks])[:10]
+    assert torch.equal(draws, stored[:, TARGET.layout.sites["w"].slice])
 
 
 def test_starts_are_taken_before_setup():
@@ -138,8 +138,8 @@ def test_starts_are_taken_before_setup():
     dims.setup(0, X, Y)
     assert dims.initial_params is start
     dims.sample(start)
-    anchors = dims._state.anchors.q[0]
-    assert torch.equal(anchors, dims._target.layout.flatten(start))
+    anchors = dims._chain.state.anchors.q[0]
+    assert torch.equal(anchors, TARGET.layout.flatten(start))
     with pytest.warns(AnchorNotConvergedWarning):
         dims.diagnostics()
 
@@ -161,10 +161,10 @@ def test_it_pickles_in_the_middle_of_a_run():
     dims.setup(0, X, Y)
     dims.sample(dims.initial_params)
     copy = pickle.loads(pickle.dumps(dims))
-    assert copy._blocks == []
-    assert copy._target is None
+    assert copy._chain is None
+    assert copy.transforms is None
     assert set(copy.initial_params) == {"w", "scale"}
-    assert len(dims._blocks) == 1
+    assert len(dims._chain.blocks) == 1
     check_draws(run(copy).get_samples(), 20)
 
 

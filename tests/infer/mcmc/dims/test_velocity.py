@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
+from pyro_geo.engine import Noise
 from pyro_geo.errors import (
     ConfigurationError,
     MissingCurvatureError,
     NotPositiveDefiniteError,
     ShapeError,
 )
-from pyro_geo.infer import Noise
 from pyro_geo.infer.mcmc.dims import velocity
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.state import kinetic_energy

@@ -1,6 +1,8 @@
 """HMC through the batched runner: purity, seeds, groups, results, errors, warnings."""
 
 import copy
+import dataclasses
+import inspect
 import warnings
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from pyro_geo.density import Target
-from pyro_geo.engine._warmup import warm_up
+from pyro_geo.engine import ChainGroup, Noise
+from pyro_geo.engine.schedule import warm_up
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -20,7 +23,7 @@ from pyro_geo.errors import (
     ModelError,
     PyroGeoWarning,
 )
-from pyro_geo.infer import HMC, MCMC, Noise
+from pyro_geo.infer import HMC, MCMC
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, LowRank, kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.testing.gates import check_gaussian
@@ -107,7 +110,7 @@ def test_single_precision():
 def test_the_statistics_hold_together(target):
     fit = run(target, 30)
     stats = fit.stats
-    assert tuple(stats) == HMC.stats
+    assert tuple(stats) == HMC.statistics
     lp = target.log_prob(fit.positions.flatten(0, 1)).view(4, 30)
     torch.testing.assert_close(stats["lp"], lp)
     rate = (-stats["energy_error"]).exp().clamp(max=1)
@@ -164,16 +167,8 @@ def test_the_seed_rules(target):
 def test_blocks_are_pure(target):
     kernel, traced = HMC(target), target.with_rung("traced")
     chains, noise = range(4), Noise(0)
-    start = kernel.start(
-        traced,
-        chains,
-        num_samples=10,
-        num_chains=4,
-        warmup_steps=60,
-        initial=None,
-        noise=noise.region(1).block(chains, 0),
-        tuning=None,
-    )
+    streams = noise.region(1).block(chains, 0)
+    start = kernel.start(traced, ChainGroup(chains, 4, 10, 60, streams))
     state = start.state
     for index in (1, 2, 3):  # the approach, the windows and the end
         before = [t.clone() for t in tensors(state)]
@@ -313,9 +308,10 @@ def test_many_chains_share_starts(target):
         (1000, 319, "diagonal"),
     ],
 )
-def test_auto_takes_what_warm_up_can_determine(dim, draws, expected):
-    assert HMCOptions().kind(dim, draws) == expected
-    assert HMCOptions(metric="diagonal").kind(dim, draws) == "diagonal"
+def test_auto_takes_what_warm_up_can_determine(target, dim, draws, expected):
+    assert HMC(target).options.kind(dim, draws) == expected
+    named = HMC(target, metric="diagonal")
+    assert named.options.kind(dim, draws) == "diagonal"
 
 
 @pytest.mark.parametrize(
@@ -367,6 +363,25 @@ def test_bad_options_are_refused_at_construction(target, name, value):
     parts(error)
 
 
+def test_an_unknown_option_is_refused_with_the_nearest_name(target):
+    wrong: Any = {"target_accept": 0.9}
+    with pytest.raises(ConfigurationError) as error:
+        HMC(target, **wrong)
+    assert str(error.value) == (
+        "HMC(...) has no option 'target_accept'; did you mean 'target_accept_prob'?"
+    )
+    wrong = {"num_chain": 4}
+    with pytest.raises(ConfigurationError, match=r"MCMC\(.*did you mean 'num_chains'"):
+        MCMC(HMC(target), 10, **wrong)
+
+
+def test_every_option_is_a_named_keyword():
+    parameters = inspect.signature(HMC).parameters
+    assert {field.name for field in dataclasses.fields(HMCOptions)} < set(parameters)
+    kinds = {parameter.kind for parameter in list(parameters.values())[1:]}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
 def test_bad_counts_are_refused_at_construction(target):
     for name, value in (("num_chains", 0), ("num_samples", 0), ("warmup_steps", -1)):
         options: Any = {"num_samples": 5} | {name: value}
@@ -402,21 +417,14 @@ def test_later_chains_without_a_density_are_named():
     target = Target.from_potential(narrow, 2, dtype=torch.float64)
     kernel, traced = HMC(target), target.with_rung("traced")
     ones = torch.ones(4, 2, dtype=torch.float64)
-    options: Any = {
-        "num_samples": 5,
-        "num_chains": 300,
-        "warmup_steps": 0,
-        "noise": Noise(0).block(range(4), 0),
-    }
-    first = kernel.start(traced, range(4), initial=ones, tuning=None, **options)
+    noise = Noise(0).block(range(4), 0)
+    group = ChainGroup(range(4), 300, 5, 0, noise, initial=ones)
+    first = kernel.start(traced, group)
+    later = ChainGroup(
+        range(150, 154), 300, 5, 0, noise, tuning=kernel.tuning(first.state)
+    )
     with pytest.raises(InitializationError, match="chain 150") as error:
-        kernel.start(
-            traced,
-            range(150, 154),
-            initial=None,
-            tuning=kernel.tuning(first.state),
-            **options,
-        )
+        kernel.start(traced, later)
     parts(error)
 
 

@@ -1,66 +1,21 @@
-"""Options of a run, checked before it starts."""
+"""Starts of chains that a user gives, checked and laid out flat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine.kernel import BlockKernel
 from pyro_geo.errors import ConfigurationError, InitializationError
 
-__all__ = [
-    "check_dtype",
-    "check_kernel",
-    "unconstrained_starts",
-]
+__all__ = ["start_positions"]
 
 
-def check_kernel(kernel: object) -> None:
-    """Refuse what is not a kernel of the block protocol.
-
-    Args:
-        kernel: the argument.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if not isinstance(kernel, BlockKernel):
-        raise ConfigurationError(
-            "not a batched kernel",
-            where="argument kernel",
-            found=type(kernel).__name__,
-            expected="a kernel of pyro_geo.infer",
-            todo="wrap the model, as in MCMC(DIMS(model), ...)",
-        )
-
-
-def check_dtype(target: Target, dtype: torch.dtype | None) -> None:
-    """Refuse another type than that of a finished target.
-
-    Args:
-        target: the density.
-        dtype: what was asked for.
-
-    Raises:
-        ConfigurationError: they differ.
-    """
-    if dtype not in (None, target.dtype):
-        raise ConfigurationError(
-            "a finished target keeps its dtype",
-            where="argument dtype",
-            found=f"{dtype}",
-            expected=f"{target.dtype} or None",
-            todo="make the target with the dtype wanted",
-        )
-
-
-def unconstrained_starts(
+def start_positions(
     target: Target, initial_params: Mapping[str, Tensor] | None, num_chains: int
 ) -> Tensor | None:
-    """Lay given starts out flat.
+    """Lay the starts of all chains out flat.
 
     Args:
         target: the density.
@@ -68,11 +23,17 @@ def unconstrained_starts(
         num_chains: of the run.
 
     Returns:
-        Positions, `(chains, dim)`; None where none are given.
+        Positions, `(chains, dim)`; None where there are no values.
 
     Raises:
         ConfigurationError: their number is not that of the chains.
         InitializationError: the density of one is not finite.
+
+    Example:
+        >>> import torch
+        >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+        >>> start_positions(target, {"q": torch.ones(3, 2)}, 3).shape
+        torch.Size([3, 2])
     """
     if initial_params is None:
         return None

@@ -1,24 +1,24 @@
-"""What is kept of each draw: which sites, under which names, in which space."""
+"""The sites that a run records of each draw, and their values at positions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform
 from torch.distributions.transforms import Transform
 
 from pyro_geo.density import Target
+from pyro_geo.engine.commits import numpy_dtype
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.io.store import Variable
 from pyro_geo.ops.chunks import Sites, in_chunks
 
-__all__ = ["KeptSites", "numpy_dtype"]
+__all__ = ["RecordedSites"]
 
 
-class KeptSites:
+class RecordedSites:
     """Values of chosen sites at a target's positions.
 
     Args:
@@ -30,7 +30,7 @@ class KeptSites:
 
     Example:
         >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
-        >>> KeptSites(target)(torch.ones(4, 5, 2))["q"].shape
+        >>> RecordedSites(target)(torch.ones(4, 5, 2))["q"].shape
         torch.Size([4, 5, 2])
     """
 
@@ -50,54 +50,60 @@ class KeptSites:
                 )
         self.latent = [name for name in latent if keep is None or name in keep]
         self.computed = [name for name in computed if keep is None or name in keep]
-        self.whole = len(self.latent) == len(latent)
-        """Whether positions can be put together from what is kept."""
+        self.all_latent = len(self.latent) == len(latent)
+        """Whether positions can be put together from the recorded sites."""
 
-    def __call__(self, q: Tensor) -> Sites:
-        """Evaluate the sites at draws.
+    def __call__(self, q: Tensor, names: Sequence[str] | None = None) -> Sites:
+        """Evaluate sites at draws.
 
         Args:
             q: positions, `(chains, draws, dim)`.
+            names: of recorded sites; all of them if None.
 
         Returns:
             Site to `(chains, draws, *shape)`.
         """
-        layout, found = self._target.layout, {}
+        layout, values = self._target.layout, {}
+        names = [*self.latent, *self.computed] if names is None else names
         for name in self.latent:
-            site = layout.sites[name]
-            value: object = site.transform(
-                q[..., site.slice].reshape(q.shape[:-1] + site.shape)
-            )
-            assert isinstance(value, Tensor)
-            found[name] = value
-        if self.computed:
+            if name in names:
+                site = layout.sites[name]
+                value: object = site.transform(
+                    q[..., site.slice].reshape(q.shape[:-1] + site.shape)
+                )
+                assert isinstance(value, Tensor)
+                values[name] = value
+        computed = [name for name in self.computed if name in names]
+        if computed:
             flat = in_chunks(self._target.deterministics, q.flatten(0, 1))
-            for name in self.computed:
-                found[name] = flat[name].unflatten(0, q.shape[:2])
-        return found
+            values |= {name: flat[name].unflatten(0, q.shape[:2]) for name in computed}
+        return values
 
     def unconstrained(self, q: Tensor) -> Sites:
-        """Unconstrained values of the sites whose constrained ones are others.
+        """Unconstrained values of the sites that have a transform.
+
+        A store holds them beside the constrained values, so that positions come back
+        bit for bit.
 
         Args:
             q: positions, `(..., dim)`.
 
         Returns:
-            Site to `(..., *shape)`; nothing where sites are left out.
+            Site to `(..., *shape)`; nothing where latent sites are left out.
         """
         sites = self._target.layout.sites
         return {
             name: q[..., site.slice].reshape(q.shape[:-1] + site.shape)
             for name, site in sites.items()
-            if self.whole and not _is_identity(site.transform)
+            if self.all_latent and not _is_identity(site.transform)
         }
 
     def positions(self, values: Mapping[str, Tensor]) -> Tensor:
         """Put positions together again.
 
         Args:
-            values: site to its unconstrained values, or its constrained ones where
-                the two are the same.
+            values: latent site to unconstrained values; of a site without a transform
+                they are the constrained ones.
 
         Returns:
             Positions, `(chains, draws, dim)`.
@@ -129,11 +135,6 @@ class KeptSites:
         return torch.full(
             (1, 1, target.dim), 0.1, dtype=target.dtype, device=target.device
         )
-
-
-def numpy_dtype(value: Tensor) -> np.dtype:
-    """The NumPy type of a tensor's numbers."""
-    return value.new_empty(0).cpu().numpy().dtype
 
 
 def _is_identity(transform: Transform) -> bool:
