@@ -213,7 +213,7 @@ def sghmc(
         _check_positive("step_size", step_size)
         size = torch.full((num_chains, 1), step_size, dtype=target.dtype)
     decay = torch.exp(-friction * size)
-    step = target.lift("baselines.sghmc", _langevin_step(target), "sghmc")
+    step = target.lift("baselines.sghmc", _langevin_step, "sghmc")
     _, g = target.value_and_grad(q)
     p = torch.randn(q.shape, generator=generator, dtype=q.dtype)
     keep = {num_steps - i * (num_steps // (2 * num_draws)) for i in range(num_draws)}
@@ -226,24 +226,22 @@ def sghmc(
     return torch.stack(draws, 1)
 
 
-def _langevin_step(target: Target) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    def step(
-        data: tuple[Tensor, ...],
-        q: Tensor,
-        p: Tensor,
-        g: Tensor,
-        noise: Tensor,
-        size: Tensor,
-        decay: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        p = p + 0.5 * size * g
-        q = q + 0.5 * size * p
-        p = decay * p + (1.0 - decay**2).sqrt() * noise
-        q = q + 0.5 * size * p
-        _, g = value_and_grad(target.bind(data).log_prob, q)
-        return q, p + 0.5 * size * g, g
-
-    return step
+def _langevin_step(
+    target: Target,
+    q: Tensor,
+    p: Tensor,
+    g: Tensor,
+    noise: Tensor,
+    size: Tensor,
+    decay: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make one step of the splitting kick, drift, friction and noise, drift, kick."""
+    p = p + 0.5 * size * g
+    q = q + 0.5 * size * p
+    p = decay * p + (1.0 - decay**2).sqrt() * noise
+    q = q + 0.5 * size * p
+    _, g = value_and_grad(target.log_prob, q)
+    return q, p + 0.5 * size * g, g
 
 
 def _stable_step(target: Target, q: Tensor, generator: torch.Generator) -> Tensor:

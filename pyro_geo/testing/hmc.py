@@ -230,8 +230,8 @@ class FixedHMC:
         size = torch.tensor(self.step_size, dtype=dtype)
         lifted = target.lift(
             ("fixed_hmc", self.transition, self.num_steps),
-            lambda data, state, momentum, uniform, size: self.transition(
-                lambda q: -target.bind(data).log_prob(q),
+            lambda target, state, momentum, uniform, size: self.transition(
+                lambda q: -target.log_prob(q),
                 state,
                 momentum,
                 uniform,

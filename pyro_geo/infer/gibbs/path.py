@@ -207,12 +207,12 @@ class Mover:
         self.chunk = chunk
         self._loss = target.lift(
             "summed loss",
-            lambda data, q: -target.bind(data).log_likelihood(q),
+            lambda target, q: -target.log_likelihood(q),
             "the loss",
         )
         self._prior = target.lift(
             "log-prior",
-            lambda data, q: target.bind(data).log_prior(q),
+            lambda target, q: target.log_prior(q),
             "the prior",
         )
 

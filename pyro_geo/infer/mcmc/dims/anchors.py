@@ -243,7 +243,7 @@ def _adam(
     """
     lifted = target.lift(
         (*objective.key, "adam"),
-        lambda data, *state: _adam_step(objective, target.bind(data), *state),
+        lambda target, *state: _adam_step(objective, target, *state),
         "a step of Adam",
     )
     moments = (torch.zeros_like(q), torch.zeros_like(q))

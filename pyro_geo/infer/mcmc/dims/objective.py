@@ -76,7 +76,7 @@ class Objective:
         """Loss and gradient on the traced rung, for what runs briefly."""
         lifted = target.lift(
             (*self.key, "value_and_grad"),
-            lambda data, x: value_and_grad(self.on(target.bind(data)), x),
+            lambda target, x: value_and_grad(self.on(target), x),
             "the loss and its gradient",
         )
         return lifted(target.data, q, rung="traced", laned=(True,))
@@ -85,7 +85,7 @@ class Objective:
         """Hessian-vector product on the traced rung."""
         lifted = target.lift(
             (*self.key, "hvp"),
-            lambda data, x, y: hvp(self.on(target.bind(data)), x, y),
+            lambda target, x, y: hvp(self.on(target), x, y),
             "the loss's Hessian product",
         )
         return lifted(target.data, q, v, rung="traced", laned=(True, True))

@@ -156,9 +156,7 @@ class Stepper:
         self.unroll = unroll
         self._lifted = target.lift(
             ("hmc", kind_of(metric), unroll),
-            lambda data, *inputs: advance(
-                lambda x: -target.bind(data).log_prob(x), *inputs
-            ),
+            lambda target, *inputs: advance(lambda x: -target.log_prob(x), *inputs),
             "a step of HMC",
         )
         self._call = self._lifted.specialise(
