@@ -12,15 +12,16 @@ from pyro_geo.density import Target
 from pyro_geo.engine.kernel import Block, Warmup, target_of
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import DivergenceWarning, PyroGeoWarning
-from pyro_geo.ops.derivatives import value_and_grad
+from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.infer import transition as shipped
+from pyro_geo.infer.transition import LARGEST_ERROR, ChainState, Trajectory
 
-__all__ = ["FixedHMC", "HMCState", "leapfrog_transition"]
+__all__ = ["FixedHMC", "FixedHMCState", "fixed_transition"]
 
 _DRAWS = 25  # transitions per block
-_LARGEST_ERROR = 1e3  # energy error beyond which a transition counts as divergent
 
 
-class HMCState(NamedTuple):
+class FixedHMCState(NamedTuple):
     """Positions with their potential and gradient.
 
     Attributes:
@@ -36,89 +37,47 @@ class HMCState(NamedTuple):
     burn_in: Tensor
 
 
-class HMCInfo(NamedTuple):
-    """What happened in one transition, `(chains,)` each."""
-
-    energy: Tensor
-    energy_error: Tensor
-    acceptance_rate: Tensor
-    diverging: Tensor
-
-
-def leapfrog(
+def fixed_transition(
     potential: Callable[[Tensor], Tensor],
-    state: HMCState,
-    momentum: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> tuple[HMCState, Tensor]:
-    """Follow a trajectory of every chain to its end.
-
-    Args:
-        potential: batched potential, `(chains, dim) -> (chains,)`.
-        state: where the chains are.
-        momentum: momenta, `(chains, dim)`.
-        step_size: `()` or `(chains, 1)`.
-        num_steps: leapfrog steps.
-
-    Returns:
-        Where the trajectories end, and with what momentum.
-    """
-    q, value, grad, p = state.q, state.potential, state.grad, momentum
-    for _ in range(num_steps):
-        p = p - 0.5 * step_size * grad
-        q = q + step_size * p
-        value, grad = value_and_grad(potential, q)
-        p = p - 0.5 * step_size * grad
-    return state._replace(q=q, potential=value, grad=grad), p
-
-
-def choose(first: Tensor, one: HMCState, other: HMCState) -> HMCState:
-    """Take each chain's state from `one` where `first` is true, else from `other`."""
-    row = first.unsqueeze(-1)
-    return one._replace(
-        q=torch.where(row, one.q, other.q),
-        potential=torch.where(first, one.potential, other.potential),
-        grad=torch.where(row, one.grad, other.grad),
-    )
-
-
-def kinetic_energy(momentum: Tensor) -> Tensor:
-    """Kinetic energy of each chain, `(chains,)`."""
-    return 0.5 * momentum.square().sum(-1)
-
-
-def leapfrog_transition(
-    potential: Callable[[Tensor], Tensor],
-    state: HMCState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[HMCState, HMCInfo]:
-    r"""Make one transition of every chain: leapfrog, then Metropolis.
+) -> tuple[FixedHMCState, Trajectory]:
+    """Make one transition of every chain by the shipped code, in the identity metric.
 
     Args:
         potential: batched potential, `(chains, dim) -> (chains,)`.
         state: where the chains are.
         momentum: standard normal momenta, `(chains, dim)`.
         uniform: uniform numbers for the acceptance, `(chains,)`.
-        step_size: `()`.
+        step_size: `()` or `(chains,)`.
         num_steps: leapfrog steps.
 
     Returns:
-        The next state and what happened.
-
-    References:
-        Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
+        The next state, and the ends of the trajectories.
     """
-    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
-    start = state.potential + kinetic_energy(momentum)
-    error = moved.potential + kinetic_energy(p) - start
-    error = torch.where(error.isnan(), torch.inf, error)
-    new = choose(uniform < (-error).exp(), moved, state)
-    rate = (-error).exp().clamp(max=1.0)
-    return new, HMCInfo(start, error, rate, error > _LARGEST_ERROR)
+    chains = ChainState(*state[:3])
+    yes = torch.ones((), dtype=torch.bool, device=momentum.device)
+    # nothing of it is read where a trajectory starts
+    blank = Trajectory(
+        chains.q, momentum, chains.potential, chains.grad, uniform, uniform
+    )
+    # by its module, so that a twin can replace one piece of it
+    new, trajectory = shipped.hmc_transition(
+        potential,
+        Diagonal(torch.ones_like(momentum[0])),
+        chains,
+        blank,
+        momentum,
+        uniform,
+        step_size.expand_as(uniform),
+        uniform.new_ones(num_steps),
+        first=yes,
+        last=yes,
+    )
+    return FixedHMCState(*new, state.burn_in), trajectory
 
 
 class FixedHMC:
@@ -144,7 +103,7 @@ class FixedHMC:
     stats = ("lp", "energy", "energy_error", "acceptance_rate", "n_steps", "diverging")
     citations = ()
     chain_name: str = "chain"
-    state_type: Any = HMCState
+    state_type: Any = FixedHMCState
     max_lanes: int | None = None
 
     def __init__(
@@ -153,7 +112,7 @@ class FixedHMC:
         *,
         step_size: float = 0.1,
         num_steps: int = 10,
-        transition: Callable[..., tuple[HMCState, HMCInfo]] = leapfrog_transition,
+        transition: Callable[..., tuple[Any, Trajectory]] = fixed_transition,
     ) -> None:
         self.model = model
         self.step_size = step_size
@@ -194,12 +153,16 @@ class FixedHMC:
         if initial is None:
             generators = [noise.generator(i) for i in range(len(chains))]
             initial = target.initial_each(generators)
-        value, grad = value_and_grad(lambda q: -target.log_prob(q), initial)
-        state = HMCState(initial, value, grad, torch.tensor(warmup_steps))
+        where = shipped.chain_state_at(target, initial)
+        state = FixedHMCState(*where, torch.tensor(warmup_steps))
         return Warmup(state, finished=warmup_steps == 0)
 
     def adapt(
-        self, target: Target, state: HMCState, chains: Sequence[int], noise: BlockNoise
+        self,
+        target: Target,
+        state: FixedHMCState,
+        chains: Sequence[int],
+        noise: BlockNoise,
     ) -> Warmup:
         """Burn in; nothing is adapted."""
         left = int(state.burn_in)
@@ -208,17 +171,17 @@ class FixedHMC:
         burnt = block.state._replace(burn_in=state.burn_in - draws)
         return Warmup(burnt, left == draws, draws, block.num_steps, block.rung)
 
-    def tuning(self, state: HMCState) -> None:
+    def tuning(self, state: FixedHMCState) -> None:
         """Nothing is tuned."""
 
-    def describe(self, states: Sequence[HMCState]) -> dict[str, str | int | float]:
+    def describe(self, states: Sequence[FixedHMCState]) -> dict[str, str | int | float]:
         """Record what was fixed by hand."""
         return {"step_size": self.step_size, "num_steps": self.num_steps}
 
     def block(
         self,
         target: Target,
-        state: HMCState,
+        state: FixedHMCState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -228,15 +191,12 @@ class FixedHMC:
         momenta = noise.normal(draws, target.dim, dtype=dtype).to(target.device)
         uniforms = noise.uniform(draws, dtype=dtype).to(target.device)
         size = torch.tensor(self.step_size, dtype=dtype)
+        # the function holds these two alone: the kernel is not part of the graph
+        transition, num_steps = self.transition, self.num_steps
         lifted = target.lift(
-            ("fixed_hmc", self.transition, self.num_steps),
-            lambda target, state, momentum, uniform, size: self.transition(
-                lambda q: -target.log_prob(q),
-                state,
-                momentum,
-                uniform,
-                size,
-                self.num_steps,
+            ("fixed_hmc", transition, num_steps),
+            lambda target, state, momentum, uniform, size: transition(
+                lambda q: -target.log_prob(q), state, momentum, uniform, size, num_steps
             ),
             "a transition of HMC",
         )
@@ -245,24 +205,24 @@ class FixedHMC:
         )
         positions, rows = [], []
         for i in range(draws):
-            state, info = step(state, momenta[:, i], uniforms[:, i], size)
+            state, end = step(state, momenta[:, i], uniforms[:, i], size)
             positions.append(state.q)
-            rows.append((-state.potential, *info))
-        lp, energy, error, rate, diverging = (
+            rows.append((-state.potential, end.energy, end.error))
+        lp, energy, error = (
             torch.stack(column, 1) for column in zip(*rows, strict=True)
         )
         stats = {
             "lp": lp,
             "energy": energy,
             "energy_error": error,
-            "acceptance_rate": rate,
+            "acceptance_rate": (-error).exp().clamp(max=1.0),
             "n_steps": torch.full_like(lp, self.num_steps, dtype=torch.long),
-            "diverging": diverging,
+            "diverging": error > LARGEST_ERROR,
         }
         return Block(state, torch.stack(positions, 1), stats, draws, lifted.rung)
 
     def review(
-        self, states: Sequence[HMCState], stats: dict[str, Tensor]
+        self, states: Sequence[FixedHMCState], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
         """Count the divergent transitions."""
         bad = stats["diverging"]

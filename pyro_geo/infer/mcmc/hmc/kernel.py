@@ -24,17 +24,17 @@ from pyro_geo.infer.mcmc.hmc.starts import (
     scattered_starts,
 )
 from pyro_geo.infer.mcmc.hmc.trajectory import leapfrogs
-from pyro_geo.infer.mcmc.hmc.transition import (
-    LARGEST_ERROR,
-    Chains,
-    Stepper,
-    chains_at,
-)
 from pyro_geo.infer.mcmc.hmc.warmup import (
     Adaptation,
     Tuning,
     observe,
     start_adaptation,
+)
+from pyro_geo.infer.transition import (
+    LARGEST_ERROR,
+    ChainState,
+    TransitionLoop,
+    chain_state_at,
 )
 
 __all__ = ["HMCKernel", "HMCState"]
@@ -59,7 +59,7 @@ class HMCState(NamedTuple):
         superchains: groups of chains with one start; 0 for none.
     """
 
-    chains: Chains
+    chains: ChainState
     tuning: Tuning | None
     adaptation: Adaptation | None
     burn_in: int
@@ -139,7 +139,7 @@ class HMCKernel:
                 else near_others(target, tuning, chains, together, noise)
             )
         superchains = num_chains // together if together > 1 else 0
-        where = chains_at(target, initial.contiguous())
+        where = chain_state_at(target, initial.contiguous())
         unroll = options.unroll
         if unroll == "auto":
             unroll = 2 if target.dim * len(chains) <= 4_000 else 1
@@ -176,7 +176,7 @@ class HMCKernel:
         draws = min(_WARM, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
         choices = noise.uniform(draws, dtype=target.dtype).to(target.device)
-        step = Stepper(target, state.chains, adaptation.metric, state.unroll)
+        step = TransitionLoop(target, state.chains, adaptation.metric, state.unroll)
         where, taken = state.chains, 0
         most = self.options.max_leapfrog
         for i in range(draws):
@@ -190,17 +190,19 @@ class HMCKernel:
                 adaptation.most_leapfrog(most),
             )
             before = where
-            where, flight = step(
+            where, trajectory = step(
                 adaptation.metric, where, momenta[i], uniforms[i], sizes, steps
             )
             time = steps * middle
-            where = observe(adaptation, before, where, flight, time, choices[:, i])
+            where = observe(adaptation, before, where, trajectory, time, choices[:, i])
             taken += -(-steps // state.unroll) * state.unroll
         return self._settle(
             state._replace(chains=where, adaptation=adaptation), taken, step
         )
 
-    def _settle(self, state: HMCState, taken: int, step: Stepper | None) -> Warmup:
+    def _settle(
+        self, state: HMCState, taken: int, step: TransitionLoop | None
+    ) -> Warmup:
         """Freeze the tuning at the end of the schedule."""
         adaptation = state.adaptation
         assert adaptation is not None
@@ -233,7 +235,7 @@ class HMCKernel:
         tuning, where = state.tuning, state.chains
         assert tuning is not None
         momenta, uniforms = _noise(target, draws, noise)
-        step = Stepper(target, where, tuning.metric, state.unroll)
+        step = TransitionLoop(target, where, tuning.metric, state.unroll)
         step_size, length = float(tuning.step_size), float(tuning.trajectory_length)
         plan = [
             leapfrogs(
@@ -248,10 +250,10 @@ class HMCKernel:
         sizes = torch.full_like(where.potential, step_size)
         kept: list[tuple[Tensor, ...]] = []
         for i, steps in enumerate(plan):
-            where, flight = step(
+            where, trajectory = step(
                 tuning.metric, where, momenta[i], uniforms[i], sizes, steps
             )
-            kept.append((where.q, where.potential, flight.energy, flight.error))
+            kept.append((where.q, where.potential, trajectory.energy, trajectory.error))
         q, potential, energy, error = (
             torch.stack(column, 1) for column in zip(*kept, strict=True)
         )

@@ -12,8 +12,8 @@ from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import InitializationError
-from pyro_geo.infer.mcmc.hmc.transition import chains_at
 from pyro_geo.infer.mcmc.hmc.warmup import Tuning, scattered
+from pyro_geo.infer.transition import chain_state_at
 from pyro_geo.ops.lanes import map_lanes
 from pyro_geo.optim.newton import polish
 
@@ -154,7 +154,7 @@ def _first_finite(
     bad = torch.ones(len(q), dtype=torch.bool, device=q.device)
     for normal in normals.unbind(1):
         q = torch.where(bad[:, None], draw(normal), q)
-        found = chains_at(target, q)
+        found = chain_state_at(target, q)
         bad = ~(found.potential.isfinite() & found.grad.isfinite().all(-1))
         if not bool(bad.any()):
             break
