@@ -89,7 +89,10 @@ def test_rows_may_have_any_leading_axes_and_matrices_are_trees(form):
 
 
 def test_directions_of_zeros_count_for_nothing():
-    scale, axis = numbers(3).exp(), torch.tensor([[0.6], [0.8], [0.0]], dtype=torch.float64)
+    scale, axis = (
+        numbers(3).exp(),
+        torch.tensor([[0.6], [0.8], [0.0]], dtype=torch.float64),
+    )
     value = torch.tensor([5.0], dtype=torch.float64)
     zero, one = torch.zeros(3, 1).double(), torch.ones(1).double()
     padded = LowRank(scale, torch.cat([axis, zero], 1), torch.cat([value, one]))

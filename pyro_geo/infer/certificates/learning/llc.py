@@ -14,11 +14,11 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.errors import ConvergenceWarning, ShapeError
-from pyro_geo.geometry.matrices import Dense, Diagonal
+from pyro_geo.geometry.laplace import laplace
+from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
 from pyro_geo.infer.step_size import averaged, restart, update
 from pyro_geo.infer.transition import TransitionLoop, chain_state_at
-from pyro_geo.ops.derivatives import hvp, value_and_grad
-from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.ops.derivatives import value_and_grad
 
 __all__ = ["LLC", "llc"]
 
@@ -242,14 +242,13 @@ def _quadratic(
     grad = value_and_grad(target.log_prob, where[None])[1][0]
     if dim > _DENSE_DIM:
         return Diagonal(torch.ones_like(where)), float(0.5 * grad.square().sum())
-    eye = torch.eye(dim, dtype=where.dtype, device=where.device)
-    pairs = where.expand(dim, dim), eye
-    hessian = map_lanes(
-        lambda pair: -hvp(target.log_prob, *pair), pairs, min(_LANES, dim)
+    # a loss cannot be flatter at its minimum than the pull makes it
+    found = laplace(
+        target.with_rung("mapped"), where, curvature="hessian", floor=pull, flat=pull
     )
-    values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
-    values = values.clamp(min=pull)  # a loss cannot be flatter at its minimum
-    promise = 0.5 * ((grad @ vectors).square() / values).sum()
+    assert isinstance(found.precision, Spectral)
+    values, vectors = found.precision
+    promise = 0.5 * (grad * found.precision.solve(grad)).sum()
     # halfway to the identity: singular directions are narrower than the quadratic says
     covariance = (vectors * values.rsqrt()) @ vectors.mT
     return Dense.from_matrix(covariance), float(promise)

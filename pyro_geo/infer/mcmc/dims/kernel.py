@@ -21,7 +21,9 @@ from pyro_geo.errors import (
     PyroGeoWarning,
     ShapeError,
 )
-from pyro_geo.geometry.curvature import ggn_product
+from pyro_geo.geometry.curvature import GaussNewton
+from pyro_geo.geometry.laplace import Laplace, laplace
+from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.mcmc.dims.anchors import (
     Anchors,
     examine_anchors,
@@ -35,12 +37,7 @@ from pyro_geo.infer.mcmc.dims.review import (
     spread_warnings,
 )
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
-from pyro_geo.infer.mcmc.dims.velocity import (
-    LaplaceFactor,
-    draw_velocities,
-    in_standard_deviations,
-    laplace_factor,
-)
+from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
 
 __all__ = ["DIMSKernel", "DIMSState"]
 
@@ -53,7 +50,7 @@ class DIMSState(NamedTuple):
 
     Attributes:
         anchors: one per chain.
-        factors: Laplace factors, one per chain, or none.
+        laplaces: Laplace approximations, one per chain, or none.
         num_lanes: trajectories in flight.
         num_chains: chains of the whole run, this group and the others.
         furthest: largest displacement of any draw so far in standard deviations of
@@ -61,7 +58,7 @@ class DIMSState(NamedTuple):
     """
 
     anchors: Anchors
-    factors: list[LaplaceFactor]
+    laplaces: list[Laplace]
     num_lanes: int
     num_chains: int
     furthest: Tensor
@@ -171,15 +168,15 @@ class DIMSKernel:
         """Find or train the anchors and factor their Laplace precisions."""
         self._check_early(target)
         anchors = self._find_anchors(target, chains, num_chains, initial, noise)
-        factors: list[LaplaceFactor] = []
+        laplaces: list[Laplace] = []
         if self.options.velocity == "laplace":
-            factors = [
-                _factor(target, anchors, i, noise.generator(i))
+            laplaces = [
+                _laplace(target, anchors, i, noise.generator(i))
                 for i in range(len(chains))
             ]
         lanes = self.options.lanes(num_samples * num_chains, target.dim)
-        furthest = torch.full_like(anchors.loss, 0.0 if factors else torch.nan)
-        state = DIMSState(anchors, factors, lanes, num_chains, furthest)
+        furthest = torch.full_like(anchors.loss, 0.0 if laplaces else torch.nan)
+        state = DIMSState(anchors, laplaces, lanes, num_chains, furthest)
         return Warmup(state, finished=True)
 
     def adapt(
@@ -210,7 +207,7 @@ class DIMSKernel:
         """Run `draws` independent trajectories from every anchor."""
         anchors = state.anchors
         velocities = draw_velocities(
-            self.options, anchors.q, anchors.grad, state.factors, draws, noise
+            self.options, anchors.q, anchors.grad, state.laplaces, draws, noise
         )
         flat, flat_stats, _, rung = run_trajectories(
             target,
@@ -223,11 +220,11 @@ class DIMSKernel:
         shape = (len(chains), draws)
         q = flat.unflatten(0, shape)
         stats = {name: value.unflatten(0, shape) for name, value in flat_stats.items()}
-        if state.factors:
+        if state.laplaces:
             moves = (q - anchors.q.unsqueeze(1)).nan_to_num(torch.inf)
             far = [
-                in_standard_deviations(factor, move).max()
-                for factor, move in zip(state.factors, moves, strict=True)
+                found.precision.norm(move).max()  # in standard deviations
+                for found, move in zip(state.laplaces, moves, strict=True)
             ]
             furthest = torch.maximum(state.furthest, torch.stack(far))
             state = state._replace(furthest=furthest)
@@ -249,7 +246,7 @@ class DIMSKernel:
         options = self.options
         return [
             *anchors.warnings(options.polish_tol),
-            *precision_warnings([f for state in states for f in state.factors]),
+            *precision_warnings([x for state in states for x in state.laplaces]),
             *draw_warnings(stats, options, dim=anchors.q.shape[1]),
             *spread_warnings(
                 stats, options, torch.cat([state.furthest for state in states])
@@ -269,7 +266,7 @@ class DIMSKernel:
                 todo="sum it over everything but the positions",
             )
         if self.options.velocity == "laplace":
-            ggn_product(target, q[0], q)
+            GaussNewton(target, q[0]).matvec(q)
 
     def _find_anchors(
         self,
@@ -335,14 +332,16 @@ class DIMSKernel:
         return Layout(sites)
 
 
-def _factor(
+def _laplace(
     target: Target, anchors: Anchors, row: int, generator: torch.Generator
-) -> LaplaceFactor:
-    """Factor one anchor's precision; where there is no minimum there may be none."""
+) -> Laplace:
+    """Approximate around one anchor; without a minimum there may be no precision."""
+    q = anchors.q[row]
     try:
-        return laplace_factor(target, anchors.q[row], generator)
+        return laplace(target, q, flat="size", generator=generator)
     except NotPositiveDefiniteError:
         if not bool(anchors.unbounded[row]):
             raise
-        q = anchors.q[row]
-        return LaplaceFactor(torch.ones_like(q), q.new_tensor(-torch.inf))
+        flat = torch.full((), target.dim, device=q.device)
+        unit = Diagonal(torch.ones_like(q))
+        return Laplace(q, unit, q.new_tensor(-torch.inf), flat)
