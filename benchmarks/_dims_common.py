@@ -15,6 +15,7 @@ from pyro_geo import Target
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.schedule import warm_up
 from pyro_geo.evaluation.baselines import fan_in_starts, map_estimate
+from pyro_geo.geometry.laplace import laplace
 from pyro_geo.infer import DIMS
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
@@ -34,6 +35,12 @@ class Outcome(NamedTuple):
 
     rows: list[Row]
     ratios: dict[str, float]
+
+
+def laplace_draws(target: Target, q: Tensor, num_draws: int, seed: int) -> Tensor:
+    """Draw from the Laplace approximation at a mode, `(num_draws, dim)`."""
+    generator = torch.Generator().manual_seed(seed)
+    return laplace(target, q, flat="refuse").draw(num_draws, generator)
 
 
 class Case(NamedTuple):
@@ -95,12 +102,12 @@ def make_case(
         warmup_steps=0,
         noise=noise.region(1),
     )
-    anchors, factors = warm.state.anchors, warm.state.factors
+    anchors, laplaces = warm.state.anchors, warm.state.laplaces
     v = draw_velocities(
         kernel.options,
         anchors.q,
         anchors.grad,
-        factors,
+        laplaces,
         num_particles,
         noise.block([0], 0),
     )

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from _bench import Row, load
-from _dims_common import Outcome, Scores, anchor_gap, seconds
+from _dims_common import Outcome, Scores, anchor_gap, laplace_draws, seconds
 from torch import Tensor
 
 from pyro_geo import Target
 from pyro_geo.evaluation.baselines import (
     deep_ensemble,
     fan_in_starts,
-    laplace,
     linearised_laplace,
     map_estimate,
 )
@@ -101,7 +100,7 @@ def one_seed(scores: Scores, sets: Sets, seed: int, sizes: Sizes) -> None:
         lambda: deep_ensemble(target, MEMBERS, seed, sizes.adam, initial=starts)
     )
     score(scores, f"ensemble of {MEMBERS}", sets, members, cost)
-    draws, cost = seconds(lambda: laplace(target, q[0], sizes.draws, seed))
+    draws, cost = seconds(lambda: laplace_draws(target, q[0], sizes.draws, seed))
     score(scores, "Laplace", sets, draws, spent + cost)
     linearised(scores, sets, q[0], spent, seed, sizes)
     for method, variant in VARIANTS.items():

@@ -8,7 +8,7 @@ weights on (-2, 2) instead.
 """
 
 from _bench import Row, load
-from _dims_common import Outcome, Scores, row, seconds
+from _dims_common import Outcome, Scores, laplace_draws, row, seconds
 from _dims_gap_methods import (
     ENSEMBLE,
     HEADLINE,
@@ -33,7 +33,6 @@ from pyro_geo import Target
 from pyro_geo.evaluation.baselines import (
     deep_ensemble,
     fan_in_starts,
-    laplace,
     map_estimate,
     sghmc,
 )
@@ -96,7 +95,7 @@ def one_seed(scores: Scores, data: Data, sizes: Sizes, *, fan_in: bool) -> None:
     )
     score(scores, ENSEMBLE, data, members, cost)
     from_anchors(scores, data, members, sizes, cost)
-    draws, cost = seconds(lambda: laplace(target, q[0], sizes.draws, seed))
+    draws, cost = seconds(lambda: laplace_draws(target, q[0], sizes.draws, seed))
     score(scores, f"Laplace, {sizes.draws} draws", data, draws, spent + cost)
     for count in (sizes.draws, sizes.many):
         linearised(scores, data, q[0], count, [seed], spent)

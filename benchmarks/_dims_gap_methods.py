@@ -22,8 +22,8 @@ from pyro_geo.evaluation.baselines import (
 )
 from pyro_geo.evaluation.comparison import predict
 from pyro_geo.evaluation.scores import negative_log_likelihood
+from pyro_geo.geometry.laplace import laplace
 from pyro_geo.infer import DIMS, MCMC
-from pyro_geo.infer.mcmc.dims.velocity import posterior_precision
 
 MEMBERS = 8
 HEADLINE = "DiMS, explore + settle, alpha 0"
@@ -243,9 +243,9 @@ def closed_form(scores: Scores, data: Data, q: Tensor, spent: float) -> None:
             return density.observations(x, test.data)["y"].fn.loc
 
         slope = torch.func.jacrev(mean)(q).double()
-        root = torch.linalg.cholesky(posterior_precision(data.target, q))
-        spread = torch.linalg.solve_triangular(root, slope.T, upper=False)
-        variance = spread.square().sum(0) + data.module.NOISE**2
+        precision = laplace(data.target, q, flat="refuse").precision
+        spread = precision.root_solve(slope.to(q)).double()
+        variance = spread.square().sum(-1) + data.module.NOISE**2
         return torch.distributions.Normal(mean(q)[None], variance.sqrt().to(q)[None])
 
     tests = (data.gap, data.inside)

@@ -59,15 +59,15 @@ def own_steps(case: Case, rtol: float, rung: str) -> Run:
     params = case.options.params(case.q.dtype)
     start = target.lift(
         (*objective.key, "benchmark start"),
-        lambda data, params, q, v: dopri5_init(
-            objective.on(target.bind(data)), q, v, params, euclidean=False
+        lambda target, params, q, v: dopri5_init(
+            objective.on(target), q, v, params, euclidean=False
         ),
         "the start",
     )
     lifted = target.lift(
         (*objective.key, "benchmark dopri5"),
-        lambda data, params, rtol, state: dopri5_step(
-            objective.on(target.bind(data)),
+        lambda target, params, rtol, state: dopri5_step(
+            objective.on(target),
             params,
             state,
             euclidean=False,
@@ -125,7 +125,7 @@ def right_hand_side(case: Case, rung: str) -> RightHandSide:
 
     lifted = case.target.lift(
         (*objective.key, "benchmark field"),
-        lambda data, state: field(case.target.bind(data), state),
+        field,
         "the equations of motion",
     )
     return lifted.specialise(case.target.data, start_of(case), rung=rung)  # pyright: ignore[reportArgumentType]

@@ -136,8 +136,8 @@ def one_lane_loop(
     )
     lifted = target.lift(
         (*objective.key, "benchmark step"),
-        lambda data, params, state: splitting_step(
-            objective.on(target.bind(data)), params, state, euclidean=True
+        lambda target, params, state: splitting_step(
+            objective.on(target), params, state, euclidean=True
         ),
         "a step of one lane",
     )

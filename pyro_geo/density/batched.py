@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_geo._process import Seconds
+from pyro_geo.density.functions import in_words, same_function
 from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
-from pyro_geo.errors import FallbackWarning, ShapeError
+from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError
 from pyro_geo.ops.derivatives import hvp, value_and_grad, value_grad_hvp
 
 __all__ = ["AUTO_COMPILE_STEPS", "BatchedDensity", "Compile"]
@@ -127,30 +128,59 @@ class BatchedDensity:
         return sibling
 
     def lift(self, key: Hashable, fn: Callable[..., Any], name: str) -> Lifted:
-        """Put a pure function of `(data, *inputs)` on this target's ladder, once.
+        """Put a pure function of this density and of tensors on the ladder, once.
 
         Args:
             key: what tells the function apart from others on this target.
-            fn: the function; it reaches the density through `target.bind(data)`.
+            fn: `fn(target, *inputs)`, pure; `target` is this density, bound to the
+                data that the call brings.
             name: what warnings call it.
 
         Returns:
-            The function on the ladder, shared by all siblings.
+            The function on the ladder, shared by all siblings. It is called with the
+            data first, `lifted(target.data, *inputs)`. A key that is taken by another
+            function is a :class:`~pyro_geo.errors.ConfigurationError`.
+
+        Example:
+            >>> from pyro_geo import Target
+            >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+            >>> lifted = target.lift(
+            ...     "twice", lambda density, q: 2 * density.log_prob(q), "twice"
+            ... )
+            >>> lifted(target.data, torch.ones(1, 2)).tolist()
+            [-4.0]
         """
         place = (key, self.ceiling)
-        said = next((lifted.said for lifted in self._lifted.values()), set())
-        if place not in self._lifted:
-            # one function has found out, and said, that data must be constants
-            known = any(lifted.constant_data for lifted in self._lifted.values())
-            self._lifted[place] = Lifted(
-                fn,
-                name=name,
-                ceiling=self.ceiling,
-                constant_data=known,
-                dtype=self.dtype,
-            )
-            self._lifted[place].said = said
-        return self._lifted[place]
+        lifted = self._lifted.get(place)
+        if lifted is not None:
+            self._check_taken(key, lifted.fn, fn)
+            return lifted
+        said = next((other.said for other in self._lifted.values()), set())
+        # one function has found out, and said, that data must be constants
+        known = any(other.constant_data for other in self._lifted.values())
+        lifted = Lifted(
+            _OnDensity(self, fn),
+            name=name,
+            ceiling=self.ceiling,
+            constant_data=known,
+            dtype=self.dtype,
+        )
+        lifted.said = said
+        self._lifted[place] = lifted
+        return lifted
+
+    def _check_taken(self, key: Hashable, taken: Any, fn: Callable[..., Any]) -> None:
+        """Refuse a key under which another function is kept."""
+        if same_function(taken.fn, fn):
+            return
+        raise ConfigurationError(
+            "the key of a lifted function is taken by another one",
+            where=f"lift, key {key!r}",
+            found=in_words(fn),
+            expected=in_words(taken.fn),
+            todo="Choose another key, with everything in it that the function depends "
+            "on.",
+        )
 
     # -- densities ----------------------------------------------------------------
 
@@ -240,7 +270,7 @@ class BatchedDensity:
             for q in inputs:
                 self._check(q)
             lifted = self.lift(
-                name, lambda data, *rest: fn(self.bind(data).log_prob, *rest), name
+                name, lambda target, *rest: fn(target.log_prob, *rest), name
             )
             bound = lifted.specialise(self.data, *inputs, rung=rung)
             self._bound[key] = bound
@@ -273,3 +303,14 @@ class BatchedDensity:
             )
             self._notes.append(note)
             warnings.warn(note, FallbackWarning, stacklevel=4)
+
+
+class _OnDensity:
+    """A function of a density as the ladder calls it: with the data first."""
+
+    def __init__(self, density: BatchedDensity, fn: Callable[..., Any]) -> None:
+        self.density = density
+        self.fn = fn
+
+    def __call__(self, data: Data, *inputs: Any) -> Any:
+        return self.fn(self.density.bind(data), *inputs)

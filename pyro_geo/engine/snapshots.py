@@ -21,15 +21,15 @@ def state_types(*roots: Any) -> dict[str, type]:
     """Collect the record types that a state of some type can hold.
 
     Args:
-        *roots: types, or annotations such as `Chains | None`.
+        *roots: types, or annotations such as `ChainState | None`.
 
     Returns:
         Named tuples and data classes by name, found through their annotations.
 
     Example:
-        >>> from pyro_geo.infer.mcmc.hmc.transition import Chains
-        >>> list(state_types(Chains | None))
-        ['Chains']
+        >>> from pyro_geo.infer.transition import ChainState
+        >>> list(state_types(ChainState | None))
+        ['ChainState']
     """
     found: dict[str, type] = {}
     for root in roots:
@@ -47,14 +47,14 @@ class StateCodec:
         *roots: types of the states.
 
     Example:
-        >>> from pyro_geo.infer.mcmc.hmc.transition import Chains
-        >>> codec = StateCodec(Chains)
-        >>> chains = Chains(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
+        >>> from pyro_geo.infer.transition import ChainState
+        >>> codec = StateCodec(ChainState)
+        >>> chains = ChainState(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
         >>> first = codec.snapshot(chains, commit=0)
         >>> second = codec.snapshot(chains._replace(potential=torch.ones(2)), commit=1)
         >>> list(first.arrays), list(second.arrays), second.commits
         (['0.0', '0.1', '0.2'], ['1.0'], frozenset({0}))
-        >>> StateCodec(Chains).restore(first.doc, first.arrays).q.shape
+        >>> StateCodec(ChainState).restore(first.doc, first.arrays).q.shape
         torch.Size([2, 3])
     """
 

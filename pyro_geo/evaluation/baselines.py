@@ -7,22 +7,23 @@ members or chains as rows of one tensor. Positions come back flat and unconstrai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_count, check_number
 from pyro_geo.density import Target
-from pyro_geo.errors import ConfigurationError, ShapeError
-from pyro_geo.evaluation.laplace import laplace, linearised_laplace
+from pyro_geo.errors import ShapeError
+from pyro_geo.evaluation.linearised import linearised_laplace
+from pyro_geo.geometry.curvature import Hessian
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.optim.descent import adam, lbfgs
+from pyro_geo.optim.descent import adam, adam_step, lbfgs
 
 __all__ = [
     "deep_ensemble",
     "fan_in_starts",
-    "laplace",
     "linearised_laplace",
     "map_estimate",
     "sghmc",
@@ -103,13 +104,14 @@ def map_estimate(
         >>> map_estimate(target, num_steps=50).round(decimals=3).tolist()
         [[3.0, 3.0]]
     """
-    _check_range("num_starts", num_starts, 1)
-    _check_range("num_steps", num_steps, 0)
-    _check_range("polish_steps", polish_steps, 0)
-    _check_positive("learning_rate", learning_rate)
+    check_count("num_starts", num_starts)
+    check_count("num_steps", num_steps, 0)
+    check_count("polish_steps", polish_steps, 0)
+    check_number("learning_rate", learning_rate, strict=True)
     q = _starts(target, num_starts, seed, initial)
-    q = adam(_loss(target), q, num_steps, learning_rate)
-    return lbfgs(_loss(target), q, polish_steps)
+    loss = _loss(target)
+    found = adam(partial(adam_step, loss), q, num_steps, learning_rate)
+    return lbfgs(loss, found.last, polish_steps)
 
 
 def deep_ensemble(
@@ -199,10 +201,10 @@ def sghmc(
         >>> sghmc(target, 3, 20, num_draws=2, step_size=0.5).shape
         torch.Size([3, 2, 2])
     """
-    _check_range("num_chains", num_chains, 1)
-    _check_range("num_draws", num_draws, 1)
-    _check_range("num_steps", num_steps, 2 * num_draws)
-    _check_positive("friction", friction)
+    check_count("num_chains", num_chains)
+    check_count("num_draws", num_draws)
+    check_count("num_steps", num_steps, 2 * num_draws)
+    check_number("friction", friction, strict=True)
     if initial is None:
         initial = map_estimate(target, num_chains, seed, 500, polish_steps=0)
     q = _starts(target, num_chains, seed, initial)
@@ -210,10 +212,10 @@ def sghmc(
     if step_size is None:
         size = _stable_step(target, q, generator)
     else:
-        _check_positive("step_size", step_size)
+        check_number("step_size", step_size, strict=True)
         size = torch.full((num_chains, 1), step_size, dtype=target.dtype)
     decay = torch.exp(-friction * size)
-    step = target.lift("baselines.sghmc", _langevin_step(target), "sghmc")
+    step = target.lift("baselines.sghmc", _langevin_step, "sghmc")
     _, g = target.value_and_grad(q)
     p = torch.randn(q.shape, generator=generator, dtype=q.dtype)
     keep = {num_steps - i * (num_steps // (2 * num_draws)) for i in range(num_draws)}
@@ -226,31 +228,30 @@ def sghmc(
     return torch.stack(draws, 1)
 
 
-def _langevin_step(target: Target) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    def step(
-        data: tuple[Tensor, ...],
-        q: Tensor,
-        p: Tensor,
-        g: Tensor,
-        noise: Tensor,
-        size: Tensor,
-        decay: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        p = p + 0.5 * size * g
-        q = q + 0.5 * size * p
-        p = decay * p + (1.0 - decay**2).sqrt() * noise
-        q = q + 0.5 * size * p
-        _, g = value_and_grad(target.bind(data).log_prob, q)
-        return q, p + 0.5 * size * g, g
-
-    return step
+def _langevin_step(
+    target: Target,
+    q: Tensor,
+    p: Tensor,
+    g: Tensor,
+    noise: Tensor,
+    size: Tensor,
+    decay: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make one step of the splitting kick, drift, friction and noise, drift, kick."""
+    p = p + 0.5 * size * g
+    q = q + 0.5 * size * p
+    p = decay * p + (1.0 - decay**2).sqrt() * noise
+    q = q + 0.5 * size * p
+    _, g = value_and_grad(target.log_prob, q)
+    return q, p + 0.5 * size * g, g
 
 
 def _stable_step(target: Target, q: Tensor, generator: torch.Generator) -> Tensor:
     """Choose a step by the largest curvature at each start, `(chains, 1)`."""
     v = torch.randn(q.shape, generator=generator, dtype=q.dtype)
+    hessian = Hessian(target, q)
     for _ in range(20):
-        v = target.hvp(q, v / v.norm(dim=-1, keepdim=True))
+        v = hessian.matvec(v / v.norm(dim=-1, keepdim=True))
     curvature = v.norm(dim=-1, keepdim=True)
     return 1.0 / (3.0 * curvature.clamp(min=1e-8).sqrt())
 
@@ -276,25 +277,3 @@ def _starts(target: Target, count: int, seed: int, initial: Tensor | None) -> Te
             "Pass one flat unconstrained position for each row asked for.",
         )
     return initial.detach().to(target.dtype)
-
-
-def _check_range(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigurationError(
-            "Too small a number",
-            f"argument {name!r}",
-            value,
-            f"at least {least}",
-            f"Pass {least} or more.",
-        )
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0.0 < value < math.inf:
-        raise ConfigurationError(
-            "Number out of range",
-            f"argument {name!r}",
-            value,
-            "above 0 and finite",
-            "Pass a positive number.",
-        )

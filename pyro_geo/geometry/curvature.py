@@ -1,6 +1,10 @@
-r"""Curvature of a target: the generalised Gauss-Newton matrix and the prior's Hessian.
+r"""Curvature of a target at a position, as an operator: products, matrix, diagonal.
 
-The matrix is read off one scalar function. For outputs `f(q)` and a divergence `D`
+:class:`Hessian` is the full Hessian of minus the log-density, :class:`PriorHessian`
+that of its prior alone, and :class:`GaussNewton` the generalised Gauss-Newton matrix
+of minus the log-likelihood, which is never negative.
+
+That matrix is read off one scalar function. For outputs `f(q)` and a divergence `D`
 that vanishes to first order where its arguments meet,
 
 .. math:: F(q) = D(f(q_0) \,\|\, f(q)), \qquad
@@ -14,7 +18,9 @@ Gauss-Newton form of a module.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,25 +32,142 @@ from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity
 from pyro_geo.errors import MissingCurvatureError, ShapeError
 from pyro_geo.geometry._divergence import divergence as site_divergence
+from pyro_geo.ops.lanes import map_lanes
 
-__all__ = ["ggn", "ggn_diagonal", "ggn_product", "prior_diagonal", "prior_hessian"]
+__all__ = ["Curvature", "GaussNewton", "Hessian", "PriorHessian"]
 
-_ROWS = 256  # rows of a dense matrix differentiated in one batched backward pass
+_ROWS = 256  # products in one batched backward pass, or side by side on the ladder
+_PROBES = 8  # of the diagonal at once
 
 
-def ggn(target: Target, q: Tensor) -> Tensor:
-    r"""Generalised Gauss-Newton matrix of the negative log-likelihood at `q`.
+class Curvature(ABC):
+    """A symmetric matrix of second derivatives at one position.
 
-    Positive semidefinite by construction, unlike the Hessian. Costs `dim / 256`
-    batched backward passes and `dim**2` memory.
+    Args:
+        target: the density.
+        q: the position, `(dim,)`.
+
+    Raises:
+        ShapeError: `q` is not one position.
+    """
+
+    def __init__(self, target: Target, q: Tensor) -> None:
+        if q.shape != (target.dim,):
+            raise ShapeError(
+                "position has the wrong shape",
+                where="argument q",
+                found=str(tuple(q.shape)),
+                expected=f"({target.dim},)",
+                todo="Pass one position.",
+            )
+        self.target = target
+        self.q = q.detach()
+
+    @abstractmethod
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply with vectors, without forming the matrix.
+
+        Args:
+            v: vectors, `(count, dim)`.
+
+        Returns:
+            The products, `(count, dim)`.
+        """
+
+    def dense(self) -> Tensor:
+        """The matrix, `(dim, dim)`, at the cost of `dim` products."""
+        eye = torch.eye(len(self.q), dtype=self.q.dtype, device=self.q.device)
+        matrix = self.matvec(eye)
+        return (matrix + matrix.T) / 2
+
+    def diagonal(
+        self, num_probes: int = 64, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Diagonal of the matrix: exact up to `num_probes` dimensions, else estimated.
+
+        .. math:: \operatorname{diag} A \approx \frac{1}{m} \sum_k z_k \odot A z_k,
+                  \qquad z_k \in \{-1, 1\}^{dim}
+
+        The estimate is unbiased, and exact for a diagonal matrix. It serves where the
+        dense matrix does not fit.
+
+        Args:
+            num_probes: number of products.
+            generator: randomness of the probes.
+
+        Returns:
+            The diagonal, `(dim,)`.
+
+        References:
+            Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
+        """
+        dim = len(self.q)
+        if dim <= num_probes:
+            return self.dense().diagonal()
+        signs = torch.randint(2, (num_probes, dim), generator=generator).to(self.q)
+        signs = 2 * signs - 1
+        total = torch.zeros_like(self.q)
+        for probes in signs.split(_PROBES):
+            total += (probes * self.matvec(probes)).sum(0)
+        return total / num_probes
+
+
+class _OfScalar(Curvature):
+    """Hessian of a scalar function of the position, by batched backward passes."""
+
+    @abstractmethod
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        """Make the function `(dim,) -> ()`."""
+
+    @cached_property
+    def _gradient(self) -> tuple[Tensor, Tensor] | None:
+        """A leaf and the function's gradient there; None where nothing depends on it.
+
+        Kept for all products: its graph is their common part.
+        """
+        with torch.enable_grad():
+            x = self.q.detach().requires_grad_()
+            value = self._function()(x)
+            if not value.requires_grad:
+                return None
+            # unused, where parameters of the model alone ask for gradients
+            (gradient,) = torch.autograd.grad(
+                value, x, create_graph=True, allow_unused=True
+            )
+        if gradient is None or not gradient.requires_grad:
+            return None
+        return x, gradient
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply with vectors, `(count, dim)`, without forming the matrix."""
+        if self._gradient is None:
+            return torch.zeros_like(v)
+        x, gradient = self._gradient
+        rows = []
+        for part in v.split(_ROWS):
+            (row,) = torch.autograd.grad(
+                gradient,
+                x,
+                part,
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            rows.append(torch.zeros_like(part) if row is None else row)
+        return torch.cat(rows).detach()
+
+
+class GaussNewton(_OfScalar):
+    r"""Generalised Gauss-Newton matrix of the negative log-likelihood, in nats.
+
+    Positive semidefinite by construction, unlike the Hessian. The dense matrix costs
+    `dim / 256` batched backward passes and `dim**2` memory. A target without such a
+    matrix, as one with an observed site without a known divergence, raises
+    :class:`~pyro_geo.errors.MissingCurvatureError` at the first product.
 
     Args:
         target: made from a Pyro model or a module.
-        q: one position, `(dim,)`.
-
-    Returns:
-        The matrix, `(dim, dim)`, in nats. An observed site without a known divergence
-        raises :class:`~pyro_geo.errors.MissingCurvatureError`.
+        q: the position, `(dim,)`.
 
     References:
         Martens (2020), New insights and perspectives on the natural gradient method.
@@ -56,123 +179,102 @@ def ggn(target: Target, q: Tensor) -> Tensor:
         ...     y = torch.zeros(len(x))
         ...     pyro.sample("y", dist.Normal(x @ w, 0.5).to_event(1), obs=y)
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-        >>> ggn(Target.from_model(model, x), torch.zeros(2)).tolist()
+        >>> GaussNewton(Target.from_model(model, x), torch.zeros(2)).dense().tolist()
         [[8.0, 4.0], [4.0, 8.0]]
     """
-    return _dense_hessian(_divergence(target, q), q)
+
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        return _divergence(self.target, self.q)
+
+    def diagonal(
+        self, num_probes: int = 64, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Diagonal as by :meth:`Curvature.diagonal`; never negative.
+
+        Args:
+            num_probes: number of products.
+            generator: randomness of the probes.
+
+        Returns:
+            The diagonal, `(dim,)`; an estimate that is negative by chance is zero.
+        """
+        return super().diagonal(num_probes, generator).clamp(min=0)
 
 
-def ggn_product(target: Target, q: Tensor, v: Tensor) -> Tensor:
-    """Multiply the Gauss-Newton matrix at `q` with vectors, without forming it.
+class PriorHessian(_OfScalar):
+    """Hessian of minus the log-prior, log-Jacobians included.
 
-    Args:
-        target: made from a Pyro model or a module.
-        q: one position, `(dim,)`.
-        v: vectors, `(count, dim)`.
-
-    Returns:
-        The products, `(count, dim)`.
-    """
-    return _hessian_rows(_divergence(target, q), q, v)
-
-
-def ggn_diagonal(
-    target: Target,
-    q: Tensor,
-    num_probes: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    r"""Estimate the diagonal of the Gauss-Newton matrix from random products.
-
-    .. math:: \operatorname{diag} G \approx \frac{1}{m} \sum_k z_k \odot G z_k,
-              \qquad z_k \in \{-1, 1\}^{dim}
-
-    Unbiased; entries that come out negative by chance are set to zero. For dimensions
-    where the dense matrix does not fit.
-
-    Args:
-        target: made from a Pyro model or a module.
-        q: one position, `(dim,)`.
-        num_probes: number of products.
-        generator: randomness of the probes.
-
-    Returns:
-        The estimate, `(dim,)`, not negative.
-
-    References:
-        Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
-    """
-    divergence = _divergence(target, q)
-    return _diagonal(divergence, q, num_probes, generator).clamp(min=0)
-
-
-def prior_diagonal(
-    target: Target,
-    q: Tensor,
-    num_probes: int = 64,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Estimate the diagonal of :func:`prior_hessian` from random products.
-
-    Exact where the Hessian is diagonal, as for independent priors; unbiased elsewhere.
+    For independent normal priors the diagonal of their precisions. It can be
+    indefinite for hierarchical priors.
 
     Args:
         target: any target.
-        q: one position, `(dim,)`.
-        num_probes: number of products.
-        generator: randomness of the probes.
+        q: the position, `(dim,)`.
 
-    Returns:
-        The estimate, `(dim,)`.
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(0.0, 0.5).expand([2]).to_event(1))
+        ...     pyro.factor("data", torch.tensor(0.0))
+        >>> PriorHessian(Target.from_model(model), torch.zeros(2)).diagonal().tolist()
+        [4.0, 4.0]
     """
-    return _diagonal(_prior_energy(target), q, num_probes, generator)
+
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        return lambda x: -self.target.log_prior(x[None])[0]
 
 
-def prior_hessian(target: Target, q: Tensor) -> Tensor:
-    """Hessian of minus the log-prior (with log-Jacobians) at `q`.
+class Hessian(Curvature):
+    """Hessian of minus the log-density, its products on the target's ladder.
+
+    Many positions may be given at once: each has its own matrix then. A target fixed
+    on the rung `"mapped"` saves the tracing where only a few products are asked for.
 
     Args:
         target: any target.
-        q: one position, `(dim,)`.
+        q: one position, `(dim,)`, or several, `(n, dim)`.
 
-    Returns:
-        The matrix, `(dim, dim)`; for independent normal priors the diagonal of
-        their precisions. It can be indefinite for hierarchical priors.
+    Example:
+        >>> target = Target.from_potential(lambda q: q[0] ** 2 + q[0] * q[1], 2)
+        >>> Hessian(target, torch.zeros(2)).dense().tolist()
+        [[2.0, 1.0], [1.0, 0.0]]
+        >>> Hessian(target, torch.zeros(3, 2)).dense().shape
+        torch.Size([3, 2, 2])
     """
-    return _dense_hessian(_prior_energy(target), q)
 
+    def __init__(self, target: Target, q: Tensor) -> None:
+        super().__init__(target, q[0] if q.dim() == 2 and len(q) else q)
+        self.q = q.detach()
 
-def _prior_energy(target: Target) -> Callable[[Tensor], Tensor]:
-    return lambda x: -target.log_prior(x[None])[0]
+    def matvec(self, v: Tensor) -> Tensor:
+        """Multiply with vectors, without forming the matrix.
 
+        Args:
+            v: vectors, `(count, dim)`; with several positions one for each.
 
-def _diagonal(
-    fn: Callable[[Tensor], Tensor],
-    q: Tensor,
-    num_probes: int,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Average `z * H z` over random signs `z`."""
-    signs = torch.randint(2, (num_probes, len(q)), generator=generator).to(q)
-    signs = 2 * signs - 1
-    total = torch.zeros_like(q)
-    for probes in signs.split(8):
-        total += (probes * _hessian_rows(fn, q, probes)).sum(0)
-    return total / num_probes
+        Returns:
+            The products, `(count, dim)`.
+        """
+        return -self.target.hvp(self.q.expand_as(v).contiguous(), v)
+
+    def dense(self) -> Tensor:
+        """The matrix, `(dim, dim)`, or one for each position, `(n, dim, dim)`."""
+        dim = self.q.shape[-1]
+        eye = torch.eye(dim, dtype=self.q.dtype, device=self.q.device)
+        positions = self.q.reshape(-1, dim)
+        count = len(positions)
+        pairs = positions.repeat_interleave(dim, 0), eye.repeat(count, 1)
+        # always as many products at once, so that the ladder makes one graph
+        rows = map_lanes(
+            lambda pair: -self.target.hvp(*pair), pairs, min(_ROWS, count * dim)
+        )
+        matrix = rows.reshape(*self.q.shape, dim)
+        return 0.5 * (matrix + matrix.mT)
 
 
 def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
     """Make the scalar function whose Hessian at `q` is the Gauss-Newton matrix."""
-    if q.shape != (target.dim,):
-        raise ShapeError(
-            "position has the wrong shape",
-            where="argument q",
-            found=str(tuple(q.shape)),
-            expected=f"({target.dim},)",
-            todo="Pass one position.",
-        )
     density, data = target.density, target.data
-    q = q.detach()
     if isinstance(density, ModelDensity):
         if density.enumerated:
             raise MissingCurvatureError(
@@ -210,34 +312,3 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
         expected="a target made from a Pyro model or a module",
         todo="Use isotropic or fixed-energy velocities, or pass a model.",
     )
-
-
-def _dense_hessian(fn: Callable[[Tensor], Tensor], q: Tensor) -> Tensor:
-    matrix = _hessian_rows(fn, q, torch.eye(len(q), dtype=q.dtype, device=q.device))
-    return (matrix + matrix.T) / 2
-
-
-def _hessian_rows(fn: Callable[[Tensor], Tensor], q: Tensor, v: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x = q.detach().requires_grad_()
-        value = fn(x)
-        if not value.requires_grad:
-            return torch.zeros_like(v)
-        # unused, where parameters of the model alone ask for gradients
-        (gradient,) = torch.autograd.grad(
-            value, x, create_graph=True, allow_unused=True
-        )
-        if gradient is None or not gradient.requires_grad:
-            return torch.zeros_like(v)
-        rows = []
-        for part in v.split(_ROWS):
-            (row,) = torch.autograd.grad(
-                gradient,
-                x,
-                part,
-                is_grads_batched=True,
-                retain_graph=True,
-                allow_unused=True,
-            )
-            rows.append(torch.zeros_like(part) if row is None else row)
-    return torch.cat(rows).detach()

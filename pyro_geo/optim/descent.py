@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["adam", "lbfgs"]
+__all__ = ["AdamResult", "adam", "adam_step", "lbfgs"]
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -17,35 +17,104 @@ _SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring
 _HALVINGS = 12
 
 
-def adam(fn: ValueAndGrad, q: Tensor, num_steps: int, learning_rate: float) -> Tensor:
-    """Minimise by Adam with a step that falls along a cosine.
+class AdamResult(NamedTuple):
+    """Where Adam has been.
 
-    A lane whose gradient is not finite does not move in that step.
+    Attributes:
+        last: positions after the last step, `(lanes, dim)`.
+        best: positions of the lowest loss met before it, `(lanes, dim)`.
+        halfway: what was best half way, `(lanes, dim)`; the starts where a lane
+            stopped before.
+    """
+
+    last: Tensor
+    best: Tensor
+    halfway: Tensor
+
+
+def adam_step(
+    fn: ValueAndGrad, q: Tensor, mean: Tensor, square: Tensor, t: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Make one step of Adam, pure in its tensors.
+
+    A lane whose loss or gradient is not finite goes on by its momentum alone, which
+    can carry it past the bad place.
 
     Args:
         fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
-        q: starts, `(lanes, dim)`.
-        num_steps: how many steps.
-        learning_rate: size of the first step.
+        q: positions, `(lanes, dim)`.
+        mean: running mean of gradients, `(lanes, dim)`.
+        square: running mean of their squares, `(lanes, dim)`.
+        t: number of this step from 1, `()`.
+        size: of the step, `()`.
 
     Returns:
-        The last positions, `(lanes, dim)`.
+        Losses at `q`, the next positions and the two running means.
 
     References:
-        Kingma and Ba (2015), Adam: a method for stochastic optimization, algorithm 1.
+        Kingma and Ba (2015), Adam: a method for stochastic optimization, 1412.6980,
+        algorithm 1.
     """
-    first, second = torch.zeros_like(q), torch.zeros_like(q)
+    loss, grad = fn(q)
+    usable = (loss.isfinite() & grad.isfinite().all(-1)).unsqueeze(-1)
+    grad = torch.where(usable, grad, 0.0)
+    mean = 0.9 * mean + 0.1 * grad
+    square = 0.999 * square + 0.001 * grad * grad
+    # both means start at zero, and are too small by these factors
+    unbiased = mean / (1 - 0.9**t)
+    scale = (square / (1 - 0.999**t)).sqrt() + 1e-8
+    return loss, q - size * unbiased / scale, mean, square
+
+
+def adam(
+    step: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
+    q: Tensor,
+    num_steps: int,
+    learning_rate: float,
+    *,
+    check_every: int | None = None,
+) -> AdamResult:
+    """Minimise by Adam with a step that falls along a cosine.
+
+    Args:
+        step: :func:`adam_step` of a function, perhaps on the ladder.
+        q: starts, `(lanes, dim)`.
+        num_steps: how many steps at most.
+        learning_rate: size of the first step.
+        check_every: steps between two looks at the loss; a lane that has won next to
+            nothing since the last look stops, each for itself. None for no stopping.
+
+    Returns:
+        The last, the best and the halfway positions.
+
+    Example:
+        >>> from functools import partial
+        >>> bowl = lambda q: ((q * q).sum(-1), 2 * q)
+        >>> found = adam(partial(adam_step, bowl), torch.ones(1, 2), 100, 0.1)
+        >>> bool(found.last.abs().max() < 0.01)
+        True
+    """
+    moments = (torch.zeros_like(q), torch.zeros_like(q))
+    best_q, halfway = q, q
+    best = torch.full_like(q[:, 0], torch.inf)
+    at_last_look, done = best, torch.zeros_like(best, dtype=torch.bool)
+    one = q.new_ones(())
     for t in range(1, num_steps + 1):
-        _, g = fn(q)
-        usable = g.isfinite().all(-1, keepdim=True)
-        g = torch.where(usable, g, 0.0)
-        first = 0.9 * first + 0.1 * g
-        second = 0.999 * second + 0.001 * g * g
-        size = learning_rate * 0.5 * (1.0 + math.cos(math.pi * (t - 1) / num_steps))
-        scale = (second / (1.0 - 0.999**t)).sqrt() + 1e-8
-        move = size * first / (1.0 - 0.9**t) / scale
-        q = q - torch.where(usable, move, 0.0)
-    return q
+        share = (t - 1) / num_steps
+        size = learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        loss, new_q, *moments = step(q, *moments, one * t, one * size)
+        better = (loss < best) & ~done
+        best_q = torch.where(better.unsqueeze(-1), q, best_q)
+        best = torch.where(better, loss, best)
+        q = torch.where(done.unsqueeze(-1), q, new_q)
+        if check_every is not None and t % check_every == 0:
+            done = done | (at_last_look - best <= 1e-3 + 1e-4 * best.abs())
+            if bool(done.all()):
+                break
+            at_last_look = best
+            if t <= num_steps // 2:
+                halfway = torch.where(done.unsqueeze(-1), halfway, best_q)
+    return AdamResult(q, best_q, halfway)
 
 
 class _Pairs(NamedTuple):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_number
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.ops.derivatives import hvp as batched_hvp
 from pyro_geo.ops.derivatives import value_and_grad as batched_value_and_grad
@@ -294,8 +295,7 @@ def polish_minima(
         The polished points; a leading axis `n` of 1 for a single start.
 
     Raises:
-        ConfigurationError: `tol` or `max_iter` is negative, or `theta` has neither one
-            nor two axes.
+        ConfigurationError: `theta` has neither one nor two axes.
 
     References:
         Steihaug (1983), The conjugate gradient method and trust regions in large
@@ -316,15 +316,8 @@ def polish_minima(
             "(dim,) or (n, dim)",
             "Flatten every start to one row.",
         )
-    for name, value in (("tol", tol), ("max_iter", max_iter)):
-        if not value >= 0:
-            raise ConfigurationError(
-                "Option out of range",
-                f"argument {name!r}",
-                value,
-                "at least 0",
-                "Pass a value of zero or more.",
-            )
+    check_number("tol", tol)
+    check_number("max_iter", max_iter)
     start = torch.atleast_2d(theta).detach()
     lanes = loss if batched else torch.func.vmap(loss)
     before = lanes(start).detach()

@@ -1,7 +1,8 @@
 """Broken twins of Hamiltonian Monte Carlo, one mistake in each.
 
-All transitions take and return what :func:`~pyro_geo.testing.hmc.leapfrog_transition`
-does.
+A twin is the shipped transition with one piece of :mod:`pyro_geo.infer.transition`
+replaced, or with one input or output of it changed. All take and return what
+:func:`~pyro_geo.testing.hmc.fixed_transition` does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -16,15 +18,9 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.testing.hmc import (
-    FixedHMC,
-    FixedInfo,
-    FixedState,
-    choose,
-    kinetic_energy,
-    leapfrog,
-    leapfrog_transition,
-)
+from pyro_geo.infer import transition as shipped
+from pyro_geo.infer.transition import ChainState, Trajectory, leapfrog, metropolis
+from pyro_geo.testing.hmc import FixedHMC, fixed_transition
 
 __all__ = [
     "AdaptsForever",
@@ -39,158 +35,144 @@ __all__ = [
     "stale_gradient",
     "stale_potential",
     "stuck_chain",
+    "with_piece",
     "without_kinetic_energy",
 ]
 
 Potential = Callable[[Tensor], Tensor]
-Step = tuple[Any, FixedInfo]
+Step = tuple[Any, Trajectory]
 
 _AIM = 0.8  # acceptance that the adapting twin steers towards
 _GAIN = 2.0  # how far one transition moves the logarithm of its step size
 
 
+def with_piece(name: str, piece: Callable[..., Any], *inputs: Any) -> Step:
+    """Make a transition with one piece of the shipped code replaced.
+
+    Args:
+        name: of a function of :mod:`pyro_geo.infer.transition`.
+        piece: what takes its place.
+        *inputs: those of :func:`~pyro_geo.testing.hmc.fixed_transition`.
+
+    Returns:
+        What :func:`~pyro_geo.testing.hmc.fixed_transition` returns.
+    """
+    with patch.object(shipped, name, piece):
+        return fixed_transition(*inputs)
+
+
 # -- acceptance ---------------------------------------------------------------------
 
 
-def always_accept(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def always_accept(*inputs: Any) -> Step:
     """Forget to accept or reject."""
-    certain = torch.full_like(uniform, -1.0)
-    return leapfrog_transition(
-        potential, state, momentum, certain, step_size, num_steps
-    )
+
+    def accept(
+        chains: ChainState, end: Trajectory, uniform: Tensor, last: Tensor
+    ) -> ChainState:
+        return metropolis(chains, end, torch.full_like(uniform, -1.0), last)
+
+    return with_piece("metropolis", accept, *inputs)
 
 
-def flipped_acceptance(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def flipped_acceptance(*inputs: Any) -> Step:
     """Take the energy error with the wrong sign when accepting."""
-    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _energy_error(state, momentum, moved, p)
-    return _metropolis(state, moved, -error, uniform)
+
+    def accept(
+        chains: ChainState, end: Trajectory, uniform: Tensor, last: Tensor
+    ) -> ChainState:
+        return metropolis(chains, end._replace(error=-end.error), uniform, last)
+
+    return with_piece("metropolis", accept, *inputs)
 
 
-def without_kinetic_energy(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def without_kinetic_energy(*inputs: Any) -> Step:
     """Accept by the potential alone."""
-    moved, _ = leapfrog(potential, state, momentum, step_size, num_steps)
-    return _metropolis(state, moved, moved.potential - state.potential, uniform)
+
+    def accept(
+        chains: ChainState, end: Trajectory, uniform: Tensor, last: Tensor
+    ) -> ChainState:
+        error = end.potential - chains.potential
+        return metropolis(chains, end._replace(error=error), uniform, last)
+
+    return with_piece("metropolis", accept, *inputs)
 
 
-def stale_gradient(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def stale_gradient(*inputs: Any) -> Step:
     """Keep the proposal's gradient after a rejection."""
-    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _energy_error(state, momentum, moved, p)
-    new, info = _metropolis(state, moved, error, uniform)
-    return new._replace(grad=moved.grad), info
+    new, end = fixed_transition(*inputs)
+    return new._replace(grad=end.grad), end
 
 
-def stale_potential(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def stale_potential(*inputs: Any) -> Step:
     """Keep the proposal's potential after a rejection."""
-    moved, p = leapfrog(potential, state, momentum, step_size, num_steps)
-    error = _energy_error(state, momentum, moved, p)
-    new, info = _metropolis(state, moved, error, uniform)
-    return new._replace(potential=moved.potential), info
+    new, end = fixed_transition(*inputs)
+    return new._replace(potential=end.potential), end
 
 
 # -- trajectories -------------------------------------------------------------------
 
 
 def heavy_momentum(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
+    potential: Potential, state: ChainState, momentum: Tensor, *rest: Any
 ) -> Step:
     """Draw momenta of twice the variance that the kinetic energy stands for."""
-    heavy = math.sqrt(2.0) * momentum
-    return leapfrog_transition(potential, state, heavy, uniform, step_size, num_steps)
+    return fixed_transition(potential, state, math.sqrt(2.0) * momentum, *rest)
 
 
-def missing_half_kick(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def missing_half_kick(*inputs: Any) -> Step:
     """Leave out the first half kick: volume is kept, reversibility is not."""
-    late = momentum + 0.5 * step_size * state.grad  # which the first kick takes away
-    moved, p = leapfrog(potential, state, late, step_size, num_steps)
-    error = _energy_error(state, momentum, moved, p)
-    return _metropolis(state, moved, error, uniform)
+
+    def late(
+        potential: Potential,
+        metric: Any,
+        start: Trajectory,
+        size: Tensor,
+        steps: Tensor,
+    ) -> Trajectory:
+        # add what the first half kick takes away
+        kick = 0.5 * size.unsqueeze(-1) * metric.matvec(start.grad)
+        start = start._replace(velocity=start.velocity + kick)
+        return leapfrog(potential, metric, start, size, steps)
+
+    return with_piece("leapfrog", late, *inputs)
 
 
-def early_turn(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def early_turn(*inputs: Any) -> Step:
     """End a trajectory where it turns back, as seen from its start alone."""
-    now, p = state, momentum
-    going = torch.ones_like(uniform, dtype=torch.bool)
-    for _ in range(num_steps):
-        then, later = leapfrog(potential, now, p, step_size, 1)
-        now, p = choose(going, then, now), torch.where(going[:, None], later, p)
-        going = going & (((now.q - state.q) * p).sum(-1) > 0)
-    error = _energy_error(state, momentum, now, p)
-    return _metropolis(state, now, error, uniform)
+
+    def turning(
+        potential: Potential,
+        metric: Any,
+        start: Trajectory,
+        size: Tensor,
+        steps: Tensor,
+    ) -> Trajectory:
+        now, going = start, torch.ones_like(size)
+        for i in range(len(steps)):
+            # a step of length zero stays where it is
+            now = leapfrog(potential, metric, now, going * size, steps[i : i + 1])
+            ahead = ((now.q - start.q) * now.velocity).sum(-1) > 0
+            going = going * ahead
+        return now
+
+    return with_piece("leapfrog", turning, *inputs)
 
 
 # -- chains -------------------------------------------------------------------------
 
 
-def stuck_chain(
-    potential: Potential,
-    state: FixedState,
-    momentum: Tensor,
-    uniform: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> Step:
+def stuck_chain(potential: Potential, state: ChainState, *rest: Any) -> Step:
     """Leave the first chain where it is."""
-    new, info = leapfrog_transition(
-        potential, state, momentum, uniform, step_size, num_steps
+    new, end = fixed_transition(potential, state, *rest)
+    moves = torch.arange(len(state.q), device=state.q.device) > 0
+    row = moves.unsqueeze(-1)
+    held = ChainState(
+        torch.where(row, new.q, state.q),
+        torch.where(moves, new.potential, state.potential),
+        torch.where(row, new.grad, state.grad),
     )
-    moves = torch.arange(len(uniform), device=uniform.device) > 0
-    return choose(moves, new, state), info
+    return held, end
 
 
 class ReusedNoise(FixedHMC):
@@ -199,7 +181,7 @@ class ReusedNoise(FixedHMC):
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: ChainState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -214,7 +196,7 @@ class SharedNoise(FixedHMC):
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: ChainState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -238,7 +220,7 @@ class KeptMomentum(FixedHMC):
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        if isinstance(state, FixedState):
+        if isinstance(state, ChainState):
             momentum = noise.normal(target.dim, dtype=target.dtype)
             state = _Moving(*state, momentum)
         return super().block(target, state, chains, draws, noise)
@@ -259,7 +241,7 @@ class AdaptsForever(FixedHMC):
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        if isinstance(state, FixedState):
+        if isinstance(state, ChainState):
             state = _Adapting(*state, torch.full_like(state.potential, self.step_size))
         return super().block(target, state, chains, draws, noise)
 
@@ -286,13 +268,14 @@ def _keep_momentum(
     step_size: Tensor,
     num_steps: int,
 ) -> Step:
-    at = FixedState(*state[:-1])
-    moved, p = leapfrog(potential, at, state.momentum, step_size, num_steps)
-    error = _energy_error(at, state.momentum, moved, p)
-    new, info = _metropolis(at, moved, error, uniform)
+    at = ChainState(*state[:-1])
+    new, end = fixed_transition(
+        potential, at, state.momentum, uniform, step_size, num_steps
+    )
     # turned round where the step is rejected, as it should be
-    kept = torch.where((uniform < (-error).exp())[:, None], p, -state.momentum)
-    return _Moving(*new, kept), info
+    accepted = (uniform < (-end.error).exp())[:, None]
+    kept = torch.where(accepted, end.velocity, -state.momentum)
+    return _Moving(*new, kept), end
 
 
 def _adapt_step(
@@ -303,16 +286,13 @@ def _adapt_step(
     step_size: Tensor,
     num_steps: int,
 ) -> Step:
-    new, info = leapfrog_transition(
-        potential,
-        FixedState(*state[:-1]),
-        momentum,
-        uniform,
-        state.step_size[:, None],
-        num_steps,
+    at = ChainState(*state[:-1])
+    new, end = fixed_transition(
+        potential, at, momentum, uniform, state.step_size, num_steps
     )
-    factor = (_GAIN * (info.acceptance_rate - _AIM)).exp()
-    return _Adapting(*new, state.step_size * factor), info
+    rate = (-end.error).exp().clamp(max=1.0)
+    factor = (_GAIN * (rate - _AIM)).exp()
+    return _Adapting(*new, state.step_size * factor), end
 
 
 class _Repeated(BlockNoise):
@@ -329,24 +309,3 @@ class _Repeated(BlockNoise):
     def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         values = super().uniform(*shape, dtype=dtype)
         return values.narrow(self.axis, 0, 1).expand_as(values)
-
-
-# -- the sound parts ------------------------------------------------------------------
-
-
-def _energy_error(
-    state: FixedState, momentum: Tensor, moved: FixedState, p: Tensor
-) -> Tensor:
-    """Energy at the end of a trajectory minus energy at its start."""
-    kinetic = kinetic_energy(p)
-    return kinetic + moved.potential - state.potential - kinetic_energy(momentum)
-
-
-def _metropolis(
-    state: FixedState, moved: FixedState, error: Tensor, uniform: Tensor
-) -> tuple[FixedState, FixedInfo]:
-    """Accept with the probability that goes with an error of the energy."""
-    error = torch.where(error.isnan(), torch.inf, error)
-    rate = (-error).exp().clamp(max=1.0)
-    new = choose(uniform < (-error).exp(), moved, state)
-    return new, FixedInfo(state.potential, error, rate, error > math.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,110 +13,53 @@ from pyro_geo.density import Target
 from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.ops.derivatives import value_and_grad
+from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.infer import transition as shipped
+from pyro_geo.infer.transition import LARGEST_ERROR, ChainState, Trajectory
 
-__all__ = ["FixedHMC", "FixedState", "leapfrog_transition"]
-
-_LARGEST_ERROR = 1e3  # energy error beyond which a transition counts as divergent
-
-
-class FixedState(NamedTuple):
-    """Positions with their potential and gradient.
-
-    Attributes:
-        q: positions, `(chains, dim)`.
-        potential: minus the log-density there, `(chains,)`.
-        grad: its gradient, `(chains, dim)`.
-    """
-
-    q: Tensor
-    potential: Tensor
-    grad: Tensor
+__all__ = ["FixedHMC", "fixed_transition"]
 
 
-class FixedInfo(NamedTuple):
-    """What happened in one transition, `(chains,)` each."""
-
-    energy: Tensor
-    energy_error: Tensor
-    acceptance_rate: Tensor
-    diverging: Tensor
-
-
-def leapfrog(
+def fixed_transition(
     potential: Callable[[Tensor], Tensor],
-    state: FixedState,
-    momentum: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-) -> tuple[FixedState, Tensor]:
-    """Follow a trajectory of every chain to its end.
-
-    Args:
-        potential: batched potential, `(chains, dim) -> (chains,)`.
-        state: where the chains are.
-        momentum: momenta, `(chains, dim)`.
-        step_size: `()` or `(chains, 1)`.
-        num_steps: leapfrog steps.
-
-    Returns:
-        Where the trajectories end, and with what momentum.
-    """
-    q, value, grad, p = state.q, state.potential, state.grad, momentum
-    for _ in range(num_steps):
-        p = p - 0.5 * step_size * grad
-        q = q + step_size * p
-        value, grad = value_and_grad(potential, q)
-        p = p - 0.5 * step_size * grad
-    return state._replace(q=q, potential=value, grad=grad), p
-
-
-def choose(first: Tensor, one: FixedState, other: FixedState) -> FixedState:
-    """Take each chain's state from `one` where `first` is true, else from `other`."""
-    row = first.unsqueeze(-1)
-    return one._replace(
-        q=torch.where(row, one.q, other.q),
-        potential=torch.where(first, one.potential, other.potential),
-        grad=torch.where(row, one.grad, other.grad),
-    )
-
-
-def kinetic_energy(momentum: Tensor) -> Tensor:
-    """Kinetic energy of each chain, `(chains,)`."""
-    return 0.5 * momentum.square().sum(-1)
-
-
-def leapfrog_transition(
-    potential: Callable[[Tensor], Tensor],
-    state: FixedState,
+    chains: ChainState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[FixedState, FixedInfo]:
-    r"""Make one transition of every chain: leapfrog, then Metropolis.
+) -> tuple[ChainState, Trajectory]:
+    """Make one transition of every chain by the shipped code, in the identity metric.
 
     Args:
         potential: batched potential, `(chains, dim) -> (chains,)`.
-        state: where the chains are.
+        chains: where they are.
         momentum: standard normal momenta, `(chains, dim)`.
         uniform: uniform numbers for the acceptance, `(chains,)`.
-        step_size: `()`.
+        step_size: `()` or `(chains,)`.
         num_steps: leapfrog steps.
 
     Returns:
-        The next state and what happened.
-
-    References:
-        Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
+        The next state, and the ends of the trajectories.
     """
-    end, p = leapfrog(potential, state, momentum, step_size, num_steps)
-    start = state.potential + kinetic_energy(momentum)
-    error = end.potential + kinetic_energy(p) - start
-    error = torch.where(error.isnan(), torch.inf, error)
-    new = choose(uniform < (-error).exp(), end, state)
-    rate = (-error).exp().clamp(max=1.0)
-    return new, FixedInfo(start, error, rate, error > _LARGEST_ERROR)
+    yes = torch.ones((), dtype=torch.bool, device=momentum.device)
+    # nothing of it is read where a trajectory starts
+    blank = Trajectory(
+        chains.q, momentum, chains.potential, chains.grad, uniform, uniform
+    )
+    # by its module, so that a twin can replace one piece of it
+    new, trajectory = shipped.hmc_transition(
+        potential,
+        Diagonal(torch.ones_like(momentum[0])),
+        chains,
+        blank,
+        momentum,
+        uniform,
+        step_size.expand_as(uniform),
+        uniform.new_ones(num_steps),
+        first=yes,
+        last=yes,
+    )
+    return new, trajectory
 
 
 class FixedHMC(Kernel):
@@ -148,7 +91,7 @@ class FixedHMC(Kernel):
         "diverging",
     )
     settings = ("step_size", "num_steps", "transition")
-    state_type = FixedState
+    state_type = ChainState
     draws_per_block = 25
 
     @known_options
@@ -158,7 +101,7 @@ class FixedHMC(Kernel):
         *,
         step_size: float = 0.1,
         num_steps: int = 10,
-        transition: Callable[..., tuple[FixedState, FixedInfo]] = leapfrog_transition,
+        transition: Callable[..., tuple[ChainState, Trajectory]] = fixed_transition,
     ) -> None:
         super().__init__(model)
         self.step_size = step_size
@@ -167,14 +110,12 @@ class FixedHMC(Kernel):
 
     def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Start every chain from its own stream."""
-        q = group.starts(target)
-        value, grad = value_and_grad(lambda q: -target.log_prob(q), q)
-        return group.burn_in(FixedState(q, value, grad))
+        return group.burn_in(shipped.chain_state_at(target, group.starts(target)))
 
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: ChainState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -184,15 +125,12 @@ class FixedHMC(Kernel):
         momenta = noise.normal(draws, target.dim, dtype=dtype).to(target.device)
         uniforms = noise.uniform(draws, dtype=dtype).to(target.device)
         size = torch.tensor(self.step_size, dtype=dtype)
+        # the function holds these two alone: the kernel is not part of the graph
+        transition, num_steps = self.transition, self.num_steps
         lifted = target.lift(
-            ("fixed_hmc", self.transition, self.num_steps),
-            lambda data, state, momentum, uniform, size: self.transition(
-                lambda q: -target.bind(data).log_prob(q),
-                state,
-                momentum,
-                uniform,
-                size,
-                self.num_steps,
+            ("fixed_hmc", transition, num_steps),
+            lambda target, state, momentum, uniform, size: transition(
+                lambda q: -target.log_prob(q), state, momentum, uniform, size, num_steps
             ),
             "a transition of HMC",
         )
@@ -201,22 +139,22 @@ class FixedHMC(Kernel):
         )
         positions, rows = [], []
         for i in range(draws):
-            state, info = step(state, momenta[:, i], uniforms[:, i], size)
+            state, end = step(state, momenta[:, i], uniforms[:, i], size)
             positions.append(state.q)
-            rows.append((-state.potential, *info))
-        lp, energy, error, rate, diverging = (
+            rows.append((-state.potential, end.energy, end.error))
+        lp, energy, error = (
             torch.stack(column, 1) for column in zip(*rows, strict=True)
         )
         stats = {
             "lp": lp,
             "energy": energy,
             "energy_error": error,
-            "acceptance_rate": rate,
+            "acceptance_rate": (-error).exp().clamp(max=1.0),
             "n_steps": torch.full_like(lp, self.num_steps, dtype=torch.long),
-            "diverging": diverging,
+            "diverging": error > LARGEST_ERROR,
         }
         return Block(state, torch.stack(positions, 1), stats, draws, lifted.rung)
 
-    def describe(self, states: Sequence[FixedState]) -> dict[str, str | int | float]:
+    def describe(self, states: Sequence[ChainState]) -> dict[str, str | int | float]:
         """Record what was fixed by hand."""
         return {"step_size": self.step_size, "num_steps": self.num_steps}

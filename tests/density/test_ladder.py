@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -12,7 +13,8 @@ import torch._inductor.config as config
 from torch import Tensor
 
 from pyro_geo.density import Lifted, Target, _compiler, ladder
-from pyro_geo.errors import FallbackWarning, UnsupportedError
+from pyro_geo.density.functions import same_function
+from pyro_geo.errors import ConfigurationError, FallbackWarning, UnsupportedError
 from pyro_geo.ops.derivatives import value_and_grad
 from tests.density.kinds import KINDS, X, Y
 
@@ -250,8 +252,8 @@ def test_whole_steps_are_lifted():
     target = KINDS["hierarchical"].target()
     size = torch.tensor(0.01, dtype=torch.float64)
 
-    def leapfrog(data, q, p, size):
-        log_prob = target.bind(data).log_prob
+    def leapfrog(density, q, p, size):
+        log_prob = density.log_prob
         p = p + 0.5 * size * value_and_grad(log_prob, q)[1]
         q = q + size * p
         value, grad = value_and_grad(log_prob, q)
@@ -260,12 +262,67 @@ def test_whole_steps_are_lifted():
     lifted = target.lift("leapfrog", leapfrog, "leapfrog")
     q = positions(target)
     p = torch.ones_like(q)
-    expected = leapfrog(target.data, q, p, size)
+    expected = leapfrog(target, q, p, size)
     for rung in ("traced", "compiled"):
         found = lifted.specialise(target.data, q, p, size, rung=rung)(q, p, size)
         for ours, theirs in zip(found, expected, strict=True):
             assert_equal_to_rounding(ours, theirs)
             assert not ours.requires_grad
+
+
+def scaled(factor):
+    return lambda target, q: factor * target.log_prob(q)
+
+
+def test_a_key_stands_for_one_function():
+    target = Target.from_potential(lambda q: (q * q).sum(), 2)
+    lifted = target.lift("scaled", scaled(2.0), "scaled")
+    # the same line run again makes another object of the same function
+    assert target.lift("scaled", scaled(2.0), "scaled") is lifted
+    assert target.with_rung("traced").lift("scaled", scaled(2.0), "scaled") is lifted
+    for other in (scaled(3.0), lambda density, q: density.log_prob(q)):
+        with pytest.raises(
+            ConfigurationError, match="taken by another one .*key 'scaled'"
+        ):
+            target.lift("scaled", other, "scaled")
+    assert lifted(target.data, torch.ones(1, 2)).tolist() == [-4.0]
+
+
+class Settings:
+    def __init__(self, number):
+        self.number = number
+
+    def apply(self, x):
+        return self.number * x
+
+
+def closed_over(value, other=None):
+    return lambda x: (value, other, x)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (closed_over(1), closed_over(1), True),
+        (closed_over(1), closed_over(2), False),
+        (closed_over(scaled(1.0)), closed_over(scaled(1.0)), True),
+        (closed_over(scaled(1.0)), closed_over(scaled(2.0)), False),
+        (closed_over(torch.ones(2)), closed_over(torch.ones(2)), True),
+        (closed_over(torch.ones(2)), closed_over(torch.zeros(2)), False),
+        (closed_over(Settings(1)), closed_over(Settings(1)), True),
+        (closed_over(Settings(1)), closed_over(Settings(2)), False),
+        (Settings(1).apply, Settings(1).apply, True),
+        (Settings(1).apply, Settings(2).apply, False),
+        (partial(scaled, factor=1), partial(scaled, factor=1), True),
+        (partial(scaled, factor=1), partial(scaled, factor=2), False),
+        (partial(scaled, factor=1), scaled(1), False),
+        (closed_over({"a": 1}), closed_over({"a": 1}), True),
+        (closed_over({"a": 1}), closed_over({"b": 1}), False),
+        (closed_over(object()), closed_over(object()), False),
+    ],
+)
+def test_functions_are_the_same_by_code_and_by_what_they_hold(first, second, same):
+    assert same_function(first, second) is same
 
 
 def test_a_function_that_reads_its_input_is_run_as_it_is():

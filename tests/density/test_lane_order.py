@@ -73,10 +73,10 @@ def test_gradients_of_models_do_not_depend_on_the_lane(kind, dtype):
     target = Target.from_model(model, *args, dtype=dtype)
     q = target.initial(32, "uniform", torch.Generator().manual_seed(0))
 
-    def gradient(data, q):
+    def gradient(density, q):
         from pyro_geo.ops.derivatives import value_and_grad
 
-        return value_and_grad(target.bind(data).log_prob, q)
+        return value_and_grad(density.log_prob, q)
 
     step = target.lift("gradient", gradient, "gradient").specialise(
         target.data, q, laned=(True,)

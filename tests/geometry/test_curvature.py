@@ -13,13 +13,7 @@ from torch import Tensor
 
 from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, MissingCurvatureError, ShapeError
-from pyro_geo.geometry.curvature import (
-    ggn,
-    ggn_diagonal,
-    ggn_product,
-    prior_diagonal,
-    prior_hessian,
-)
+from pyro_geo.geometry.curvature import GaussNewton, Hessian, PriorHessian
 from tests.density.kinds import KINDS
 
 N, DIM = 7, 4
@@ -158,7 +152,7 @@ def dense(family: Family, q: Tensor = Q) -> Tensor:
 @EVERY
 def test_matrix_is_the_dense_one(family):
     torch.set_default_dtype(torch.float64)
-    matrix = ggn(target_of(family), Q)
+    matrix = GaussNewton(target_of(family), Q).dense()
     torch.testing.assert_close(matrix, dense(family))
     assert torch.equal(matrix, matrix.T)
     floor = -1e-12 * matrix.diagonal().sum()
@@ -170,8 +164,10 @@ def test_products_are_those_of_the_matrix(family):
     torch.set_default_dtype(torch.float64)
     target = target_of(family, scale=2.5)
     v = normals(3, DIM, seed=2)
-    torch.testing.assert_close(ggn_product(target, Q, v), 2.5 * v @ dense(family))
-    assert ggn_product(target, Q, v[:1]).shape == (1, DIM)
+    torch.testing.assert_close(
+        GaussNewton(target, Q).matvec(v), 2.5 * v @ dense(family)
+    )
+    assert GaussNewton(target, Q).matvec(v[:1]).shape == (1, DIM)
 
 
 def test_fisher_information_by_monte_carlo():
@@ -191,7 +187,10 @@ def test_fisher_information_by_monte_carlo():
     products = s[:, :, None] * s[:, None, :]
     error = products.std(0) / draws**0.5
     # sixteen entries at 4.5 standard errors: one false alarm in 9,000 seeds
-    assert ((products.mean(0) - ggn(target_of(family), Q)).abs() < 4.5 * error).all()
+    assert (
+        (products.mean(0) - GaussNewton(target_of(family), Q).dense()).abs()
+        < 4.5 * error
+    ).all()
 
 
 def test_all_parameters_of_a_student_t():
@@ -214,7 +213,7 @@ def test_all_parameters_of_a_student_t():
             score = torch.func.jacfwd(lambda f, y: build(f).log_prob(y))(f, y)
             weight = build(f).log_prob(y).exp() * slope * (u[1] - u[0])
         expected = score.T @ (weight[:, None] * score)
-        found = ggn(Target.from_model(model, torch.tensor(0.2)), f)
+        found = GaussNewton(Target.from_model(model, torch.tensor(0.2)), f).dense()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         assert torch.linalg.eigvalsh(found).min() > 0
 
@@ -227,23 +226,23 @@ def test_linear_gaussian_is_exact():
 
     target = Target.from_model(model, X[:, 0], dtype=torch.float64)
     exact = torch.func.hessian(lambda q: -target.log_likelihood(q[None])[0])(Q)
-    torch.testing.assert_close(ggn(target, Q), exact)
+    torch.testing.assert_close(GaussNewton(target, Q).dense(), exact)
     expected = torch.eye(DIM, dtype=torch.float64) / 4
-    torch.testing.assert_close(prior_hessian(target, Q), expected)
+    torch.testing.assert_close(PriorHessian(target, Q).dense(), expected)
 
 
 def test_prior_hessian_holds_the_jacobians():
     target = KINDS["hierarchical"].target()
     q = 0.2 * normals(target.dim, seed=3)
     exact = torch.func.hessian(lambda x: -target.log_prior(x[None])[0])(q)
-    torch.testing.assert_close(prior_hessian(target, q), exact)
+    torch.testing.assert_close(PriorHessian(target, q).dense(), exact)
 
 
 @pytest.mark.parametrize("name", ["gaussian_process", "lkj", "network", "mask"])
 def test_model_kinds_have_a_semidefinite_matrix(name):
     target = KINDS[name].target()
     q = 0.2 * normals(target.dim, seed=3)
-    values = torch.linalg.eigvalsh(ggn(target, q))
+    values = torch.linalg.eigvalsh(GaussNewton(target, q).dense())
     assert values.min() > -1e-10 * values.max()
     assert values.max() > 0
 
@@ -264,20 +263,55 @@ def test_event_and_batch_axes_and_masks():
     slope = 1 - q.tanh() ** 2
     precision = torch.tensor([4.0, 1.0, 0.25, 1.0], dtype=torch.float64)
     expected = torch.diag(10 * slope**2 * precision)
-    torch.testing.assert_close(ggn(target, q), expected)
+    torch.testing.assert_close(GaussNewton(target, q).dense(), expected)
+
+
+def estimates(operator, probes, count):
+    """Mean of `count` estimates of a diagonal, each from fewer probes than exact."""
+    generator = torch.Generator().manual_seed(0)
+    found = [operator.diagonal(probes, generator) for _ in range(count)]
+    return torch.stack(found).mean(0)
+
+
+def spread(matrix, probes, count):
+    """Standard error of that mean, exact for random signs."""
+    off = matrix - torch.diag(matrix.diagonal())
+    return ((off**2).sum(-1) / (probes * count)).sqrt()
 
 
 def test_diagonal_is_unbiased():
     torch.set_default_dtype(torch.float64)
-    target = target_of(FAMILIES["categorical"])
+    hessian = Hessian(target_of(FAMILIES["normal"]), Q)
+    matrix = hessian.dense()
+    found = estimates(hessian, 3, 1_000)
+    assert ((found - matrix.diagonal()).abs() < 4.5 * spread(matrix, 3, 1_000)).all()
+
+
+def test_the_diagonal_is_exact_with_as_many_probes_as_dimensions():
+    torch.set_default_dtype(torch.float64)
+    operator = GaussNewton(target_of(FAMILIES["categorical"]), Q)
+    assert torch.equal(operator.diagonal(DIM), operator.dense().diagonal())
     generator = torch.Generator().manual_seed(0)
-    matrix = ggn(target, Q)
-    probes = 4_000
-    found = ggn_diagonal(target, Q, probes, generator)
-    off = matrix - torch.diag(matrix.diagonal())
-    error = ((off**2).sum(-1) / probes).sqrt()  # exact for random signs
-    assert ((found - matrix.diagonal()).abs() < 4.5 * error).all()
-    assert (found >= 0).all()
+    few = [operator.diagonal(1, generator) for _ in range(20)]
+    assert bool((torch.stack(few) >= 0).all())  # an estimate may be below zero
+    assert not torch.equal(few[0], operator.diagonal())
+
+
+def test_the_hessian_is_that_of_minus_the_log_density():
+    target = KINDS["hierarchical"].target()
+    q = 0.2 * normals(3, target.dim, seed=3)
+    exact = torch.func.vmap(torch.func.hessian(lambda x: -target.log_prob(x[None])[0]))(
+        q
+    )
+    many = Hessian(target, q)
+    torch.testing.assert_close(many.dense(), exact)
+    v = normals(3, target.dim, seed=4)
+    expected = (exact @ v.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(many.matvec(v), expected)
+    one = Hessian(target, q[1])
+    torch.testing.assert_close(one.dense(), exact[1])
+    torch.testing.assert_close(one.matvec(v), v @ exact[1])
+    torch.testing.assert_close(one.diagonal(), exact[1].diagonal())
 
 
 def cross_entropy(outputs, targets):
@@ -297,7 +331,7 @@ def test_a_module_has_the_matrix_of_its_loss():
     jacobian: Any = torch.func.jacrev(lambda x: density.outputs(x, target.data))(q)
     fisher = softmax_fisher(outputs)
     expected = torch.einsum("nki,nkl,nlj->ij", jacobian, fisher, jacobian)
-    torch.testing.assert_close(ggn(target, q), expected)
+    torch.testing.assert_close(GaussNewton(target, q).dense(), expected)
 
 
 def test_no_dependence_is_no_curvature():
@@ -307,7 +341,10 @@ def test_no_dependence_is_no_curvature():
         pyro.sample("y", dist.Normal(0.0, scale), obs=y)
 
     target = Target.from_model(model, torch.tensor(0.5))
-    assert ggn(target, torch.zeros(2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert GaussNewton(target, torch.zeros(2)).dense().tolist() == [
+        [0.0, 0.0],
+        [0.0, 0.0],
+    ]
 
 
 def shifted(q):
@@ -332,40 +369,41 @@ def test_families_without_a_divergence_are_named(family):
 
     target = Target.from_model(model, torch.tensor(1.0))
     with pytest.raises(MissingCurvatureError, match=rf"site 'y'.*found {family}"):
-        ggn(target, torch.zeros(1))
+        GaussNewton(target, torch.zeros(1)).dense()
 
 
 def test_factors_and_potentials_have_none():
     with pytest.raises(MissingCurvatureError, match="site 'soft'"):
-        ggn(KINDS["factor"].target(), torch.zeros(1, dtype=torch.float64))
+        GaussNewton(
+            KINDS["factor"].target(), torch.zeros(1, dtype=torch.float64)
+        ).dense()
     target = Target.from_potential(lambda q: (q * q).sum(), 2)
     with pytest.raises(MissingCurvatureError, match="potential function"):
-        ggn_diagonal(target, torch.zeros(2))
+        GaussNewton(target, torch.zeros(2)).diagonal()
 
 
 def test_one_position_is_needed():
     target = KINDS["factor"].target()
     with pytest.raises(ShapeError, match=r"found \(1, 1\), expected \(1,\)"):
-        ggn_product(target, torch.zeros(1, 1), torch.zeros(1, 1))
+        GaussNewton(target, torch.zeros(1, 1))
 
 
 def test_the_prior_diagonal_is_exact_for_independent_priors():
     model, args, *_ = KINDS["network"]
     target = Target.from_model(model, *args, dtype=torch.float64)
     q = target.initial(1, "uniform", torch.Generator().manual_seed(0))[0]
-    found = prior_diagonal(target, q, 8, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found, prior_hessian(target, q).diagonal())
+    prior = PriorHessian(target, q)
+    found = prior.diagonal(1, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, prior.dense().diagonal())
 
 
 def test_the_prior_diagonal_is_unbiased_for_hierarchical_priors():
     model, args, *_ = KINDS["horseshoe"]
     target = Target.from_model(model, *args, dtype=torch.float64)
     q = target.initial(1, "uniform", torch.Generator().manual_seed(0))[0]
-    hessian = prior_hessian(target, q)
-    probes = 20_000
-    found = prior_diagonal(target, q, probes, torch.Generator().manual_seed(1))
-    # the estimate's variance is the sum of squares off the diagonal; 5 sigma
-    off = hessian - torch.diag(hessian.diagonal())
-    error = (off.square().sum(-1) / probes).sqrt()
-    assert bool(((found - hessian.diagonal()).abs() <= 5 * error + 1e-9).all())
-    assert bool(off.abs().sum() > 0)
+    prior = PriorHessian(target, q)
+    matrix, probes = prior.dense(), target.dim - 1
+    assert bool((matrix - torch.diag(matrix.diagonal())).abs().sum() > 0)
+    found = estimates(prior, probes, 1_000)
+    limit = 5 * spread(matrix, probes, 1_000) + 1e-9
+    assert bool(((found - matrix.diagonal()).abs() <= limit).all())

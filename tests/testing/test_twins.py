@@ -14,9 +14,10 @@ import torch
 
 from pyro_geo.density import Target
 from pyro_geo.errors import DivergenceWarning
-from pyro_geo.infer import MCMC, dissipative_flow
+from pyro_geo.infer import MCMC, dissipative_flow, transition
+from pyro_geo.infer.transition import ChainState
 from pyro_geo.testing import gates, geweke, sbc
-from pyro_geo.testing._twins_hmc import _metropolis
+from pyro_geo.testing._twins_hmc import with_piece
 from pyro_geo.testing.gates import (
     check_covariance,
     check_exact,
@@ -26,7 +27,7 @@ from pyro_geo.testing.gates import (
     draws_needed,
 )
 from pyro_geo.testing.geweke import check_geweke
-from pyro_geo.testing.hmc import FixedHMC, FixedState, leapfrog, leapfrog_transition
+from pyro_geo.testing.hmc import FixedHMC, fixed_transition
 from pyro_geo.testing.sbc import check_sbc
 from pyro_geo.testing.targets import GammaTarget, NormalTarget
 from pyro_geo.testing.twins import (
@@ -338,8 +339,12 @@ def test_both_gates_of_posteriors_reject_each_broken_posterior(name):
 # -- the twins themselves -------------------------------------------------------------
 
 
-def test_the_parts_that_twins_are_made_of_are_sound(normal):
-    """Put together without a fault they are the sound transition, bit for bit."""
+PIECES = ("start_trajectory", "leapfrog", "energy_error", "metropolis")
+
+
+@pytest.fixture
+def inputs(normal):
+    """Inputs of a transition in which some chains are rejected."""
 
     def potential(q):
         return -normal.log_prob(q)
@@ -347,14 +352,34 @@ def test_the_parts_that_twins_are_made_of_are_sound(normal):
     generator = torch.Generator().manual_seed(0)
     q, p = normal.sample(50, generator), normal.sample(50, generator)
     uniform = torch.rand(50, generator=generator, dtype=F64)
-    state = FixedState(q, potential(q), q.clone())
-    size = torch.tensor(1.5, dtype=F64)
-    sound, info = leapfrog_transition(potential, state, p, uniform, size, 3)
-    moved, end = leapfrog(potential, state, p, size, 3)
-    before = state.potential + 0.5 * p.square().sum(-1)
-    error = moved.potential + 0.5 * end.square().sum(-1) - before
-    found, other = _metropolis(state, moved, error, uniform)
-    assert 0 < int((found.q == q).all(1).sum()) < 50  # some rejected, some not
-    for one, two in zip(sound, found, strict=True):
+    state = ChainState(q, potential(q), q.clone())
+    return potential, state, p, uniform, torch.tensor(1.5, dtype=F64), 3
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_piece_put_back_is_the_shipped_transition(inputs, name):
+    """The pieces that twins replace are those that the shipped transition calls."""
+    calls = []
+    shipped = getattr(transition, name)
+
+    def same(*parts):
+        calls.append(name)
+        return shipped(*parts)
+
+    sound, end = fixed_transition(*inputs)
+    found, other = with_piece(name, same, *inputs)
+    assert calls == [name]
+    assert getattr(transition, name) is shipped
+    assert 0 < int((found.q == inputs[1].q).all(1).sum()) < 50  # some are rejected
+    for one, two in zip((*sound, *end), (*found, *other), strict=True):
         assert torch.equal(one, two)
-    assert torch.equal(info.acceptance_rate, other.acceptance_rate)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, t in TWINS.items() if t.kind == "kernel"], ids=str
+)
+def test_a_twin_leaves_the_shipped_code_as_it_was(normal, name):
+    before = {piece: getattr(transition, piece) for piece in PIECES}
+    kernel = TWINS[name].make(normal, **STEPS.get(name, STEP))
+    stationary(kernel, normal, chains=4, draws=3)
+    assert {piece: getattr(transition, piece) for piece in PIECES} == before

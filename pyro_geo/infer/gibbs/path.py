@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
+from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.mcmc.hmc.metric import Diagonal
-from pyro_geo.infer.mcmc.hmc.transition import Chains, Stepper
+from pyro_geo.infer.transition import ChainState, TransitionLoop
 from pyro_geo.ops.chunks import measured
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 
@@ -207,12 +207,12 @@ class Mover:
         self.chunk = chunk
         self._loss = target.lift(
             "summed loss",
-            lambda data, q: -target.bind(data).log_likelihood(q),
+            lambda target, q: -target.log_likelihood(q),
             "the loss",
         )
         self._prior = target.lift(
             "log-prior",
-            lambda data, q: target.bind(data).log_prior(q),
+            lambda target, q: target.log_prior(q),
             "the prior",
         )
 
@@ -271,13 +271,13 @@ class Mover:
     ) -> Tensor:
         q, momentum = (x.contiguous() for x in rows[:, :-1].chunk(2, 1))
         value, grad = target.value_and_grad(q)
-        chains, metric = Chains(q, -value, -grad), Diagonal(scale)
-        step = Stepper(target, chains, metric, unroll=1)
+        chains, metric = ChainState(q, -value, -grad), Diagonal(scale)
+        step = TransitionLoop(target, chains, metric, unroll=1)
         sizes = torch.full_like(value, step_size)
-        chains, flight = step(
+        chains, trajectory = step(
             metric, chains, momentum, rows[:, -1], sizes, self.num_leapfrog
         )
-        rate = (-flight.error).exp().clamp(max=1.0)
+        rate = (-trajectory.error).exp().clamp(max=1.0)
         return torch.cat([chains.q, rate[:, None]], 1)
 
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

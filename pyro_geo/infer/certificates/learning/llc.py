@@ -14,11 +14,11 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.errors import ConvergenceWarning, ShapeError
-from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
-from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
-from pyro_geo.infer.mcmc.hmc.transition import Stepper, chains_at
-from pyro_geo.ops.derivatives import hvp, value_and_grad
-from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.geometry.laplace import laplace
+from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
+from pyro_geo.infer.step_size import averaged, restart, update
+from pyro_geo.infer.transition import TransitionLoop, chain_state_at
+from pyro_geo.ops.derivatives import value_and_grad
 
 __all__ = ["LLC", "llc"]
 
@@ -154,7 +154,7 @@ class _Sampler:
     def __init__(
         self,
         target: Target,
-        metric: Metric,
+        metric: Dense | Diagonal,
         num_chains: int,
         num_leapfrog: int,
         jitter: float,
@@ -171,21 +171,21 @@ class _Sampler:
 
     def spread(self, where: Tensor) -> None:
         """Start from the quadratic approximation, narrower where that is too wide."""
-        noise = colour(self.metric, self.normal(self.num_chains, self.target.dim))
+        noise = self.metric.sample(self.normal(self.num_chains, self.target.dim))
         q = where + noise
         usual = self.target.dim / 2
-        base = chains_at(self.target, where[None]).potential
+        base = chain_state_at(self.target, where[None]).potential
         for _ in range(30):
-            chains = chains_at(self.target, q)
+            chains = chain_state_at(self.target, q)
             # three times what a quadratic has on average is far out in the tails
             far = ~(chains.potential - base <= 3 * usual + 10)
             if not bool(far.any()):
                 break
             q = torch.where(far[:, None], where + 0.7 * (q - where), q)
-        self.chains = chains_at(self.target, q)
+        self.chains = chain_state_at(self.target, q)
         # some steps in one graph, none of them for nothing
         unroll = max(u for u in range(1, 6) if self.num_leapfrog % u == 0)
-        self._step = Stepper(self.target, self.chains, self.metric, unroll)
+        self._step = TransitionLoop(self.target, self.chains, self.metric, unroll)
 
     def move(self, step_size: float) -> Tensor:
         """Make one move of all chains; their acceptance rates."""
@@ -194,10 +194,10 @@ class _Sampler:
         step_size *= 1 + self.jitter * (2 * float(draw[0]) - 1)
         sizes = torch.full_like(self.chains.potential, step_size)
         momentum = self.normal(self.num_chains, self.target.dim)
-        self.chains, flight = self._step(
+        self.chains, trajectory = self._step(
             self.metric, self.chains, momentum, uniform, sizes, self.num_leapfrog
         )
-        return (-flight.error).exp().clamp(max=1.0)
+        return (-trajectory.error).exp().clamp(max=1.0)
 
     def warm_up(self, steps: int, target_accept_prob: float) -> None:
         """Find the step size by dual averaging."""
@@ -233,25 +233,25 @@ def _tempered(target: Target, where: Tensor, beta: float, pull: float) -> Target
     )
 
 
-def _quadratic(target: Target, where: Tensor, pull: float) -> tuple[Metric, float]:
+def _quadratic(
+    target: Target, where: Tensor, pull: float
+) -> tuple[Dense | Diagonal, float]:
     """Metric of the quadratic approximation, and what a Newton step would still win."""
     dim = target.dim
     # called once: tracing would cost more than it saves
     grad = value_and_grad(target.log_prob, where[None])[1][0]
     if dim > _DENSE_DIM:
         return Diagonal(torch.ones_like(where)), float(0.5 * grad.square().sum())
-    eye = torch.eye(dim, dtype=where.dtype, device=where.device)
-    pairs = where.expand(dim, dim), eye
-    hessian = map_lanes(
-        lambda pair: -hvp(target.log_prob, *pair), pairs, min(_LANES, dim)
+    # a loss cannot be flatter at its minimum than the pull makes it
+    found = laplace(
+        target.with_rung("mapped"), where, curvature="hessian", floor=pull, flat=pull
     )
-    values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
-    values = values.clamp(min=pull)  # a loss cannot be flatter at its minimum
-    promise = 0.5 * ((grad @ vectors).square() / values).sum()
+    assert isinstance(found.precision, Spectral)
+    values, vectors = found.precision
+    promise = 0.5 * (grad * found.precision.solve(grad)).sum()
     # halfway to the identity: singular directions are narrower than the quadratic says
     covariance = (vectors * values.rsqrt()) @ vectors.mT
-    factor = torch.linalg.cholesky(covariance)
-    return Dense(covariance, factor, torch.linalg.inv(factor)), float(promise)
+    return Dense.from_matrix(covariance), float(promise)
 
 
 def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:

@@ -20,6 +20,7 @@ from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.optim.descent import adam, adam_step
 from pyro_geo.optim.newton import ROUNDING, PolishState, polish
 
 __all__ = ["Anchors", "examine_anchors", "polish_lanes", "train_anchors"]
@@ -234,7 +235,7 @@ def polish_lanes(
 def _adam(
     target: Target, objective: Objective, q: Tensor, options: DIMSOptions
 ) -> tuple[Tensor, Tensor]:
-    """Run Adam with a falling step size; return the best and the halfway positions.
+    """Run Adam until it stops winning; return the best and the halfway positions.
 
     A row that has stopped winning is frozen, so that none depends on its neighbours.
 
@@ -243,53 +244,19 @@ def _adam(
     """
     lifted = target.lift(
         (*objective.key, "adam"),
-        lambda data, *state: _adam_step(objective, target.bind(data), *state),
+        lambda target, *state: adam_step(
+            lambda x: value_and_grad(objective.on(target), x), *state
+        ),
         "a step of Adam",
     )
-    moments = (torch.zeros_like(q), torch.zeros_like(q))
-    best_q, halfway = q, q
-    best = torch.full_like(q[:, 0], torch.inf)
-    last, done = best, torch.zeros_like(best, dtype=torch.bool)
-    one = q.new_ones(())
+    one, zero = q.new_ones(()), torch.zeros_like(q)
     laned = (True, True, True, False, False)
     step = lifted.specialise(
-        target.data, q, *moments, one, one, rung="traced", laned=laned
+        target.data, q, zero, zero, one, one, rung="traced", laned=laned
     )
-    for t in range(1, options.anchor_steps + 1):
-        share = (t - 1) / options.anchor_steps
-        size = options.anchor_step_size * 0.5 * (1 + math.cos(math.pi * share))
-        loss, new_q, *moments = step(q, *moments, one * t, one * size)
-        better = (loss < best) & ~done
-        best_q = torch.where(better.unsqueeze(-1), q, best_q)
-        best = torch.where(better, loss, best)
-        q = torch.where(done.unsqueeze(-1), q, new_q)
-        if t % _CHUNK == 0:
-            done = done | (last - best <= 1e-3 + 1e-4 * best.abs())
-            if bool(done.all()):
-                break
-            last = best
-            if t <= options.anchor_steps // 2:
-                halfway = torch.where(done.unsqueeze(-1), halfway, best_q)
-    return best_q, halfway
-
-
-def _adam_step(
-    objective: Objective,
-    target: Target,
-    q: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    t: Tensor,
-    size: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    loss, grad = value_and_grad(objective.on(target), q)
-    usable = (loss.isfinite() & grad.isfinite().all(-1)).unsqueeze(-1)
-    grad = torch.where(usable, grad, 0.0)
-    mean = 0.9 * mean + 0.1 * grad
-    square = 0.999 * square + 0.001 * grad * grad
-    hat = mean / (1 - 0.9**t)
-    scale = (square / (1 - 0.999**t)).sqrt() + 1e-8
-    return loss, q - size * hat / scale, mean, square
+    steps, size = options.anchor_steps, options.anchor_step_size
+    found = adam(step, q, steps, size, check_every=_CHUNK)
+    return found.best, found.halfway
 
 
 def _falls_along_ray(

@@ -21,7 +21,9 @@ from pyro_geo.errors import (
     ObjectiveShapeError,
     PyroGeoWarning,
 )
-from pyro_geo.geometry.curvature import ggn_product
+from pyro_geo.geometry.curvature import GaussNewton
+from pyro_geo.geometry.laplace import Laplace, laplace
+from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.mcmc.dims.anchors import Anchors
 from pyro_geo.infer.mcmc.dims.objective import Loss, Objective
 from pyro_geo.infer.mcmc.dims.options import (
@@ -37,12 +39,7 @@ from pyro_geo.infer.mcmc.dims.review import (
     spread_warnings,
 )
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
-from pyro_geo.infer.mcmc.dims.velocity import (
-    LaplaceFactor,
-    draw_velocities,
-    in_standard_deviations,
-    laplace_factor,
-)
+from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
 
 __all__ = ["DIMS", "DIMSState"]
 
@@ -54,7 +51,7 @@ class DIMSState(NamedTuple):
 
     Attributes:
         anchors: one per chain.
-        factors: Laplace factors, one per chain, or none.
+        laplaces: Laplace approximations, one per chain, or none.
         num_lanes: trajectories in flight.
         num_chains: chains of the whole run, this group and the others.
         furthest: largest displacement of any draw so far in standard deviations of
@@ -62,7 +59,7 @@ class DIMSState(NamedTuple):
     """
 
     anchors: Anchors
-    factors: list[LaplaceFactor]
+    laplaces: list[Laplace]
     num_lanes: int
     num_chains: int
     furthest: Tensor
@@ -302,15 +299,15 @@ class DIMS(Kernel):
             self.anchors,
             self.init_strategy,
         )
-        factors: list[LaplaceFactor] = []
+        laplaces: list[Laplace] = []
         if self.options.velocity == "laplace":
-            factors = [
-                _factor(target, anchors, i, group.noise.generator(i))
+            laplaces = [
+                _laplace(target, anchors, i, group.noise.generator(i))
                 for i in range(len(group.chains))
             ]
         lanes = self.options.lanes(group.num_samples * group.num_chains, target.dim)
-        furthest = torch.full_like(anchors.loss, 0.0 if factors else torch.nan)
-        state = DIMSState(anchors, factors, lanes, group.num_chains, furthest)
+        furthest = torch.full_like(anchors.loss, 0.0 if laplaces else torch.nan)
+        state = DIMSState(anchors, laplaces, lanes, group.num_chains, furthest)
         return Warmup(state, finished=True)
 
     def block(
@@ -324,7 +321,7 @@ class DIMS(Kernel):
         """Run `draws` independent trajectories from every anchor."""
         anchors = state.anchors
         velocities = draw_velocities(
-            self.options, anchors.q, anchors.grad, state.factors, draws, noise
+            self.options, anchors.q, anchors.grad, state.laplaces, draws, noise
         )
         flat, flat_stats, _, rung = run_trajectories(
             target,
@@ -337,11 +334,11 @@ class DIMS(Kernel):
         shape = (len(chains), draws)
         q = flat.unflatten(0, shape)
         stats = {name: value.unflatten(0, shape) for name, value in flat_stats.items()}
-        if state.factors:
+        if state.laplaces:
             moves = (q - anchors.q.unsqueeze(1)).nan_to_num(torch.inf)
             far = [
-                in_standard_deviations(factor, move).max()
-                for factor, move in zip(state.factors, moves, strict=True)
+                found.precision.norm(move).max()  # in standard deviations
+                for found, move in zip(state.laplaces, moves, strict=True)
             ]
             furthest = torch.maximum(state.furthest, torch.stack(far))
             state = state._replace(furthest=furthest)
@@ -363,7 +360,7 @@ class DIMS(Kernel):
         options = self.options
         return [
             *anchors.warnings(options.polish_tol),
-            *precision_warnings([f for state in states for f in state.factors]),
+            *precision_warnings([x for state in states for x in state.laplaces]),
             *draw_warnings(stats, options, dim=anchors.q.shape[1]),
             *spread_warnings(
                 stats, options, torch.cat([state.furthest for state in states])
@@ -383,21 +380,23 @@ class DIMS(Kernel):
                 todo="sum it over everything but the positions",
             )
         if self.options.velocity == "laplace":
-            ggn_product(target, q[0], q)
+            GaussNewton(target, q[0]).matvec(q)
 
     def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
         """Record how many trajectories were in flight."""
         return {"num_lanes": states[0].num_lanes}
 
 
-def _factor(
+def _laplace(
     target: Target, anchors: Anchors, row: int, generator: torch.Generator
-) -> LaplaceFactor:
-    """Factor one anchor's precision; where there is no minimum there may be none."""
+) -> Laplace:
+    """Approximate around one anchor; without a minimum there may be no precision."""
+    q = anchors.q[row]
     try:
-        return laplace_factor(target, anchors.q[row], generator)
+        return laplace(target, q, flat="size", generator=generator)
     except NotPositiveDefiniteError:
         if not bool(anchors.unbounded[row]):
             raise
-        q = anchors.q[row]
-        return LaplaceFactor(torch.ones_like(q), q.new_tensor(-torch.inf))
+        flat = torch.full((), target.dim, device=q.device)
+        unit = Diagonal(torch.ones_like(q))
+        return Laplace(q, unit, q.new_tensor(-torch.inf), flat)

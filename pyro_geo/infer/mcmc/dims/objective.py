@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_geo.checks import check_number
+from pyro_geo.checks import check, check_number
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.ops.derivatives import BatchedLoss, hvp, value_and_grad
@@ -34,14 +34,9 @@ class Objective:
 
     def __init__(self, loss: Loss = "nll", prior_weight: float = 0.0) -> None:
         check_number("prior_weight", prior_weight)
-        if not callable(loss) and loss not in ("nll", "joint"):
-            raise ConfigurationError(
-                "unknown loss",
-                where="argument 'loss'",
-                found=repr(loss),
-                expected="'nll', 'joint' or a function of a dictionary",
-                todo="choose one of these",
-            )
+        known = callable(loss) or loss in ("nll", "joint")
+        expected = "'nll', 'joint' or a function of a dictionary"
+        check(known, "loss", repr(loss), expected)
         if prior_weight and loss != "nll":
             raise ConfigurationError(
                 "a prior weight has no meaning for this loss",
@@ -76,7 +71,7 @@ class Objective:
         """Loss and gradient on the traced rung, for what runs briefly."""
         lifted = target.lift(
             (*self.key, "value_and_grad"),
-            lambda data, x: value_and_grad(self.on(target.bind(data)), x),
+            lambda target, x: value_and_grad(self.on(target), x),
             "the loss and its gradient",
         )
         return lifted(target.data, q, rung="traced", laned=(True,))
@@ -85,7 +80,7 @@ class Objective:
         """Hessian-vector product on the traced rung."""
         lifted = target.lift(
             (*self.key, "hvp"),
-            lambda data, x, y: hvp(self.on(target.bind(data)), x, y),
+            lambda target, x, y: hvp(self.on(target), x, y),
             "the loss's Hessian product",
         )
         return lifted(target.data, q, v, rung="traced", laned=(True, True))

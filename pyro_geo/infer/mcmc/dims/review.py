@@ -17,24 +17,24 @@ from pyro_geo.errors import (
     PyroGeoWarning,
     explain,
 )
+from pyro_geo.geometry.laplace import Laplace
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.velocity import LaplaceFactor
 
 __all__ = ["draw_warnings", "precision_warnings", "spread_warnings"]
 
 _FAST = 10.0  # kinetic energy per dimension
 
 
-def precision_warnings(factors: Sequence[LaplaceFactor]) -> list[PyroGeoWarning]:
+def precision_warnings(laplaces: Sequence[Laplace]) -> list[PyroGeoWarning]:
     """Say where a Laplace precision was not positive definite.
 
     Args:
-        factors: one per anchor.
+        laplaces: the approximations at the anchors.
 
     Returns:
         One warning, or none.
     """
-    smallest = [float(factor.smallest) for factor in factors]
+    smallest = [float(found.smallest) for found in laplaces]
     bad = [i for i, value in enumerate(smallest) if not math.isnan(value)]
     if not bad:
         return []

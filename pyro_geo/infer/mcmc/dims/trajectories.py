@@ -149,8 +149,8 @@ def _flow(
     euclidean = options.euclidean
     start = target.lift(
         (*objective.key, "start", euclidean, splitting),
-        lambda data, params, q, v: init(
-            objective.on(target.bind(data)), q, v, params, euclidean=euclidean
+        lambda target, params, q, v: init(
+            objective.on(target), q, v, params, euclidean=euclidean
         ),
         "the start of DIMS trajectories",
     )
@@ -166,9 +166,7 @@ def _flow(
     )
     lifted = target.lift(
         (*objective.key, "step", euclidean, *tolerances.items(), splitting),
-        lambda data, params, state: advance(
-            objective.on(target.bind(data)), params, state
-        ),
+        lambda target, params, state: advance(objective.on(target), params, state),
         "a step of DIMS",
     )
     rows = torch.arange(num_lanes, device=q.device).clamp(max=len(q) - 1)

@@ -16,13 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_geo.infer.mcmc.hmc.metric import (
-    Dense,
-    Diagonal,
-    LowRank,
-    Metric,
-    MetricKind,
-)
+from pyro_geo.geometry.matrices import Dense, Diagonal, LowRank
+from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind
 
 __all__ = ["fit_metric", "fisher_scale", "geometric_mean"]
 

@@ -24,17 +24,17 @@ from pyro_geo.infer.mcmc.hmc.starts import (
     scattered_starts,
 )
 from pyro_geo.infer.mcmc.hmc.trajectory import leapfrogs
-from pyro_geo.infer.mcmc.hmc.transition import (
-    LARGEST_ERROR,
-    Chains,
-    Stepper,
-    chains_at,
-)
 from pyro_geo.infer.mcmc.hmc.warmup import (
     Adaptation,
     Tuning,
     observe,
     start_adaptation,
+)
+from pyro_geo.infer.transition import (
+    LARGEST_ERROR,
+    ChainState,
+    TransitionLoop,
+    chain_state_at,
 )
 
 __all__ = ["HMC", "HMCState"]
@@ -60,7 +60,7 @@ class HMCState(NamedTuple):
         superchains: sets of chains with one start; 0 for none.
     """
 
-    chains: Chains
+    chains: ChainState
     tuning: Tuning | None
     adaptation: Adaptation | None
     burn_in: int
@@ -199,7 +199,7 @@ class HMC(Kernel):
         else:
             initial = near_others(target, tuning, group.chains, together, group.noise)
         superchains = group.num_chains // together if together > 1 else 0
-        chains = chains_at(target, initial.contiguous())
+        chains = chain_state_at(target, initial.contiguous())
         unroll = options.unroll
         if unroll == "auto":
             unroll = 2 if target.dim * count <= 4_000 else 1
@@ -235,7 +235,7 @@ class HMC(Kernel):
         draws = min(_WARMUP_DRAWS, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
         choices = noise.uniform(draws, dtype=target.dtype).to(target.device)
-        step = Stepper(target, state.chains, adaptation.metric, state.unroll)
+        step = TransitionLoop(target, state.chains, adaptation.metric, state.unroll)
         now, taken = state.chains, 0
         most = self.options.max_leapfrog
         for i in range(draws):
@@ -249,17 +249,19 @@ class HMC(Kernel):
                 adaptation.most_leapfrog(most),
             )
             before = now
-            now, flight = step(
+            now, trajectory = step(
                 adaptation.metric, now, momenta[i], uniforms[i], sizes, steps
             )
             time = steps * middle
-            now = observe(adaptation, before, now, flight, time, choices[:, i])
+            now = observe(adaptation, before, now, trajectory, time, choices[:, i])
             taken += -(-steps // state.unroll) * state.unroll
         return self._settle(
             state._replace(chains=now, adaptation=adaptation), taken, step
         )
 
-    def _settle(self, state: HMCState, taken: int, step: Stepper | None) -> Warmup:
+    def _settle(
+        self, state: HMCState, taken: int, step: TransitionLoop | None
+    ) -> Warmup:
         """Freeze the tuning at the end of the schedule."""
         adaptation = state.adaptation
         assert adaptation is not None
@@ -294,7 +296,7 @@ class HMC(Kernel):
         tuning, now = state.tuning, state.chains
         assert tuning is not None
         momenta, uniforms = _noise(target, draws, noise)
-        step = Stepper(target, now, tuning.metric, state.unroll)
+        step = TransitionLoop(target, now, tuning.metric, state.unroll)
         step_size, length = float(tuning.step_size), float(tuning.trajectory_length)
         lengths = [
             leapfrogs(
@@ -309,10 +311,10 @@ class HMC(Kernel):
         sizes = torch.full_like(now.potential, step_size)
         rows: list[tuple[Tensor, ...]] = []
         for i, steps in enumerate(lengths):
-            now, flight = step(
+            now, trajectory = step(
                 tuning.metric, now, momenta[i], uniforms[i], sizes, steps
             )
-            rows.append((now.q, now.potential, flight.energy, flight.error))
+            rows.append((now.q, now.potential, trajectory.energy, trajectory.error))
         q, potential, energy, error = (
             torch.stack(column, 1) for column in zip(*rows, strict=True)
         )

@@ -12,9 +12,9 @@ from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import InitializationError
-from pyro_geo.infer.mcmc.hmc.transition import chains_at
+from pyro_geo.geometry.laplace import laplace
 from pyro_geo.infer.mcmc.hmc.warmup import Tuning, scattered
-from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.infer.transition import chain_state_at
 from pyro_geo.optim.newton import polish
 
 __all__ = [
@@ -29,7 +29,6 @@ StartStrategy = Strategy | Literal["laplace"]
 
 _TRIES = 20
 _NEWTON_STEPS = 100
-_LANES = 256  # Hessian-vector products at once
 
 
 def scattered_starts(
@@ -100,13 +99,9 @@ def laplace_starts(target: Target, starts: Tensor, normals: Tensor) -> Tensor:
     mode = polish(
         potential_and_grad, product, starts, tol=1e-2, max_iter=_NEWTON_STEPS
     ).q
-    values, vectors = torch.linalg.eigh(_hessians(product, mode))
-    width = torch.where(values > 0, values, 1.0).rsqrt()
-
-    def draw(normal: Tensor) -> Tensor:
-        return mode + (vectors @ (width * normal).unsqueeze(-1)).squeeze(-1)
-
-    q, bad = _first_finite(target, draw, normals)
+    # a flat or rising direction is as wide as a uniform start is
+    found = laplace(target, mode, curvature="hessian", floor=0.0, flat=1.0)
+    q, bad = _first_finite(target, found.sample, normals)
     return torch.where(bad[:, None], mode, q)
 
 
@@ -154,19 +149,8 @@ def _first_finite(
     bad = torch.ones(len(q), dtype=torch.bool, device=q.device)
     for normal in normals.unbind(1):
         q = torch.where(bad[:, None], draw(normal), q)
-        found = chains_at(target, q)
+        found = chain_state_at(target, q)
         bad = ~(found.potential.isfinite() & found.grad.isfinite().all(-1))
         if not bool(bad.any()):
             break
     return q, bad
-
-
-def _hessians(product: Callable[[Tensor, Tensor], Tensor], q: Tensor) -> Tensor:
-    """Hessian at each position, `(starts, dim, dim)`; zero where it is not finite."""
-    count, dim = q.shape
-    eye = torch.eye(dim, dtype=q.dtype, device=q.device)
-    rows = q.repeat_interleave(dim, 0), eye.repeat(count, 1)
-    columns = map_lanes(lambda pair: product(*pair), rows, min(_LANES, count * dim))
-    hessian = columns.reshape(count, dim, dim)
-    finite = hessian.isfinite().all(-1).all(-1)
-    return torch.where(finite[:, None, None], 0.5 * (hessian + hessian.mT), 0.0)

@@ -18,29 +18,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.mcmc.hmc.fisher import fit_metric
-from pyro_geo.infer.mcmc.hmc.metric import (
-    Diagonal,
-    Metric,
-    MetricKind,
-    accelerate,
-    colour,
-    diagonal_as,
-    whiten,
+from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
+from pyro_geo.infer.mcmc.hmc.trajectory import (
+    LengthSearch,
+    jumps,
+    length_update,
 )
-from pyro_geo.infer.mcmc.hmc.step_size import (
+from pyro_geo.infer.step_size import (
     DualAveraging,
     averaged,
     coarse_update,
     restart,
     update,
 )
-from pyro_geo.infer.mcmc.hmc.trajectory import (
-    LengthSearch,
-    jumps,
-    length_update,
-)
-from pyro_geo.infer.mcmc.hmc.transition import Chains, Flight
+from pyro_geo.infer.transition import ChainState, Trajectory
 
 __all__ = ["Adaptation", "Schedule", "Tuning", "observe", "start_adaptation"]
 
@@ -195,7 +188,7 @@ class Adaptation:
 
 
 def start_adaptation(
-    chains: Chains,
+    chains: ChainState,
     steps: int,
     kind: MetricKind,
     rank: int,
@@ -241,39 +234,39 @@ def start_adaptation(
 
 def observe(
     state: Adaptation,
-    before: Chains,
-    after: Chains,
-    flight: Flight,
+    before: ChainState,
+    after: ChainState,
+    trajectory: Trajectory,
     time: float,
     uniform: Tensor,
-) -> Chains:
+) -> ChainState:
     """Learn from one transition; the state is changed in place.
 
     Args:
         state: of the warm-up.
         before: the chains before it.
         after: and after.
-        flight: ends of the trajectories.
+        trajectory: ends of the trajectories.
         time: their length.
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
         The chains, some of which may have been moved.
     """
-    acceptance = (-flight.error).exp().clamp(max=1.0)
+    acceptance = (-trajectory.error).exp().clamp(max=1.0)
     if state.approaching:
         state.step_sizes = coarse_update(state.step_sizes, acceptance, state.target)
         _keep_secants(state, before, after)
     else:
         state.step = update(state.step, float(acceptance.mean()), state.target)
-        _follow_length(state, before, flight, acceptance, time)
+        _follow_length(state, before, trajectory, acceptance, time)
         _keep_draws(state, after)
     state.energies.append(after.potential)
     state.iteration += 1
     return _finish_stage(state, after, uniform)
 
 
-def _finish_stage(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
+def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
     """Refit the metric where a cycle or a window ends."""
     schedule, now = state.schedule, state.iteration
     if now <= schedule.approach:
@@ -303,7 +296,7 @@ def _finish_stage(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
     return chains
 
 
-def _keep_secants(state: Adaptation, before: Chains, after: Chains) -> None:
+def _keep_secants(state: Adaptation, before: ChainState, after: ChainState) -> None:
     """Keep differences between successive points, each brought to one size.
 
     A pair tells of the curvature along it however long it is; without a common size
@@ -311,18 +304,13 @@ def _keep_secants(state: Adaptation, before: Chains, after: Chains) -> None:
     """
     step, slope = after.q - before.q, after.grad - before.grad
     moved = (step != 0).any(-1)
-    size = whiten(state.metric, step).norm(dim=-1) * slope_norm(state.metric, slope)
+    size = state.metric.root_solve(step).norm(dim=-1) * state.metric.norm(slope)
     weight = torch.where(moved, size.clamp(min=1e-30).rsqrt(), 0.0)[:, None]
     step, slope = step * weight, slope * weight
     state.rows.append((step[moved], slope[moved], after.potential[moved]))
 
 
-def slope_norm(metric: Metric, slope: Tensor) -> Tensor:
-    """Length of gradients in a metric, `(chains,)`."""
-    return (slope * accelerate(metric, slope)).sum(-1).clamp(min=0).sqrt()
-
-
-def _keep_draws(state: Adaptation, chains: Chains) -> None:
+def _keep_draws(state: Adaptation, chains: ChainState) -> None:
     count = state.iteration - state.schedule.approach + 1
     # mean of the positions so far, for few chains
     share = max(1 / count, 0.02)
@@ -333,18 +321,18 @@ def _keep_draws(state: Adaptation, chains: Chains) -> None:
 
 def _follow_length(
     state: Adaptation,
-    chains: Chains,
-    flight: Flight,
+    chains: ChainState,
+    trajectory: Trajectory,
     acceptance: Tensor,
     time: float,
 ) -> None:
     few = len(chains.q) < 8
     centre = state.centre if few else chains.q.mean(0)
-    end_centre = state.centre if few else _finite_mean(flight.q)
+    end_centre = state.centre if few else _finite_mean(trajectory.q)
     found = jumps(
-        whiten(state.metric, chains.q - centre),
-        whiten(state.metric, flight.q - end_centre),
-        whiten(state.metric, flight.velocity),
+        state.metric.root_solve(chains.q - centre),
+        state.metric.root_solve(trajectory.q - end_centre),
+        state.metric.root_solve(trajectory.velocity),
         acceptance,
         time,
     )
@@ -380,7 +368,7 @@ def _refit(state: Adaptation) -> None:
     state.metric = metric
 
 
-def _rescue(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
+def _rescue(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
     """Put chains that are hopelessly low, or did not move, beside others."""
     if len(state.energies) < 2 or len(chains.q) < 4:
         return chains
@@ -396,7 +384,7 @@ def _rescue(state: Adaptation, chains: Chains, uniform: Tensor) -> Chains:
         return chains
     pick = healthy[(uniform * len(healthy)).long().clamp(max=len(healthy) - 1)]
     state.moved += int(lost.sum())
-    return Chains(
+    return ChainState(
         torch.where(lost[:, None], chains.q[pick], chains.q),
         torch.where(lost, chains.potential[pick], chains.potential),
         torch.where(lost[:, None], chains.grad[pick], chains.grad),
@@ -422,4 +410,4 @@ def _ceiling(energies: Tensor, wander: Tensor) -> Tensor:
 
 def scattered(tuning: Tuning, noise: Tensor) -> Tensor:
     """Starts for later chains, twice as wide as the density, `(chains, dim)`."""
-    return tuning.centre + 2 * colour(tuning.metric, noise)
+    return tuning.centre + 2 * tuning.metric.sample(noise)

@@ -23,8 +23,9 @@ from pyro_geo.errors import (
     ModelError,
     PyroGeoWarning,
 )
+from pyro_geo.geometry.matrices import Dense, Diagonal, LowRank
 from pyro_geo.infer import HMC, MCMC
-from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, LowRank, kind_of
+from pyro_geo.infer.mcmc.hmc.metric import kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.testing.gates import check_gaussian
 from tests.cases import effects, numbers
@@ -91,7 +92,7 @@ def test_the_dense_metric_is_the_covariance(target):
     fit = run(target, 5, 32, runner={"warmup_steps": 150})
     assert isinstance(fit.tuning.metric, Dense)
     torch.testing.assert_close(
-        fit.tuning.metric.covariance, COVARIANCE, rtol=1e-3, atol=1e-3
+        fit.tuning.metric.matrix, COVARIANCE, rtol=1e-3, atol=1e-3
     )
     assert float(fit.tuning.step_size) > 0.3
     assert 0.5 < float(fit.tuning.trajectory_length) < 4

@@ -1,4 +1,4 @@
-"""Metrics: colour, whiten and accelerate are one covariance, and fits find it."""
+"""Metrics: a diagonal in every form, and fits that find the covariance."""
 
 from typing import Any
 
@@ -7,60 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyro_geo.geometry.matrices import Dense, Diagonal, LowRank
 from pyro_geo.infer.mcmc.hmc.fisher import fisher_scale, fit_metric, geometric_mean
-from pyro_geo.infer.mcmc.hmc.metric import (
-    Dense,
-    Diagonal,
-    LowRank,
-    Metric,
-    accelerate,
-    colour,
-    diagonal_as,
-    kind_of,
-    whiten,
-)
+from pyro_geo.infer.mcmc.hmc.metric import diagonal_as, kind_of
 from tests.cases import numbers
+from tests.geometry.test_matrices import positive_definite
 
 KINDS: Any = ("diagonal", "dense", "low_rank")
-
-
-def spd(dim: int, seed: int = 0, ridge: float = 0.3) -> torch.Tensor:
-    """A positive-definite matrix."""
-    factor = numbers(dim, dim, seed=seed)
-    return factor @ factor.mT / dim + ridge * torch.eye(dim, dtype=torch.float64)
-
-
-def example(kind: str, dim: int, seed: int = 0) -> tuple[Metric, torch.Tensor]:
-    """A metric with its covariance, written down from the definition."""
-    scale = (0.3 * numbers(dim, seed=seed)).exp()
-    if kind == "diagonal":
-        return Diagonal(scale), scale.square().diag()
-    if kind == "dense":
-        covariance = spd(dim, seed)
-        factor = torch.linalg.cholesky(covariance)
-        return Dense(covariance, factor, torch.linalg.inv(factor)), covariance
-    rank = min(2, dim)
-    vectors = torch.linalg.qr(numbers(dim, rank, seed=seed + 1)).Q
-    values = (0.5 * numbers(rank, seed=seed + 2)).exp()
-    middle = torch.eye(dim).double() + vectors @ (values - 1).diag() @ vectors.mT
-    covariance = scale.diag() @ middle @ scale.diag()
-    return LowRank(scale, vectors, values), covariance
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@given(dim=st.integers(1, 6), seed=st.integers(0, 1000))
-def test_the_three_maps_are_of_one_covariance(kind, dim, seed):
-    metric, covariance = example(kind, dim, seed)
-    assert kind_of(metric) == kind
-    rows = numbers(5, dim, seed=seed + 3)
-    close: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-8 * float(covariance.abs().max())}
-    torch.testing.assert_close(accelerate(metric, rows), rows @ covariance, **close)
-    torch.testing.assert_close(
-        whiten(metric, colour(metric, rows)), rows, rtol=1e-8, atol=1e-8
-    )
-    # colour is linear: the rows of its matrix give the covariance of what it makes
-    matrix = colour(metric, torch.eye(dim, dtype=torch.float64))
-    torch.testing.assert_close(matrix.mT @ matrix, covariance, **close)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,9 +22,9 @@ def test_a_diagonal_may_be_written_as_any_kind(kind):
     metric = diagonal_as(kind, scale, rank=2)
     assert kind_of(metric) == kind
     grad = numbers(3, 5, seed=1)
-    torch.testing.assert_close(accelerate(metric, grad), grad * scale.square())
-    torch.testing.assert_close(colour(metric, grad), grad * scale)
-    torch.testing.assert_close(whiten(metric, grad), grad / scale)
+    torch.testing.assert_close(metric.matvec(grad), grad * scale.square())
+    torch.testing.assert_close(metric.sample(grad), grad * scale)
+    torch.testing.assert_close(metric.root_solve(grad), grad / scale)
 
 
 # -- fits -------------------------------------------------------------------------
@@ -79,7 +32,7 @@ def test_a_diagonal_may_be_written_as_any_kind(kind):
 
 @given(dim=st.integers(1, 8), seed=st.integers(0, 1000))
 def test_the_geometric_mean_solves_its_equation(dim, seed):
-    a, b = spd(dim, seed), spd(dim, seed + 1)
+    a, b = positive_definite(dim, seed), positive_definite(dim, seed + 1)
     found = geometric_mean(a, b)
     torch.testing.assert_close(found @ b @ found, a, rtol=1e-8, atol=1e-8)
     assert bool((torch.linalg.eigvalsh(found) > 0).all())
@@ -88,7 +41,7 @@ def test_the_geometric_mean_solves_its_equation(dim, seed):
 def test_a_normal_density_is_known_from_any_few_points():
     """The points are not from the density; `dim + 2` of them determine it."""
     dim = 6
-    covariance = spd(dim)
+    covariance = positive_definite(dim)
     precision = torch.linalg.inv(covariance)
     q = 3 * torch.rand(dim + 2, dim, generator=_generator(), dtype=torch.float64) + 10
     grad = (q - 1.0) @ precision
@@ -101,23 +54,23 @@ def test_a_normal_density_is_known_from_any_few_points():
 def test_a_dense_fit_is_exact_but_for_its_ridge(sign):
     """With 400 rows the identity mixed in weighs 1e-7 of a moment."""
     dim = 5
-    covariance = spd(dim)
+    covariance = positive_definite(dim)
     q = 10 + 3 * torch.rand(400, dim, generator=_generator(), dtype=torch.float64)
     grad = sign * (q - 1.0) @ torch.linalg.inv(covariance)
     metric = fit_metric("dense", q, grad, rank=2)
     assert isinstance(metric, Dense)
-    torch.testing.assert_close(metric.covariance, covariance, rtol=1e-4, atol=1e-4)
-    product = metric.factor @ metric.factor.mT
-    torch.testing.assert_close(product, metric.covariance)
+    torch.testing.assert_close(metric.matrix, covariance, rtol=1e-4, atol=1e-4)
+    product = metric.root @ metric.root.mT
+    torch.testing.assert_close(product, metric.matrix)
     eye = torch.eye(dim, dtype=torch.float64)
-    torch.testing.assert_close(metric.factor @ metric.inverse, eye)
+    torch.testing.assert_close(metric.root @ metric.root_inverse, eye)
 
 
 def test_few_rows_of_noise_make_no_wild_metric():
     """As many rows as dimensions: what is not determined is bounded."""
     metric = fit_metric("dense", numbers(8, 8), numbers(8, 8, seed=1), rank=2)
     assert isinstance(metric, Dense)
-    scales = torch.linalg.eigvalsh(metric.covariance)
+    scales = torch.linalg.eigvalsh(metric.matrix)
     assert float(scales.max() / scales.min()) < 1e8
 
 
@@ -139,7 +92,7 @@ def test_independent_coordinates_have_their_own_scales():
 def test_a_low_rank_fit_finds_a_diagonal_with_a_few_spikes():
     """Six of forty coordinates hang together; the moments are exactly the density's."""
     dim, n, rank = 40, 200, 8
-    block = spd(6, ridge=0.01)
+    block = positive_definite(6, ridge=0.01)
     covariance = torch.eye(dim, dtype=torch.float64)
     covariance[:6, :6] = block
     scale = numbers(dim, seed=3).exp()
@@ -153,7 +106,7 @@ def test_a_low_rank_fit_finds_a_diagonal_with_a_few_spikes():
     eye = torch.eye(rank, dtype=torch.float64)
     torch.testing.assert_close(metric.vectors.mT @ metric.vectors, eye)
     # directions in which the two disagree, by how much; the ridge is 1e-5 of a unit
-    whitened = whiten(metric, torch.linalg.cholesky(covariance).mT)
+    whitened = metric.root_solve(torch.linalg.cholesky(covariance).mT)
     ratios = torch.linalg.svdvals(whitened).square()
     condition = float(torch.linalg.cond(block))
     assert float((ratios - 1).abs().max()) < 1e-5 * condition

@@ -12,8 +12,8 @@ from pyro_geo.density import Target
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch
-from pyro_geo.infer.mcmc.hmc.transition import Chains, chains_at
 from pyro_geo.infer.mcmc.hmc.warmup import _rescue, start_adaptation
+from pyro_geo.infer.transition import ChainState, chain_state_at
 from tests.cases import numbers
 
 FALSE_ALARM = 1e-4  # of the moments of one fit
@@ -142,7 +142,7 @@ def state_of(chains, energies):
 
 def test_only_lost_chains_are_moved():
     target = normal(torch.eye(2, dtype=torch.float64))
-    chains = chains_at(target, numbers(8, 2))
+    chains = chain_state_at(target, numbers(8, 2))
     uniform = torch.linspace(0, 0.999, 8, dtype=torch.float64)
     history = [chains.potential + 0.1 * i for i in range(10)]
     assert _rescue(state_of(chains, history), chains, uniform) is chains
@@ -162,7 +162,7 @@ def test_only_lost_chains_are_moved():
         where = (moved.q[2] == chains.q).all(-1).nonzero().flatten().tolist()
         assert where
         assert where != [2]
-        again = Chains(*(part[where[0]] for part in chains))
+        again = ChainState(*(part[where[0]] for part in chains))
         for new, old in zip(moved, again, strict=True):
             assert torch.equal(new[2], old)
     # few that have arrived show the way to many that have not

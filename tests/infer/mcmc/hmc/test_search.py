@@ -8,12 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_geo.infer.mcmc.hmc import trajectory
-from pyro_geo.infer.mcmc.hmc.step_size import (
-    averaged,
-    coarse_update,
-    restart,
-    update,
-)
 from pyro_geo.infer.mcmc.hmc.trajectory import (
     LengthSearch,
     halton,
@@ -22,6 +16,12 @@ from pyro_geo.infer.mcmc.hmc.trajectory import (
     length_update,
 )
 from pyro_geo.infer.mcmc.hmc.warmup import Schedule
+from pyro_geo.infer.step_size import (
+    averaged,
+    coarse_update,
+    restart,
+    update,
+)
 from tests.cases import numbers
 
 # -- trajectory length --------------------------------------------------------------

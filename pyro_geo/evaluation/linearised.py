@@ -1,4 +1,4 @@
-"""The Laplace approximation, in weights and through a linearised model."""
+"""Predictions of the Laplace approximation through a linearised model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_geo.checks import check_count
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity
-from pyro_geo.errors import (
-    ConfigurationError,
-    NotPositiveDefiniteError,
-    ShapeError,
-    UnsupportedError,
-)
-from pyro_geo.geometry.curvature import ggn, prior_hessian
+from pyro_geo.errors import ShapeError, UnsupportedError
+from pyro_geo.geometry.laplace import laplace
 
-__all__ = ["laplace", "linearised_laplace"]
+__all__ = ["linearised_laplace"]
 
 # Parameters that are linearised, in the unconstrained coordinates of their support.
 _PARAMETERS: dict[type, tuple[str, ...]] = {
@@ -29,72 +25,6 @@ _PARAMETERS: dict[type, tuple[str, ...]] = {
     dist.Bernoulli: ("logits",),
     dist.Categorical: ("logits",),
 }
-
-
-def laplace(target: Target, q_map: Tensor, num_draws: int, seed: int = 0) -> Tensor:
-    r"""Draw from the normal distribution at a MAP with the Gauss-Newton precision.
-
-    .. math:: q \sim N\bigl(\hat q, (G(\hat q) + P(\hat q))^{-1}\bigr)
-
-    with `G` the Gauss-Newton matrix of minus the log-likelihood and `P` the Hessian of
-    minus the log-prior. Exact where the posterior is normal; a network's draws leave
-    the region where it is, and predict badly. Costs `dim**3`.
-
-    Args:
-        target: made from a Pyro model or a module.
-        q_map: where to expand, `(dim,)`.
-        num_draws: how many.
-        seed: of the draws; the global random state stays untouched.
-
-    Returns:
-        Draws, `(num_draws, dim)`.
-
-    Raises:
-        ConfigurationError: fewer than one draw.
-        ShapeError: `q_map` is not one position.
-        NotPositiveDefiniteError: the prior's Hessian outweighs the data somewhere, as
-            a hierarchical prior's can.
-
-    References:
-        MacKay (1992), A practical Bayesian framework for backpropagation networks;
-        Ritter, Botev and Barber (2018), A scalable Laplace approximation for neural
-        networks.
-
-    Example:
-        >>> import pyro
-        >>> def model(y):
-        ...     m = pyro.sample("m", dist.Normal(0.0, 1.0))
-        ...     pyro.sample("y", dist.Normal(m, 1.0).expand([3]).to_event(1), obs=y)
-        >>> target = Target.from_model(model, torch.zeros(3))
-        >>> laplace(target, torch.zeros(1), 5).shape
-        torch.Size([5, 1])
-    """
-    if num_draws < 1:
-        raise ConfigurationError(
-            "Too few draws", "'num_draws'", num_draws, "at least 1", "Pass 1."
-        )
-    if q_map.shape != (target.dim,):
-        raise ShapeError(
-            "Wrong shape",
-            "argument 'q_map'",
-            tuple(q_map.shape),
-            (target.dim,),
-            "Pass one position, such as `map_estimate(target)[0]`.",
-        )
-    precision = (ggn(target, q_map) + prior_hessian(target, q_map)).double()
-    factor, info = torch.linalg.cholesky_ex(precision)
-    if info > 0:
-        raise NotPositiveDefiniteError(
-            "No Laplace approximation",
-            f"leading minor {int(info)} of the precision",
-            "not positive definite",
-            "positive definite",
-            "Reparameterise the model, or use another method.",
-        )
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(target.dim, num_draws, generator=generator, dtype=torch.float64)
-    moves = torch.linalg.solve_triangular(factor.mT, z, upper=True).mT
-    return q_map + moves.to(q_map)
 
 
 def linearised_laplace(
@@ -159,7 +89,9 @@ def linearised_laplace(
             target.layout.dim,
             "Use the same model on other data.",
         )
-    moves = laplace(target, q_map, num_draws, seed) - q_map
+    check_count("num_draws", num_draws)
+    generator = torch.Generator().manual_seed(seed)
+    moves = laplace(target, q_map, flat="refuse").draw(num_draws, generator) - q_map
     sites = density.observations(q_map.detach(), test.data)
     return {name: _linearise(density, test.data, name, q_map, moves) for name in sites}
 

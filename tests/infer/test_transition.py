@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
-from pyro_geo.infer.mcmc.hmc.metric import accelerate, colour, diagonal_as
-from pyro_geo.infer.mcmc.hmc.transition import (
-    Chains,
-    Flight,
-    Stepper,
-    advance,
-    chains_at,
+from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.infer.transition import (
+    ChainState,
+    Trajectory,
+    TransitionLoop,
+    chain_state_at,
+    hmc_transition,
 )
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.testing.hmc import FixedState, leapfrog_transition
 from tests.cases import numbers
-from tests.infer.mcmc.hmc.test_metric import KINDS, example
+from tests.geometry.test_matrices import FORMS, example
 
 DIM, YES, NO = 3, torch.tensor(True), torch.tensor(False)
 
@@ -28,25 +27,25 @@ def potential(q):
 
 def at(q):
     value, grad = value_and_grad(potential, q)
-    return Chains(q, value, grad)
+    return ChainState(q, value, grad)
 
 
 def fly(metric, q, v, steps, h, density=potential):
     """Follow trajectories from positions and velocities, without an end."""
     value, grad = value_and_grad(density, q)
-    start = Flight(q, v, value, grad, value, value)
+    start = Trajectory(q, v, value, grad, value, value)
     size = torch.full_like(value, h)
-    chains = Chains(q, value, grad)
-    _, flight = advance(
+    chains = ChainState(q, value, grad)
+    _, trajectory = hmc_transition(
         density, metric, chains, start, v, value, size, torch.ones(steps), NO, NO
     )
-    return flight
+    return trajectory
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_trajectories_can_be_followed_back(kind):
-    metric, _ = example(kind, DIM)
-    q, v = numbers(4, DIM), colour(metric, numbers(4, DIM, seed=1))
+@pytest.mark.parametrize("form", FORMS)
+def test_trajectories_can_be_followed_back(form):
+    metric, _ = example(form, DIM)
+    q, v = numbers(4, DIM), metric.sample(numbers(4, DIM, seed=1))
     there = fly(metric, q, v, 15, 0.2)
     assert float((there.q - q).abs().max()) > 0.5
     back = fly(metric, there.q, -there.velocity, 15, 0.2)
@@ -54,10 +53,10 @@ def test_trajectories_can_be_followed_back(kind):
     torch.testing.assert_close(back.velocity, -v, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_trajectories_keep_volume(kind):
-    metric, _ = example(kind, DIM)
-    z = torch.cat([numbers(1, DIM), colour(metric, numbers(1, DIM, seed=1))], 1)
+@pytest.mark.parametrize("form", FORMS)
+def test_trajectories_keep_volume(form):
+    metric, _ = example(form, DIM)
+    z = torch.cat([numbers(1, DIM), metric.sample(numbers(1, DIM, seed=1))], 1)
     delta = 1e-5 * torch.eye(2 * DIM, dtype=torch.float64)
     rows = torch.cat([z + delta, z - delta])
     end = fly(metric, rows[:, :DIM], rows[:, DIM:], 7, 0.3)
@@ -67,11 +66,11 @@ def test_trajectories_keep_volume(kind):
     assert abs(float(torch.linalg.det(jacobian)) - 1) < 1e-6
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_velocity_form_is_the_momentum_form(kind):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_velocity_form_is_the_momentum_form(form):
     """`v = covariance p`: the same path as by momenta, written out."""
-    metric, covariance = example(kind, DIM)
-    q, v, h = numbers(4, DIM), colour(metric, numbers(4, DIM, seed=1)), 0.1
+    metric, covariance = example(form, DIM)
+    q, v, h = numbers(4, DIM), metric.sample(numbers(4, DIM, seed=1)), 0.1
     p, x = v @ torch.linalg.inv(covariance), q
     for _ in range(5):
         p = p - 0.5 * h * value_and_grad(potential, x)[1]
@@ -87,11 +86,11 @@ def test_the_energy_error_is_of_second_order():
     metric, _ = example("dense", DIM)
     q, momentum = numbers(20, DIM), numbers(20, DIM, seed=1)
     chains = at(q)
-    blank = Flight(q, q, *chains[1:], chains.potential, chains.potential)
+    blank = Trajectory(q, q, *chains[1:], chains.potential, chains.potential)
     errors = []
     for steps in (50, 100, 200):
         size = torch.full_like(chains.potential, 1.0 / steps)
-        _, flight = advance(
+        _, trajectory = hmc_transition(
             potential,
             metric,
             chains,
@@ -103,44 +102,61 @@ def test_the_energy_error_is_of_second_order():
             YES,
             YES,
         )
-        errors.append(float(flight.error.norm()))
+        errors.append(float(trajectory.error.norm()))
     for coarse, fine in zip(errors, errors[1:], strict=False):
         # the next term of the expansion is a factor step ** 2 smaller
         assert abs(coarse / fine - 4) < 0.1
     assert errors[-1] > 0
 
 
+def textbook_transition(chains, momentum, uniform, h, steps):
+    """Neal (2011), figure 2: momenta, no metric, one array after the other."""
+    q, value, grad = chains
+    p = momentum - 0.5 * h * grad
+    for i in range(steps):
+        q = q + h * p
+        value, grad = value_and_grad(potential, q)
+        p = p - (h if i < steps - 1 else 0.5 * h) * grad
+    energy = chains.potential + 0.5 * momentum.square().sum(-1)
+    error = value + 0.5 * p.square().sum(-1) - energy
+    accept = uniform < (-error).exp()
+    row = accept[:, None]
+    state = ChainState(
+        torch.where(row, q, chains.q),
+        torch.where(accept, value, chains.potential),
+        torch.where(row, grad, chains.grad),
+    )
+    return state, energy, error
+
+
 def test_one_transition_is_the_textbook_one():
     """On the identity, with the same noise, the reference gives the same."""
-    metric = diagonal_as("diagonal", torch.ones(DIM, dtype=torch.float64), 1)
+    metric = Diagonal(torch.ones(DIM, dtype=torch.float64))
     target = Target.from_potential(potential, DIM, dtype=torch.float64)
     q, momentum = 2 * numbers(32, DIM), numbers(32, DIM, seed=1)
     uniform = torch.linspace(0.01, 0.99, 32, dtype=torch.float64)
     h = torch.tensor(0.45, dtype=torch.float64)
-    chains = chains_at(target, q)
-    step = Stepper(target.with_rung("traced"), chains, metric, 1)
-    found, flight = step(metric, chains, momentum, uniform, h.expand(32).clone(), 6)
-    state, info = leapfrog_transition(
-        potential, FixedState(*at(q)), momentum, uniform, h, 6
-    )
+    chains = chain_state_at(target, q)
+    step = TransitionLoop(target.with_rung("traced"), chains, metric, 1)
+    found, trajectory = step(metric, chains, momentum, uniform, h.expand(32).clone(), 6)
+    state, energy, error = textbook_transition(at(q), momentum, uniform, h, 6)
     moved = (state.q != q).any(-1)
     assert 0 < int(moved.sum()) < 32  # some accepted, some not
-    torch.testing.assert_close(found.q, state.q)
-    torch.testing.assert_close(found.potential, state.potential)
-    torch.testing.assert_close(found.grad, state.grad)
-    torch.testing.assert_close(flight.error, info.energy_error)
-    torch.testing.assert_close(flight.energy, info.energy)
+    for ours, theirs in zip(found, state, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(trajectory.error, error)
+    torch.testing.assert_close(trajectory.energy, energy)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_steps_in_one_graph_change_nothing(kind):
-    metric, _ = example(kind, DIM)
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_in_one_graph_change_nothing(form):
+    metric, _ = example(form, DIM)
     target = Target.from_potential(potential, DIM, dtype=torch.float64)
     target = target.with_rung("traced")
-    chains = chains_at(target, numbers(6, DIM))
+    chains = chain_state_at(target, numbers(6, DIM))
     uniform = torch.full((6,), 0.3, dtype=torch.float64)
     size = torch.linspace(0.05, 0.3, 6, dtype=torch.float64)  # each its own
-    one, four = (Stepper(target, chains, metric, unroll) for unroll in (1, 4))
+    one, four = (TransitionLoop(target, chains, metric, unroll) for unroll in (1, 4))
     for num_steps in (1, 2, 3, 4, 5, 9):  # also what is no multiple of four
         momentum = numbers(6, DIM, seed=num_steps)
         results = [
@@ -156,7 +172,7 @@ def test_a_chain_that_meets_nan_stays_and_no_other_notices():
     def broken(q):
         return torch.where(q[..., 0] > 6, torch.nan, potential(q))
 
-    metric = diagonal_as("diagonal", torch.ones(DIM, dtype=torch.float64), 1)
+    metric = Diagonal(torch.ones(DIM, dtype=torch.float64))
     q, momentum = numbers(5, DIM), numbers(5, DIM, seed=1)
     q[2] = torch.tensor([5.5, 0.0, 0.0])
     momentum[2] = torch.tensor([20.0, 0.0, 0.0])
@@ -165,9 +181,9 @@ def test_a_chain_that_meets_nan_stays_and_no_other_notices():
     results = []
     for density in (potential, broken):
         chains = at(q)
-        blank = Flight(q, q, *chains[1:], chains.potential, chains.potential)
+        blank = Trajectory(q, q, *chains[1:], chains.potential, chains.potential)
         results.append(
-            advance(
+            hmc_transition(
                 density,
                 metric,
                 chains,
@@ -180,10 +196,10 @@ def test_a_chain_that_meets_nan_stays_and_no_other_notices():
                 YES,
             )
         )
-    (sound, _), (found, flight) = results
+    (sound, _), (found, trajectory) = results
     assert torch.equal(found.q[2], q[2])
     assert torch.equal(found.grad[2], at(q).grad[2])
-    assert float(flight.error[2]) == torch.inf
+    assert float(trajectory.error[2]) == torch.inf
     others = torch.arange(5) != 2
     for a, b in zip(found, sound, strict=True):
         assert torch.equal(a[others], b[others])
@@ -194,12 +210,14 @@ def test_a_step_left_out_leaves_the_rest_alone():
     metric, _ = example("low_rank", DIM)
     q, v = numbers(4, DIM), numbers(4, DIM, seed=1)
     value, grad = value_and_grad(potential, q)
-    start = Flight(q, v, value, grad, value, value)
+    start = Trajectory(q, v, value, grad, value, value)
     size = torch.full_like(value, 0.1)
     ends = [
-        advance(potential, metric, at(q), start, v, value, size, active, NO, NO)[1]
+        hmc_transition(potential, metric, at(q), start, v, value, size, active, NO, NO)[
+            1
+        ]
         for active in (torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.ones(2))
     ]
     for a, b in zip(ends[0], ends[1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-    assert accelerate(metric, grad).shape == q.shape
+    assert metric.matvec(grad).shape == q.shape
