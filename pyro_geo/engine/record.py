@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pyro_geo.engine._kept import KeptSites, numpy_dtype
 from pyro_geo.errors import CheckpointError, UnsupportedError
 from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
 from pyro_geo.ops.chunks import Sites
+from pyro_geo.results.draws import MemoryDraws
 
 __all__ = ["DrawRecord"]
 
@@ -70,6 +72,31 @@ class DrawRecord:
     def spilled(self) -> bool:
         """Whether draws live in the store alone."""
         return self._rounds is None
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of the run."""
+        if self._rounds:
+            return next(iter(self._rounds[0].values())).shape[0]
+        return self.store.num_chains if self.store is not None else 0
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Sites that are tabulated, each with its shape at one draw."""
+        if self.keep is not None:
+            return self.kept.shapes
+        sites = self.target.layout.sites
+        return {name: site.constrained_shape for name, site in sites.items()}
+
+    @property
+    def computed(self) -> list[str]:
+        """Deterministic sites that are kept."""
+        return self.kept.computed
+
+    @property
+    def folder(self) -> Path | None:
+        """The store that alone holds the draws; None where they are in memory."""
+        return self.store.path if self.spilled and self.store is not None else None
 
     def add_statistics(self, types: dict[str, torch.dtype]) -> None:
         """Make room for statistics in the store, once their types are known.
@@ -243,7 +270,7 @@ class DrawRecord:
         return self._stored_positions() if self.spilled else self._joined(["q"])["q"]
 
     def sites(self, names: Sequence[str]) -> Sites:
-        """Draws of chosen sites, where positions were not kept or are in the store.
+        """Draws of chosen sites.
 
         Args:
             names: of sites that were kept.
@@ -251,7 +278,11 @@ class DrawRecord:
         Returns:
             Site to `(chains, draws, *shape)`.
         """
-        return self._stored(_POSTERIOR, names) if self.spilled else self._joined(names)
+        if self.spilled:
+            return self._stored(_POSTERIOR, names)
+        if self.keep is not None:
+            return self._joined(names)
+        return MemoryDraws(self.target, self.positions()).sites(names)
 
     def stats(self) -> dict[str, Tensor]:
         """Statistics of the draws, name to `(chains, draws)`."""

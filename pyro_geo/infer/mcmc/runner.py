@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,9 +25,8 @@ from pyro_geo.engine.schedule import Counts, Rounds, RunState, split_chains
 from pyro_geo.engine.session import Session
 from pyro_geo.engine.workers import Here, Spread, Workers, num_processes
 from pyro_geo.errors import ConvergenceWarning, PyroGeoWarning
-from pyro_geo.io.store import RunStore, open_run
-from pyro_geo.ops.chunks import Sites
-from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
+from pyro_geo.io.store import RunStore
+from pyro_geo.results import PosteriorDraws
 
 __all__ = ["MCMC"]
 
@@ -121,8 +120,8 @@ class MCMC(PosteriorDraws):
         check(bool(named), "keep", keep, "a list of sites, or None for all")
         counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
         check(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
+        super().__init__(chain_name=kernel.chain_name)
         self.kernel = kernel
-        self._chain_name = kernel.chain_name
         self.num_samples = num_samples
         self.num_chains = num_chains
         self.warmup_steps = (
@@ -237,7 +236,7 @@ class MCMC(PosteriorDraws):
                     self._take(session)
             assert session is not None
             found = self._review(session.state.states)
-            session.finish(self._attributes(), finished=not self.interrupted)
+            session.finish(self.attributes, finished=not self.interrupted)
         for warning in found:
             warnings.warn(warning, stacklevel=3)
         return self
@@ -309,7 +308,7 @@ class MCMC(PosteriorDraws):
             session.restore(store, self._identity(target, groups))
         elif self.store is not None:
             identity = self._identity(target, groups)
-            session.create(self.store, identity, self._attributes())
+            session.create(self.store, identity, self.attributes)
         return session
 
     def _stored_seed(self, store: RunStore) -> int:
@@ -335,8 +334,7 @@ class MCMC(PosteriorDraws):
 
     def _forget(self) -> None:
         """Forget the last run."""
-        self._record: DrawRecord | None = None
-        self._target = None
+        self._draws = self._target = None
         self._notes = []
         self._facts: dict[str, str | int | float] = {}
         self._counts = Counts()
@@ -347,8 +345,8 @@ class MCMC(PosteriorDraws):
 
     def _take(self, session: Session) -> None:
         """Take over what a run, finished or not, has brought."""
-        self._record = session.record
-        state = session.state
+        record, state = session.record, session.state
+        self._draws = record if record.num_draws else None
         self._counts, self.rung = state.counts, state.rung
         if state.stage != "tune":
             self.tuning = self.kernel.tuning(state.states[0])
@@ -356,50 +354,7 @@ class MCMC(PosteriorDraws):
 
     @property
     def _draws_kept(self) -> int:
-        return 0 if self._record is None else self._record.num_draws
-
-    def _draws(self) -> DrawRecord:
-        if self._record is None or not self._record.num_draws:
-            raise no_draws(type(self).__name__)
-        return self._record
-
-    def _has_draws(self) -> bool:
-        return self._draws_kept > 0
-
-    def _size(self) -> tuple[int, int]:
-        return self.num_chains, self._draws().num_draws
-
-    def _positions(self) -> Tensor:
-        return self._draws().positions()
-
-    def _statistics(self) -> Mapping[str, Tensor]:
-        return self._draws().stats()
-
-    def _sites(
-        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
-    ) -> Sites:
-        record = self._draws()
-        if record.keep is None and not record.spilled:
-            return super()._sites(choose, computed)
-        names = [*record.kept.latent]
-        if computed or self.keep is not None:
-            names += record.kept.computed
-        found = record.sites(names)
-        return {name: choose(found[name]) for name in names}
-
-    def _shapes(self) -> dict[str, torch.Size]:
-        if self.keep is None:
-            return super()._shapes()
-        return self._draws().kept.shapes
-
-    def _opened(self) -> Any | None:
-        if not self._draws().spilled:
-            return None
-        assert self.store is not None
-        return open_run(self.store)
-
-    def _place(self) -> str:
-        return str(self.store)
+        return 0 if self._draws is None else self._draws.num_draws
 
     def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
         """Note what a user must know, and return it."""
@@ -434,7 +389,9 @@ class MCMC(PosteriorDraws):
                 facts["superchains"] = superchains
         return facts
 
-    def _attributes(self) -> dict[str, str | int | float]:
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Facts of the run, texts and numbers by name."""
         import pyro
 
         import pyro_geo
