@@ -44,7 +44,7 @@ def summary(
 
     Draws that have weights, in a group `particles` (:func:`to_arviz`), are tabulated
     with them and not by the resampled posterior. The columns are the same and `khat`,
-    the tail of the weights as the attribute of that name says it, comes last. With the
+    the tail of the weights, comes last: means are unreliable above 0.7. With the
     normalised weights :math:`w_p`: means, deviations and the interval are those of the
     weighted draws; the Monte Carlo error of the mean is
     :math:`\sqrt{\sum_p w_p^2 (x_p - \bar x)^2}`, that of the deviation likewise;

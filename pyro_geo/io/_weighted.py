@@ -1,12 +1,19 @@
 """The summary table of draws with weights, with the columns of ArviZ's."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_geo._compat.arviz import get_group, import_arviz, major_version, quiet
+from pyro_geo._compat.arviz import (
+    get_group,
+    import_arviz,
+    major_version,
+    pareto_k,
+    quiet,
+)
 from pyro_geo.io._report.components import columns, component_name
 from pyro_geo.io.names import PARTICLE_DIMS
 
@@ -75,7 +82,8 @@ def weighted_table(
     if var_names is None:
         var_names = [str(n) for n in particles.data_vars if n != "log_weights"]
     names = _column_names(interval)
-    khat = float(particles.attrs.get("khat", math.nan))
+    of_each = weights.sum(1)  # the draws of one particle go together
+    khat = pareto_k(np.log(of_each[of_each > 0]))
     labels, rows = [], []
     for name in var_names:
         array = particles[name]
@@ -90,6 +98,7 @@ def _normalised(log_weights: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
+@functools.cache
 def _column_names(interval: float) -> list[str]:
     """What the installed ArviZ calls the columns of a summary."""
     import xarray as xr
@@ -157,12 +166,11 @@ def _tail_size(x: np.ndarray, weights: np.ndarray, alive: np.ndarray) -> float:
     # error of p: so many draws of equal weight would have that error.
     values, shares = x[alive], weights[alive]
     order = np.argsort(values)
-    below = np.cumsum(shares[order])
+    places = np.searchsorted(np.cumsum(shares[order]), [_TAIL, 1 - _TAIL])
+    low, high = values[order][places.clip(max=len(values) - 1)]
     sizes = []
-    for level in (_TAIL, 1 - _TAIL):
-        place = min(int(np.searchsorted(below, level)), len(values) - 1)
-        inside = alive & (x <= values[order[place]])
+    for inside in (alive & (x <= low), alive & (x >= high)):
         p = float(weights[inside].sum())
         error = _error(weights, np.where(alive, inside - p, 0.0))
-        sizes.append(p * (1 - p) / error**2 if error > 0 else math.nan)
+        sizes.append(p * (1 - p) / error**2 if p < 1 and error > 0 else math.nan)
     return float(np.min(sizes))

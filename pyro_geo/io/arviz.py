@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyro_geo
-from pyro_geo._compat.arviz import get_group, import_arviz, major_version
+from pyro_geo._compat.arviz import get_group, import_arviz, to_container
 from pyro_geo.checks import check
 from pyro_geo.errors import FallbackWarning, ShapeError
 from pyro_geo.io._rhat import nested_r_hat
@@ -145,10 +145,7 @@ def to_arviz(
             coords={**_sample_coords(lead, arrays, coords or {}), **labels.coords},
             attrs={**common, **(facts if group in _ATTRIBUTED else {})},
         )
-    arviz = import_arviz()
-    if major_version() >= 1:
-        return xr.DataTree.from_dict(datasets)
-    return arviz.InferenceData(**datasets)
+    return to_container(datasets)
 
 
 def _rename(

@@ -227,7 +227,7 @@ class PosteriorDraws:
 
     @property
     def khat(self) -> float:
-        """Tail of the chains' weights; unreliable above 0.7, NaN for fewer than 25."""
+        """Tail of the chains' weights; unreliable above 0.7, NaN for fewer than 30."""
         return self._weighted().khat
 
     def resample(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -81,14 +79,13 @@ class Weights:
 
     @property
     def khat(self) -> float:
-        """Tail of the chains' weights; NaN for fewer than 25 chains."""
+        """Tail of the chains' weights; NaN for fewer than 30 chains."""
         return khat(self.log_weights.logsumexp(1))
 
     @property
     def facts(self) -> dict[str, float]:
-        """The three numbers above as attributes; one that is not finite is left out."""
-        found = {"ess": self.ess, "khat": self.khat, "log_z": self.log_z}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        """Effective size and logarithm of the sum, as attributes."""
+        return {"ess": self.ess, "log_z": self.log_z}
 
     def drawn(self, num_draws: int) -> Tensor:
         """Draw with replacement by torch's global generator, `(num_draws,)` indices."""

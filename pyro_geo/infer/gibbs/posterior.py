@@ -353,6 +353,17 @@ class WeightedPosterior(PosteriorDraws):
             "citation": citation(self),
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        # the mover holds compiled functions, which do not travel; it is made again
+        mover = self._mover
+        settings = None if mover is None else (mover.num_leapfrog, mover.chunk)
+        return {**self.__dict__, "_mover": settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._mover is not None:
+            self._mover = Mover(self.model, self.target, *state["_mover"])
+
     def _with_draws(
         self, q: Tensor, log_weights: Tensor, stats: dict[str, Tensor]
     ) -> WeightedPosterior:

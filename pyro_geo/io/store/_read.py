@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_geo._compat.arviz import import_arviz, major_version
+from pyro_geo._compat.arviz import to_container
 from pyro_geo.io.store._folder import HEADER, read_root
 from pyro_geo.io.store._stages import STAGES, arrange_stages
 
@@ -62,9 +62,7 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
     groups = {name: child.to_dataset() for name, child in tree.children.items()}
     if STAGES in groups:
         groups = arrange_stages(groups)
-    if major_version() >= 1:
-        return xr.DataTree.from_dict(groups)
-    return import_arviz().InferenceData(**groups)
+    return to_container(groups)
 
 
 def check_run(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def arrange_stages(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     rows = stats["equal_rows"].isel(last).values.astype(int)
     final = stats.drop_vars("equal_rows").isel(last)
     particles = sites.isel(last).assign(log_weights=final["log_weights"])
-    own = final.drop_vars(["log_weights", "beta"])
+    own = final[["acceptance_rate"]].assign(tilt=final["beta"] * final["loss"])
     arranged = {
         "posterior": _equal(sites.isel(last), rows),
         "sample_stats": _equal(own, rows).assign_attrs(sites.attrs),
