@@ -1,13 +1,19 @@
 """The summary table of ArviZ, for draws of any size."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from pyro_geo._compat.arviz import get_group, import_arviz, major_version, quiet
+from pyro_geo.checks import check_number
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.io._rhat import nested_r_hat
+from pyro_geo.io._weighted import (
+    arviz_table,
+    has_weights,
+    tabulated_group,
+    weighted_table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +34,24 @@ def summary(
     interval: float = 0.9,
     round_to: int | None = None,
 ) -> "pd.DataFrame":
-    """Tabulate a posterior: ArviZ's summary, for one chain too.
+    r"""Tabulate a posterior: ArviZ's summary, for one chain and for weights too.
 
     R-hat compares chains, so ArviZ gives NaN for a single one. Here a single chain of
     at least 16 draws is cut in four and R-hat compares the parts; the table's
     `attrs["r_hat"]` says that it was. Effective sizes and the other columns are of the
     whole chain. Degenerate draws (constant, not finite, or very few) give NaN without
     a remark.
+
+    Draws that have weights, in a group `particles` (:func:`to_arviz`), are tabulated
+    with them and not by the resampled posterior. The columns are the same and `khat`,
+    the tail of the weights, comes last: means are unreliable above 0.7. With the
+    normalised weights :math:`w_p`: means, deviations and the interval are those of the
+    weighted draws; the Monte Carlo error of the mean is
+    :math:`\sqrt{\sum_p w_p^2 (x_p - \bar x)^2}`, that of the deviation likewise;
+    `ess_bulk` is the effective number of particles by the weights,
+    :math:`1 / \sum_p w_p^2`; `ess_tail` is the number of equally weighted draws that
+    would tell the 5 % and 95 % tails as well, the smaller of the two; R-hat is NaN. The
+    draws of one particle count as one.
 
     Where the posterior's attribute `superchains` counts groups of consecutive chains
     that started at one point, a column `nested_r_hat` is added: the rank-normalised
@@ -44,7 +61,8 @@ def summary(
     Draws of a dataset opened lazily are loaded part by part, 512 MB at a time.
 
     Args:
-        idata: a result of :func:`to_arviz`, or the dataset of its posterior.
+        idata: a result of :func:`to_arviz`, or the dataset of its posterior or of its
+            particles.
         var_names: the sites to tabulate; all of them by default.
         interval: probability of the highest-density interval (the equal-tailed one
             under ArviZ 1.x).
@@ -54,7 +72,7 @@ def summary(
         One row per component, with ArviZ's columns, and `nested_r_hat` last.
 
     Raises:
-        ConfigurationError: `interval` is not between 0 and 1, or there is no posterior.
+        ConfigurationError: there is no posterior.
 
     Example:
         >>> from pyro_geo.io.arviz import to_arviz
@@ -67,12 +85,10 @@ def summary(
     import pandas as pd
     import xarray as xr
 
-    if not 0 < interval < 1:
-        raise ConfigurationError(
-            "Bad interval", "", interval, "between 0 and 1", "Pass 0.9, say."
-        )
-    is_dataset = isinstance(idata, xr.Dataset)
-    posterior = idata if is_dataset else get_group(idata, "posterior")
+    check_number("interval", interval, 0.0, 1.0, strict=True)
+    posterior = idata if isinstance(idata, xr.Dataset) else tabulated_group(idata)
+    if posterior is not None and has_weights(posterior):
+        return _rounded(weighted_table(posterior, var_names, interval), round_to)
     if posterior is None or not posterior.sizes.get("draw", 0):
         raise ConfigurationError(
             "Nothing to tabulate",
@@ -88,6 +104,10 @@ def summary(
     if len(pieces) > 1:
         table = pd.concat(pieces)
         table.attrs = pieces[0].attrs
+    return _rounded(table, round_to)
+
+
+def _rounded(table: "pd.DataFrame", round_to: int | None) -> "pd.DataFrame":
     return table if round_to is None else table.round(round_to)
 
 
@@ -116,15 +136,10 @@ def _pieces(posterior: "xr.Dataset") -> "Iterator[xr.Dataset]":
 
 
 def _table(posterior: "xr.Dataset", interval: float) -> "pd.DataFrame":
-    arviz = import_arviz()
-    level = "ci_prob" if major_version() >= 1 else "hdi_prob"
-    options: dict[str, Any] = {"round_to": "none", level: interval}
-    with quiet():
-        table = arviz.summary(posterior, **options)
-        if posterior.sizes["chain"] == 1 and posterior.sizes["draw"] >= 16:
-            parts = arviz.summary(_cut_in_four(posterior), **options)
-            table["r_hat"] = parts["r_hat"]
-            table.attrs["r_hat"] = "one chain, cut in four"
+    table = arviz_table(posterior, interval)
+    if posterior.sizes["chain"] == 1 and posterior.sizes["draw"] >= 16:
+        table["r_hat"] = arviz_table(_cut_in_four(posterior), interval)["r_hat"]
+        table.attrs["r_hat"] = "one chain, cut in four"
     if superchains := _superchains(posterior):
         table["nested_r_hat"] = np.concatenate(
             [

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyro_geo
-from pyro_geo._compat.arviz import get_group, import_arviz, major_version
-from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
+from pyro_geo._compat.arviz import get_group, import_arviz, to_container
+from pyro_geo.checks import check
+from pyro_geo.errors import FallbackWarning, ShapeError
 from pyro_geo.io._rhat import nested_r_hat
 from pyro_geo.io._summary import summary
-from pyro_geo.io.names import SAMPLE_DIMS, label_group, plain_facts, storable
+from pyro_geo.io.names import (
+    PARTICLE_DIMS,
+    SAMPLE_DIMS,
+    label_group,
+    plain_facts,
+    storable,
+)
 
 if TYPE_CHECKING:
     from pyro_geo._compat.arviz import ArvizData
@@ -25,19 +32,19 @@ __all__ = ["get_group", "import_arviz", "nested_r_hat", "summary", "to_arviz"]
 
 # One run's draws: these groups share their chains and draws.
 _RUN = ("posterior", "sample_stats", "log_likelihood")
+_PRIOR = ("prior", "prior_predictive", "sample_stats_prior")
 _SAMPLED = (
     *_RUN,
+    *_PRIOR,
+    "particles",
     "posterior_predictive",
     "predictions",
-    "prior",
-    "prior_predictive",
-    "sample_stats_prior",
     "unconstrained_posterior",
     "warmup_posterior",
     "warmup_sample_stats",
 )
 _DATA = ("observed_data", "constant_data", "predictions_constant_data")
-_ATTRIBUTED = ("posterior", "sample_stats")
+_ATTRIBUTED = ("posterior", "sample_stats", "particles")
 
 
 def to_arviz(
@@ -46,6 +53,7 @@ def to_arviz(
     dims: Mapping[str, Sequence[str | None]] | None = None,
     coords: Mapping[str, Sequence[object] | np.ndarray] | None = None,
     attrs: Mapping[str, str | int | float] | None = None,
+    sample_dims: Sequence[str] = SAMPLE_DIMS,
 ) -> "ArvizData":
     """Put groups of NumPy arrays into the container of the installed ArviZ.
 
@@ -56,7 +64,9 @@ def to_arviz(
     Args:
         groups: group name to array name to array. Arrays of `observed_data`,
             `constant_data` and `predictions_constant_data` have any shape, those of
-            every other group `(chains, draws, *shape)`.
+            every other group `(chains, draws, *shape)`. The group `particles` is for
+            draws that have weights, `(particles, draws, *shape)`, with the logarithms
+            of the weights, `(particles, draws)`, under the name `log_weights`.
         dims: array name to names of the axes after chain and draw, from the left.
             Axes without a name, or with None, get ArviZ's default names. In
             `log_likelihood` names beyond the array's axes are left out, because its
@@ -66,15 +76,15 @@ def to_arviz(
         attrs: facts about the run, recorded on `posterior` and `sample_stats`. True
             and False are recorded as 1 and 0 and an integer beyond 64 bits as text,
             because a NetCDF file holds neither.
+        sample_dims: names of the leading axes, where there are more than chain and
+            draw, such as time; arrays of prior draws have these two alone.
 
     Returns:
         An `InferenceData` under ArviZ 0.23, a `DataTree` under 1.x. Groups without
         arrays are left out. Arrays, names or labels that do not fit together are a
-        :class:`~pyro_geo.errors.ShapeError`.
-
-    Raises:
-        ConfigurationError: a group that ArviZ does not know, or an attribute that is
-            not a text or a number.
+        :class:`~pyro_geo.errors.ShapeError`, a group that ArviZ does not know and an
+        attribute that is neither text nor number are a
+        :class:`~pyro_geo.errors.ConfigurationError`.
 
     Warns:
         FallbackWarning: a name cannot be stored as it is and was changed; the change
@@ -95,15 +105,12 @@ def to_arviz(
     import xarray as xr
 
     known = {*_SAMPLED, *_DATA}
-    if unknown := sorted(set(groups) - known):
-        raise ConfigurationError(
-            "Unknown groups",
-            "",
-            unknown,
-            f"some of {sorted(known)}",
-            "Move their arrays to one of ArviZ's groups.",
-        )
-    stored, changed = _rename(groups, dims or {})
+    unknown = sorted(set(groups) - known)
+    check(not unknown, "groups", unknown, f"some of {sorted(known)}")
+    taken = (*SAMPLE_DIMS, *sample_dims[2:])
+    if "particles" in groups:
+        taken = (*taken, *PARTICLE_DIMS)
+    stored, changed = _rename(groups, dims or {}, taken)
     _check_samples(stored)
     common = {"created_at": datetime.now(UTC).isoformat()}
     facts = plain_facts({"inference_library": "pyro_geo", **(attrs or {})})
@@ -111,47 +118,46 @@ def to_arviz(
     if changed:
         facts["renamed"] = ", ".join(changed)
         warnings.warn(
-            explain(
+            FallbackWarning(
                 "Names that cannot be stored were changed",
                 "",
                 facts["renamed"],
-                "names without '/' that are not 'chain' or 'draw'",
+                "names without '/' that are not those of sample axes",
                 "Nothing to do; look them up under the new names.",
             ),
-            FallbackWarning,
             stacklevel=2,
         )
     datasets = {}
     for group, arrays in stored.items():
+        lead = _lead(group, tuple(sample_dims))
         labels = label_group(
             group,
             arrays,
-            {storable(site): names for site, names in (dims or {}).items()},
+            {storable(site, taken): names for site, names in (dims or {}).items()},
             coords or {},
-            sampled=group in _SAMPLED,
+            lead=lead,
+            taken=taken,
             cut=group == "log_likelihood",
             new_data="predictions" in group,
         )
         datasets[group] = xr.Dataset(
             {site: (labels.dims[site], array) for site, array in arrays.items()},
-            coords={**_sample_coords(group, arrays), **labels.coords},
+            coords={**_sample_coords(lead, arrays, coords or {}), **labels.coords},
             attrs={**common, **(facts if group in _ATTRIBUTED else {})},
         )
-    arviz = import_arviz()
-    if major_version() >= 1:
-        return xr.DataTree.from_dict(datasets)
-    return arviz.InferenceData(**datasets)
+    return to_container(datasets)
 
 
 def _rename(
     groups: Mapping[str, Mapping[str, Any]],
     dims: Mapping[str, Sequence[str | None]],
+    taken: Sequence[str],
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Give every array and axis a name that can be stored; say which ones changed."""
     stored: dict[str, dict[str, np.ndarray]] = {}
     changed: dict[str, str] = {}
     for group, arrays in groups.items():
-        names = {site: storable(site) for site in arrays}
+        names = {site: storable(site, taken) for site in arrays}
         if len(set(names.values())) < len(names):
             raise ShapeError(
                 "Two sites would be stored under one name",
@@ -162,7 +168,7 @@ def _rename(
             )
         if arrays:
             stored[group] = {names[k]: np.asarray(v) for k, v in arrays.items()}
-            axes = {d: storable(d) for s in arrays for d in dims.get(s, ()) if d}
+            axes = {d: storable(d, taken) for s in arrays for d in dims.get(s, ()) if d}
             changed |= names | axes
     return stored, [f"{old} -> {new}" for old, new in changed.items() if old != new]
 
@@ -187,11 +193,24 @@ def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                 )
 
 
-def _sample_coords(
-    group: str, arrays: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Number chains and draws."""
+def _lead(group: str, sample_dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the leading axes of a group's arrays."""
     if group in _DATA:
+        return ()
+    if group in _PRIOR:
+        return SAMPLE_DIMS
+    return PARTICLE_DIMS + sample_dims[2:] if group == "particles" else sample_dims
+
+
+def _sample_coords(
+    lead: tuple[str, ...],
+    arrays: Mapping[str, np.ndarray],
+    coords: Mapping[str, Sequence[object] | np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Label the leading axes: chains and draws by their numbers, others as told."""
+    if not lead:
         return {}
-    lead = next(iter(arrays.values())).shape[:2]
-    return {n: np.arange(size) for n, size in zip(SAMPLE_DIMS, lead, strict=True)}
+    sizes = max((array.shape[: len(lead)] for array in arrays.values()), key=len)
+    labels = {name: np.arange(size) for name, size in zip(lead, sizes, strict=False)}
+    told = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
+    return {**labels, **told}

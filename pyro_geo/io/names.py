@@ -7,9 +7,20 @@ import numpy as np
 
 from pyro_geo.errors import ConfigurationError, ShapeError
 
-__all__ = ["Labels", "label_group", "plain_facts", "storable"]
+__all__ = [
+    "PARTICLE_DIMS",
+    "SAMPLE_DIMS",
+    "STAGE_DIMS",
+    "Labels",
+    "label_group",
+    "plain_facts",
+    "storable",
+]
 
 SAMPLE_DIMS = ("chain", "draw")
+# Also taken where draws have weights: axes of raw particles and of an annealed path.
+PARTICLE_DIMS = ("particle", "draw")
+STAGE_DIMS = ("particle", "stage")
 
 
 class Labels(NamedTuple):
@@ -19,14 +30,15 @@ class Labels(NamedTuple):
     coords: dict[str, np.ndarray]
 
 
-def storable(name: str) -> str:
+def storable(name: str, taken: Sequence[str] = SAMPLE_DIMS) -> str:
     """Give the name under which a site or a dimension can be stored.
 
     A slash separates groups in NetCDF files and in a `DataTree`, so it cannot be part
-    of a name; Pyro's scopes put one there. `chain` and `draw` are taken.
+    of a name; Pyro's scopes put one there. Names of sample axes are taken.
 
     Args:
         name: a site's or a dimension's name.
+        taken: names that cannot be used.
 
     Returns:
         The name itself wherever it can be kept.
@@ -36,7 +48,7 @@ def storable(name: str) -> str:
         ('encoder.weight', 'draw_', 'layer.bias')
     """
     name = name.replace("/", ".")
-    return f"{name}_" if name in SAMPLE_DIMS else name
+    return f"{name}_" if name in taken else name
 
 
 def label_group(
@@ -45,19 +57,21 @@ def label_group(
     dims: Mapping[str, Sequence[str | None]],
     coords: Mapping[str, Sequence[object] | np.ndarray],
     *,
-    sampled: bool,
-    cut: bool,
-    new_data: bool,
+    lead: tuple[str, ...] = (),
+    taken: Sequence[str] = SAMPLE_DIMS,
+    cut: bool = False,
+    new_data: bool = False,
 ) -> Labels:
     """Name every axis of a group's arrays.
 
     Args:
         group: the group's name, for messages.
-        arrays: the group's arrays; sampled ones lead with `(chains, draws)`.
-        dims: names of the axes after those, from the left; unnamed ones get ArviZ's
-            default names.
+        arrays: the group's arrays.
+        dims: names of the axes after the leading ones, from the left; unnamed ones get
+            ArviZ's default names.
         coords: labels along a named axis.
-        sampled: whether the arrays lead with `(chains, draws)`.
+        lead: names of the leading axes, such as chain and draw.
+        taken: names that neither a site nor an axis can have.
         cut: whether names beyond the array's axes are left out, as for a
             log-likelihood, which has no event axes.
         new_data: whether labels of another length are left out, as for predictions,
@@ -70,12 +84,13 @@ def label_group(
         ShapeError: more names than axes, one name for axes of two lengths or for an
             array as well, or a wrong number of labels.
     """
-    lead = SAMPLE_DIMS if sampled else ()
     named: dict[str, tuple[str, ...]] = {}
     sizes: dict[str, int] = {}
     for site, array in arrays.items():
-        shape = array.shape[len(lead) :]
-        names = _axis_names(group, site, shape, dims.get(site, ()), cut=cut)
+        first = lead[: array.ndim]  # statistics may lack the later sample axes
+        shape = array.shape[len(first) :]
+        wanted = [n if n is None else storable(n, taken) for n in dims.get(site, ())]
+        names = _axis_names(group, site, shape, wanted, cut=cut)
         for axis, (name, size) in enumerate(zip(names, shape, strict=True)):
             if sizes.setdefault(name, size) != size:
                 raise ShapeError(
@@ -93,8 +108,9 @@ def label_group(
                     "different names",
                     "Rename the plate, or the entry of `dims`.",
                 )
-        named[site] = (*lead, *names)
-    return Labels(named, _labels(group, sizes, coords, new_data=new_data))
+        named[site] = (*first, *names)
+    found = {storable(n, taken): np.asarray(values) for n, values in coords.items()}
+    return Labels(named, _labels(group, sizes, found, new_data=new_data))
 
 
 def _axis_names(
@@ -116,7 +132,7 @@ def _axis_names(
         )
     padded = [*names, *[None] * len(shape)][: len(shape)]
     chosen = tuple(
-        f"{site}_dim_{axis}" if name is None else storable(name)
+        f"{site}_dim_{axis}" if name is None else name
         for axis, name in enumerate(padded)
     )
     if len(set(chosen)) < len(chosen):
@@ -133,12 +149,11 @@ def _axis_names(
 def _labels(
     group: str,
     sizes: Mapping[str, int],
-    coords: Mapping[str, Sequence[object] | np.ndarray],
+    found: Mapping[str, np.ndarray],
     *,
     new_data: bool,
 ) -> dict[str, np.ndarray]:
     """Collect the labels of the axes in use, integers where none are given."""
-    found = {storable(name): np.asarray(values) for name, values in coords.items()}
     labels = {}
     for name, size in sizes.items():
         values = found.get(name)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro_geo
 from pyro_geo.io._files import replace_file
@@ -64,7 +64,9 @@ def write_report(
     attention (the notes given, divergences, draws that did not converge, R-hat or
     nested R-hat above 1.01, E-BFMI below 0.3, draws that are not finite). Then come
     the extra tables, ArviZ's summary, distributions and traces, the plane of largest
-    spread and the run's statistics.
+    spread and the run's statistics. Draws with weights, in a group `particles`, are
+    tabulated with them, beside effective size, tail and sum of the weights; pictures
+    and statistics are those of the resampled posterior.
     Large models are cut down to the components that matter most, more draws than 256 MB
     to every so manieth, and the page says so.
 
@@ -99,15 +101,18 @@ def write_report(
     """
     posterior = get_group(idata, "posterior")
     stats = get_group(idata, "sample_stats")
+    particles = get_group(idata, "particles")
     page = html.Page(list(notes))
     if posterior is not None:
-        posterior, stats = _thinned(page, posterior, stats, chain_name)
+        lines = "chain" if particles is not None else chain_name
+        posterior, stats = _thinned(page, posterior, stats, lines)
     page.add(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
     page.add("Curves", *(_picture(lines) for lines in curves))
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
-        add_posterior(page, posterior, stats, chain_name)
+        weighted = None if particles is None else particles.compute()
+        add_posterior(page, posterior, stats, chain_name, weighted)
     else:
         page.notes.append("There are no draws in this run.")
     if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
@@ -155,11 +160,8 @@ def report(
     notes = [text for text in str(facts.pop("notes", "")).splitlines() if text]
     facts.pop("citation", None)
     if not header["finished"]:
-        # what the page shows: the run may have gone on since its header was read
-        done = 0 if posterior is None else posterior.sizes["draw"]
-        planned = header["planned_draws"]
         ended = "was interrupted" if facts.get("interrupted") else "is not finished"
-        notes.insert(0, f"The run {ended}: it has {done} of {planned} draws per chain.")
+        notes.insert(0, f"The run {ended}: it has {_progress(idata, header)}.")
     return write_report(
         idata,
         store.with_suffix(".html") if path is None else path,
@@ -168,6 +170,18 @@ def report(
         notes=notes,
         chain_name=header.get("chain_name", "chain"),
     )
+
+
+def _progress(idata: "ArvizData", header: Mapping[str, Any]) -> str:
+    """Tell how far a run is, by what a page shows: it may have gone on meanwhile."""
+    planned = header["planned_draws"]
+    posterior = get_group(idata, "posterior")
+    done = 0 if posterior is None else posterior.sizes["draw"]
+    if header["sample_dims"][1] != "stage":
+        return f"{done} of {planned} draws per chain"
+    before = get_group(idata, "stages")
+    done = int(done > 0) + (0 if before is None else before.sizes["stage"])
+    return f"{done} of {planned or 'an unknown number of'} stages"
 
 
 def _thinned(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_geo._compat.arviz import pareto_k
 
 __all__ = ["ess", "khat", "log_mean", "next_temperature", "systematic"]
 
@@ -35,18 +36,21 @@ def log_mean(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
 
 
-def systematic(log_weights: Tensor, uniform: Tensor) -> Tensor:
+def systematic(
+    log_weights: Tensor, uniform: Tensor, num_draws: int | None = None
+) -> Tensor:
     r"""Resample with one random number: each particle has its share, rounded.
 
-    Particle `i` is taken :math:`\lfloor N w_i \rfloor` or :math:`\lceil N w_i \rceil`
-    times, :math:`N w_i` on average.
+    Of `N` draws, :math:`\lfloor N w_i \rfloor` or :math:`\lceil N w_i \rceil` are
+    particle `i`, :math:`N w_i` on average.
 
     Args:
         log_weights: `(particles,)`, not normalised.
         uniform: a number in [0, 1), `()`.
+        num_draws: how many to take; as many as there are particles if None.
 
     Returns:
-        Indices of the particles taken, `(particles,)`, sorted.
+        Indices of the particles taken, `(num_draws,)`, sorted.
 
     References:
         Carpenter, Clifford & Fearnhead (1999), Improved particle filter for nonlinear
@@ -57,11 +61,12 @@ def systematic(log_weights: Tensor, uniform: Tensor) -> Tensor:
         >>> systematic(weights, torch.tensor(0.5)).tolist()
         [0, 0, 2]
     """
-    count = len(log_weights)
+    count = len(log_weights) if num_draws is None else num_draws
     edges = log_weights.double().softmax(-1).cumsum(-1)
     edges = edges / edges[-1]
     marks = (torch.arange(count, device=edges.device) + uniform.double()) / count
-    return torch.searchsorted(edges, marks, right=True).clamp(max=count - 1)
+    rows = torch.searchsorted(edges, marks, right=True)
+    return rows.clamp(max=len(log_weights) - 1)
 
 
 def next_temperature(
@@ -115,7 +120,7 @@ def khat(log_weights: Tensor) -> float:
         log_weights: `(particles,)`, not normalised.
 
     Returns:
-        The estimate; NaN for fewer than 25 particles of positive weight.
+        The estimate; NaN for fewer than 30 particles of positive weight.
 
     References:
         Vehtari et al. (2024), Pareto smoothed importance sampling, 1507.02646.
@@ -125,12 +130,5 @@ def khat(log_weights: Tensor) -> float:
         >>> khat(torch.randn(400, generator=generator)) < 0.7
         True
     """
-    from pyro_geo._compat.arviz import quiet
-
-    with quiet():
-        import arviz
-
-        kept = log_weights[log_weights > -math.inf].double().cpu().numpy()
-        if len(kept) < 25:
-            return math.nan
-        return float(np.asarray(arviz.psislw(kept)[1]))
+    kept = log_weights[log_weights > -math.inf]
+    return pareto_k(kept.double().cpu().numpy())

@@ -1,1 +1,15 @@
-"""What every inference returns: draws, and what can be asked of them."""
+"""What every inference returns: draws, and what can be asked of them.
+
+Modules:
+    posterior: the one result, with or without weights.
+    draws: where its draws are, in memory or in a store.
+    predictive: prior and replicated data.
+    weights: weights of draws, and draws of equal weight made with them.
+"""
+
+from pyro_geo.results.draws import Draws, MemoryDraws
+from pyro_geo.results.posterior import PosteriorDraws
+from pyro_geo.results.predictive import PredictiveModel
+from pyro_geo.results.weights import Weights
+
+__all__ = ["Draws", "MemoryDraws", "PosteriorDraws", "PredictiveModel", "Weights"]

@@ -1,160 +1,257 @@
-"""Finished draws and what can be asked of them."""
+"""The result of every inference: draws, and what can be asked of them."""
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.errors import (
-    ConfigurationError,
-    FallbackWarning,
-    ModelError,
-    UnsupportedError,
-)
-from pyro_geo.io.names import storable
-from pyro_geo.ops.chunks import Sites, in_chunks
-from pyro_geo.results.predictive import Replicator
+from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
+from pyro_geo.io.names import SAMPLE_DIMS
+from pyro_geo.results._groups import arrays, check_prior, lazy_groups, make_groups
+from pyro_geo.results._tables import diagnose, tabulate
+from pyro_geo.results.draws import Draws
+from pyro_geo.results.predictive import PredictiveModel, Replicator
+from pyro_geo.results.weights import Weights, equal_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pyro_geo.io.reports import Curves
 
-__all__ = ["PosteriorDraws", "no_draws", "whole"]
+__all__ = ["PosteriorDraws"]
 
-Groups = dict[str, dict[str, np.ndarray]]
-
-
-def no_draws(where: str) -> ModelError:
-    """The error of asking for draws before there are any.
-
-    Args:
-        where: who was asked.
-
-    Returns:
-        The error.
-    """
-    return ModelError(
-        "there are no draws",
-        where=where,
-        found="no finished block",
-        expected="a run",
-        todo="call run first",
-    )
-
-
-def whole(x: Tensor) -> Tensor:
-    """All draws, as they are."""
-    return x
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.flatten(0, 1)
+_SHOWN_SITES = 6  # in the representation
 
 
 class PosteriorDraws:
-    """Accessors of a result: samples, diagnostics, summary, ArviZ and report.
+    r"""Draws from a posterior, with or without weights.
 
-    A subclass fills `_target`, `_q` `(chains, draws, dim)` and `_stats`
-    (name to `(chains, draws)`), or says where these come from.
+    Every inference returns this: `MCMC` is one, and so is the
+    :class:`~pyro_geo.infer.WeightedPosterior` of a Gibbs posterior. Where draws have
+    weights, every accessor honours them: an expectation is
+    :math:`\sum_i w_i f(\theta_i) / \sum_i w_i`, and where draws of equal weight are
+    asked for they are resampled, systematically and by the run's seed.
+
+    Args:
+        target: density that was sampled; None until there are draws.
+        draws: where they are; None until there are any.
+        log_weights: logarithms of the weights, `(chains, draws)`; equal ones if None.
+        sample_dims: names of the sample axes; `chain` and `draw` come first.
+        attributes: facts of the run, texts and numbers.
+        notes: warnings of the run.
+        citations: keys of the works behind the result.
+        chain_name: what a chain is called.
+        superchains: number of groups of consecutive chains that started at one point.
+        seed: what resampled and predictive draws are a function of.
+        predictive: model to predict with, in place of the target's own.
+
+    Attributes:
+        superchains: as given.
+        run_seed: the seed.
+
+    Raises:
+        ShapeError: sample axes do not begin with `chain` and `draw`.
+
+    Example:
+        >>> target = Target.from_potential(lambda q: 0.5 * (q * q).sum(), 1)
+        >>> from pyro_geo.results import MemoryDraws
+        >>> draws = MemoryDraws(target, torch.tensor([[[0.0]], [[3.0]]]))
+        >>> weights = torch.tensor([[0.75], [0.25]]).log()
+        >>> result = PosteriorDraws(target, draws, log_weights=weights)
+        >>> float(result.summary().loc["q[0]", "mean"])
+        0.75
+        >>> result
+        PosteriorDraws(2 chains, 1 draw of each, with weights; q (1,))
     """
 
     _target: Target | None = None
-    _q: Tensor | None = None
-    _stats: Mapping[str, Tensor] = {}
-    _notes: list[str]
-    _chain_name: str = "chain"
+    _draws: Draws | None = None
+    _weights: Weights | None = None
     superchains: int | None = None
-    """Number of groups of consecutive chains that started at one point, or None."""
+    run_seed: int = 0
+
+    def __init__(
+        self,
+        target: Target | None = None,
+        draws: Draws | None = None,
+        *,
+        log_weights: Tensor | None = None,
+        sample_dims: Sequence[str] = SAMPLE_DIMS,
+        attributes: Mapping[str, str | int | float] | None = None,
+        notes: Sequence[str] = (),
+        citations: Sequence[str] = (),
+        chain_name: str = "chain",
+        superchains: int | None = None,
+        seed: int = 0,
+        predictive: PredictiveModel | None = None,
+    ) -> None:
+        self.sample_dims = tuple(sample_dims)
+        if self.sample_dims[:2] != SAMPLE_DIMS:
+            raise ShapeError(
+                "sample axes in another order",
+                where="argument sample_dims",
+                found=self.sample_dims,
+                expected="('chain', 'draw', ...)",
+                todo="Name chains and draws first, then time, say.",
+            )
+        self._target, self._draws = target, draws
+        self._weights = None
+        if log_weights is not None:
+            self._weights = Weights(log_weights, self._finished())
+        self._attributes = dict(attributes or {})
+        self._notes = list(notes)
+        self._citations = tuple(citations)
+        self.chain_name = chain_name
+        self.superchains = superchains
+        self.run_seed = seed
+        self._predictive = predictive
+
+    # -- facts ----------------------------------------------------------------------
 
     @property
-    def target(self) -> Target:
-        """Density that was sampled."""
-        if self._target is None or not self._has_draws():
-            raise no_draws(type(self).__name__)
-        return self._target
-
-    @property
-    def positions(self) -> Tensor:
-        """Draws in unconstrained space, `(chains, draws, dim)`."""
-        return self._positions()
-
-    @property
-    def stats(self) -> dict[str, Tensor]:
-        """Statistics of every draw, name to `(chains, draws)`."""
-        return dict(self._statistics())
+    def attributes(self) -> dict[str, str | int | float]:
+        """Facts of the run, texts and numbers by name."""
+        return dict(self._attributes)
 
     @property
     def notes(self) -> list[str]:
         """What the run had to say: warnings and steps down the ladder."""
         return list(dict.fromkeys(self._notes))
 
+    @property
+    def citations(self) -> tuple[str, ...]:
+        """Keys of the works behind the result."""
+        return self._citations
+
+    def __repr__(self) -> str:
+        """Say how many draws of which sites there are."""
+        kind = type(self).__name__
+        if self._draws is None:
+            return f"{kind}(no draws yet)"
+        chains, draws = self._draws.num_chains, self._draws.num_draws
+        weights = ", with weights" if self._weights is not None else ""
+        shapes = list(self._draws.shapes.items())
+        sites = [f"{name} {tuple(shape)}" for name, shape in shapes[:_SHOWN_SITES]]
+        if len(shapes) > _SHOWN_SITES:
+            sites.append(f"{len(shapes) - _SHOWN_SITES} more sites")
+        return (
+            f"{kind}({chains} {self.chain_name}{'s' if chains != 1 else ''}, "
+            f"{draws} draw{'s' if draws != 1 else ''} of each{weights}; "
+            f"{', '.join(sites)})"
+        )
+
+    # -- draws ----------------------------------------------------------------------
+
+    @property
+    def target(self) -> Target:
+        """Density that was sampled."""
+        self._finished()
+        assert self._target is not None
+        return self._target
+
+    @property
+    def positions(self) -> Tensor:
+        """Draws in unconstrained space, `(chains, draws, dim)`."""
+        return self._finished().positions()
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """Statistics of every draw, name to `(chains, draws)`."""
+        return dict(self._finished().stats())
+
     def get_samples(
-        self, num_samples: int | None = None, group_by_chain: bool = False
+        self,
+        num_samples: int | None = None,
+        group_by_chain: bool = False,
+        *,
+        resample: bool = True,
     ) -> dict[str, Tensor]:
         """Return draws in the space the model sees.
 
+        Draws with weights are resampled to equal ones: as many as there are, by the
+        run's seed, as one chain.
+
         Args:
-            num_samples: draw this many at random, with replacement, instead of all;
-                uses torch's global generator, as Pyro does.
+            num_samples: draw this many at random, with replacement and with the
+                weights, instead of all; uses torch's global generator, as Pyro does.
             group_by_chain: keep the chains apart.
+            resample: False gives draws with weights as they are, in the order of
+                :attr:`log_weights`. Draws without weights are the same either way.
 
         Returns:
             Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`. Where a
             run kept some sites only, these.
         """
-        chains, draws = self._size()
+        draws = self._finished()
+        sites = draws.sites(list(draws.shapes))
+        if self._weights is not None and resample:
+            if num_samples is None:
+                rows = equal_rows(self._weights.flat, self.run_seed)
+            else:
+                rows = self._weights.drawn(num_samples)
+            picked = {name: value.flatten(0, 1)[rows] for name, value in sites.items()}
+            if group_by_chain:
+                return {name: value.unsqueeze(0) for name, value in picked.items()}
+            return picked
+        if not group_by_chain:
+            sites = {name: value.flatten(0, 1) for name, value in sites.items()}
         if num_samples is None:
-            return self._sites(whole if group_by_chain else _flat)
-        pick = torch.randint(
-            draws if group_by_chain else chains * draws, (num_samples,)
-        )
-        if group_by_chain:
-            return self._sites(lambda x: x[:, pick])
-        return self._sites(lambda x: x.flatten(0, 1)[pick])
+            return sites
+        each = draws.num_draws
+        most = each if group_by_chain else draws.num_chains * each
+        pick = torch.randint(most, (num_samples,))
+        axis = int(group_by_chain)
+        return {n: v.index_select(axis, pick.to(v.device)) for n, v in sites.items()}
 
-    def diagnostics(self) -> dict[str, Any]:
-        """Return effective sizes, R-hat and what went wrong by chain.
+    # -- weights --------------------------------------------------------------------
+
+    @property
+    def log_weights(self) -> Tensor | None:
+        """Logarithms of the weights, `(chains * draws,)`; None where all are equal."""
+        return None if self._weights is None else self._weights.flat
+
+    @property
+    def log_z(self) -> float:
+        """Logarithm of the sum of the weights: of the normaliser, where they say it."""
+        return self._weighted().log_z
+
+    @property
+    def ess(self) -> float:
+        """Effective number of chains by their weights."""
+        return self._weighted().ess
+
+    @property
+    def khat(self) -> float:
+        """Tail of the chains' weights; unreliable above 0.7, NaN for fewer than 30."""
+        return self._weighted().khat
+
+    def resample(
+        self, num_draws: int | None = None, seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draw with the weights, systematically: draws of equal weight.
+
+        Args:
+            num_draws: how many; as many as there are if None.
+            seed: any integer, the run's own if None; torch's global state is left
+                alone.
 
         Returns:
-            For each site a dictionary with `n_eff` and `r_hat` (and `nested_r_hat`
-            where chains form superchains) shaped like the site. Under `"divergences"`
-            the divergent draws and under `"acceptance rate"` the mean rate of each
-            chain, as Pyro gives them, where the kernel has such statistics.
+            Site to `(num_draws, *shape)`; copies of one draw stand side by side.
         """
-        columns = {"n_eff": "ess_bulk", "r_hat": "r_hat"}
-        table = self.summary()
-        if "nested_r_hat" in table:
-            columns["nested_r_hat"] = "nested_r_hat"
-        result: dict[str, Any] = {}
-        row = 0  # rows come site by site, each in C order
-        for name, shape in self._shapes().items():
-            rows = slice(row, row + shape.numel())
-            result[name] = OrderedDict(
-                (key, _column(table, column)[rows].reshape(shape))
-                for key, column in columns.items()
-            )
-            row = rows.stop
-        stats = self._statistics()
-        if "diverging" in stats:
-            result["divergences"] = {
-                f"chain {i}": row.nonzero().flatten().tolist()
-                for i, row in enumerate(stats["diverging"])
-            }
-        if "acceptance_rate" in stats:
-            means = stats["acceptance_rate"].double().mean(1)
-            result["acceptance rate"] = {
-                f"chain {i}": mean for i, mean in enumerate(means.tolist())
-            }
-        return result
+        draws = self._finished()
+        weights = self.log_weights
+        if weights is None:
+            weights = torch.zeros(draws.num_chains * draws.num_draws)
+        rows = equal_rows(weights, self._seed(seed), num_draws)
+        sites = draws.sites(list(draws.shapes))
+        return {n: v.flatten(0, 1)[rows.to(v.device)] for n, v in sites.items()}
+
+    # -- tables ---------------------------------------------------------------------
 
     def summary(self, prob: float = 0.9) -> pd.DataFrame:
         """Return ArviZ's table of means, intervals, effective sizes and R-hat.
@@ -165,20 +262,35 @@ class PosteriorDraws:
         Returns:
             One row per scalar. Where chains form superchains, with a column
             `nested_r_hat`: R-hat of many short chains
-            (:func:`~pyro_geo.io.arviz.nested_r_hat`).
+            (:func:`~pyro_geo.io.arviz.nested_r_hat`). Draws with weights have the
+            same columns, computed with the weights, R-hat NaN, and `khat`
+            (:func:`~pyro_geo.io.arviz.summary` says how).
         """
-        from pyro_geo.io.arviz import summary, to_arviz
-
-        if (stored := self._opened()) is not None:
-            names = [storable(name) for name in self._shapes()]
-            return summary(stored, var_names=names, interval=prob)
-        idata = to_arviz(
-            {"posterior": _arrays(self._sites())},
-            dims=self.target.dims,
-            coords=self.target.coords,
-            attrs=self._grouping(),
+        return tabulate(
+            self.target,
+            self._finished(),
+            self._weights,
+            prob,
+            facts={**self._grouping(), **self._weight_facts()},
+            sample_dims=self.sample_dims,
         )
-        return summary(idata, interval=prob)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return effective sizes, R-hat and what went wrong by chain.
+
+        Returns:
+            For each site a dictionary with `n_eff` and `r_hat` (and `nested_r_hat`
+            where chains form superchains) shaped like the site. Under `"divergences"`
+            the divergent draws and under `"acceptance rate"` the mean rate of each
+            chain, as Pyro gives them, where the kernel has such statistics. Where
+            draws have weights, `"ess"`, `"khat"` and `"log_z"`.
+        """
+        found = diagnose(self.summary(), self._finished())
+        if self._weights is not None:
+            found |= {"ess": self.ess, "khat": self.khat, "log_z": self.log_z}
+        return found
+
+    # -- predictions ----------------------------------------------------------------
 
     def posterior_predictive(
         self, *args: Any, seed: int | None = None, **kwargs: Any
@@ -188,7 +300,8 @@ class PosteriorDraws:
         Observed sites are drawn as if they were not observed, at the arguments of the
         run or at others, such as new covariates. It is what `pyro.infer.Predictive`
         does, for all draws at once where the model's samplers can be mapped, and with
-        randomness of its own: torch's generators are left alone.
+        randomness of its own: torch's generators are left alone. Draws with weights
+        are resampled first, as :meth:`get_samples` does.
 
         Args:
             *args: arguments of the model; those of the run if there are none.
@@ -219,8 +332,13 @@ class PosteriorDraws:
             >>> fit.posterior_predictive(torch.eye(3), None)["y"].shape
             torch.Size([1, 8, 3])
         """
-        replicator = Replicator(self.target, self._seed(seed))
-        return self._replicate(replicator, args, kwargs)
+        q = self._equal_draws().positions()
+        replicator = self._replicator(seed)
+        sites = replicator.posterior(q.flatten(0, -2), args, kwargs)
+        self._notes = [*self._notes, *replicator.notes]
+        return {name: v.unflatten(0, q.shape[:-1]) for name, v in sites.items()}
+
+    # -- handing on -----------------------------------------------------------------
 
     def to_arviz(
         self,
@@ -244,14 +362,12 @@ class PosteriorDraws:
         Returns:
             `InferenceData` with ArviZ 0.23, a `DataTree` with 1.x: posterior (with
             deterministic sites), sample_stats, log_likelihood, posterior_predictive,
-            prior, prior_predictive, observed_data; axes named by plates. Prior and
+            prior, prior_predictive, observed_data; axes named by plates. Draws with
+            weights are resampled to one chain of equal ones for these groups, and
+            stand as they are, with `log_weights`, in the group `particles`. Prior and
             predictive draws of what is not a Pyro model, and predictive ones of a
             model without data, raise :class:`~pyro_geo.errors.UnsupportedError`. Draws
             that live in the store alone are opened there and not loaded.
-
-        Raises:
-            ConfigurationError: `prior` is not a count.
-            UnsupportedError: predictive draws at draws that live in the store alone.
 
         Warns:
             FallbackWarning: the likelihood is left out, because draws live in the
@@ -259,67 +375,36 @@ class PosteriorDraws:
         """
         from pyro_geo.io.arviz import to_arviz
 
-        if not isinstance(prior, int) or prior < 0:
-            raise ConfigurationError(
-                "count out of range",
-                where="argument prior",
-                found=repr(prior),
-                expected="an integer, 0 for no draws",
-                todo="Pass the number of prior draws, 1000 say.",
-            )
-        if (stored := self._opened()) is not None:
-            if prior or posterior_predictive:
-                raise UnsupportedError(
-                    "the draws are too many for predictive ones",
-                    where="argument memory_limit of the run",
-                    found=f"draws in {self._place()} alone",
-                    expected="draws in memory",
-                    todo="Resume with a larger memory_limit, or thin.",
-                )
-            if log_likelihood:
-                warnings.warn(
-                    f"The likelihood of each datum is left out: the draws are in "
-                    f"{self._place()} alone and are not loaded.",
-                    FallbackWarning,
-                    stacklevel=2,
-                )
-            return stored
-        target = self.target
-        groups: Groups = {
-            "posterior": _arrays(self._sites(computed=True)),
-            "sample_stats": _arrays(self._statistics()),
-        }
-        if log_likelihood:
-            groups["log_likelihood"] = self._pointwise()
-        if posterior_predictive:
-            groups["posterior_predictive"] = self._replicated_data(seed)
-        if prior:
-            replicator = Replicator(target, self._seed(seed))
-            for name, sites in zip(
-                ("prior", "prior_predictive"), replicator.prior(prior), strict=True
-            ):
-                groups[name] = _arrays({n: v.unsqueeze(0) for n, v in sites.items()})
-            self._note(replicator.notes)
-        groups["observed_data"] = _arrays(target.observed)
+        check_prior(prior)
         drawn = bool(prior or posterior_predictive)
+        folder = self._finished().folder
+        if folder is not None:
+            return lazy_groups(folder, drawn, log_likelihood)
+        replicator = self._replicator(seed) if drawn else None
+        groups = make_groups(
+            self.target,
+            self._equal_draws(),
+            replicator,
+            log_likelihood=log_likelihood,
+            prior=prior,
+            posterior_predictive=posterior_predictive,
+        )
+        if replicator is not None:
+            self._notes = [*self._notes, *replicator.notes]
+        if self._weights is not None:
+            groups["particles"] = arrays(self._weights.particles(self._finished()))
         return to_arviz(
-            {name: group for name, group in groups.items() if group},
-            dims=target.dims,
-            coords=target.coords,
+            groups,
+            dims=self.target.dims,
+            coords=self.target.coords,
             attrs={
-                **self._attributes(),
+                **self.attributes,
                 **self._grouping(),
+                **self._weight_facts(),
                 **({"predictive_seed": self._seed(seed)} if drawn else {}),
             },
+            sample_dims=self.sample_dims,
         )
-
-    def _pointwise(self) -> dict[str, np.ndarray]:
-        """Log-likelihood of each datum; nothing where data share a discrete site."""
-        try:
-            return _arrays(self._each(self.target.pointwise_log_likelihood))
-        except UnsupportedError as reason:
-            warnings.warn(str(reason), FallbackWarning, stacklevel=3)
-            return {}
 
     def report(
         self,
@@ -339,117 +424,60 @@ class PosteriorDraws:
         """
         from pyro_geo.io.reports import write_report
 
-        attributes = self._attributes()
+        facts = {**self.attributes, **self._weight_facts()}
         for name in ("notes", "citation"):  # notes are shown apart, BibTeX is too long
-            attributes.pop(name, None)
+            facts.pop(name, None)
+        kind, model = facts.get("kernel", "Draws"), facts.get("model", "a posterior")
         return write_report(
             self.to_arviz(log_likelihood=False),
             path,
-            title=f"{attributes['kernel']} on {attributes['model']}",
-            facts={name: str(value) for name, value in attributes.items()},
+            title=f"{kind} on {model}",
+            facts={name: str(value) for name, value in facts.items()},
             notes=self.notes,
             tables=dict(tables or {}),
             curves=curves,
-            chain_name=self._chain_name,
+            chain_name=self.chain_name,
         )
 
-    def _attributes(self) -> dict[str, str | int | float]:
-        raise NotImplementedError
+    # -- inside ---------------------------------------------------------------------
 
-    # -- where the draws are --------------------------------------------------------
+    def _finished(self) -> Draws:
+        if self._draws is None:
+            raise ModelError(
+                "there are no draws",
+                where=type(self).__name__,
+                found="no finished block",
+                expected="a run",
+                todo="Call run first.",
+            )
+        return self._draws
 
-    def _has_draws(self) -> bool:
-        return self._q is not None
+    def _weighted(self) -> Weights:
+        if self._weights is None:
+            raise UnsupportedError(
+                "the draws have no weights",
+                where=type(self).__name__,
+                found="draws of equal weight",
+                expected="weighted particles, of GibbsPosterior say",
+                todo="Ask summary() for effective sizes and R-hat.",
+            )
+        return self._weights
 
-    def _size(self) -> tuple[int, int]:
-        """Chains and draws of each."""
-        q = self._positions()
-        return q.shape[0], q.shape[1]
+    def _equal_draws(self) -> Draws:
+        """The draws, resampled to one chain of equal weights where they have others."""
+        if self._weights is None:
+            return self._finished()
+        return self._weights.equal(self.target, self._finished(), self.run_seed)
 
-    def _positions(self) -> Tensor:
-        if self._q is None:
-            raise no_draws(type(self).__name__)
-        return self._q
-
-    def _statistics(self) -> Mapping[str, Tensor]:
-        self._positions()
-        return self._stats
-
-    def _sites(
-        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
-    ) -> Sites:
-        """Values that the model sees at chosen draws.
-
-        Args:
-            choose: the draws, from a tensor `(chains, draws, ...)`.
-            computed: deterministic sites too.
-
-        Returns:
-            Site to the chosen draws.
-        """
-        q, target = self._positions(), self.target
-        sites = target.constrain(choose(q))
-        return {**sites, **self._each(target.deterministics)} if computed else sites
-
-    def _shapes(self) -> dict[str, torch.Size]:
-        """Sites that are tabulated."""
-        sites = self.target.layout.sites
-        return {name: site.constrained_shape for name, site in sites.items()}
-
-    def _opened(self) -> Any | None:
-        """ArviZ data of draws that are in a store alone, not loaded."""
-        return None
-
-    def _place(self) -> str:
-        return ""
-
-    # -- what is made of them -------------------------------------------------------
-
-    def _seed(self, seed: int | None) -> int:
-        """Take the run's own seed for predictive draws where none is given."""
-        return int(getattr(self, "run_seed", 0) if seed is None else seed)
+    def _weight_facts(self) -> dict[str, float]:
+        return {} if self._weights is None else self._weights.facts
 
     def _grouping(self) -> dict[str, int]:
         return {} if self.superchains is None else {"superchains": self.superchains}
 
-    def _note(self, notes: Sequence[str]) -> None:
-        self._notes = [*self._notes, *notes]
+    def _seed(self, seed: int | None) -> int:
+        """Take the run's own seed for predictive draws where none is given."""
+        return int(self.run_seed if seed is None else seed)
 
-    def _replicate(
-        self, replicator: Replicator, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Tensor]:
-        q = self._positions()
-        sites = replicator.posterior(q.flatten(0, 1), args, kwargs)
-        self._note(replicator.notes)
-        return {name: value.unflatten(0, q.shape[:2]) for name, value in sites.items()}
-
-    def _replicated_data(self, seed: int | None) -> dict[str, np.ndarray]:
-        """Draw the observed sites at each draw, for ArviZ."""
-        replicator = Replicator(self.target, self._seed(seed))
-        observed = self.target.observed
-        if not observed:
-            raise UnsupportedError(
-                "the model has no data to draw",
-                where="argument posterior_predictive",
-                found=f"sites {sorted(self.target.dims)}",
-                expected="a sample statement with obs",
-                todo="Leave posterior_predictive out.",
-            )
-        sites = self._replicate(replicator, (), {})
-        return _arrays({name: sites[name] for name in observed})
-
-    def _each(self, fn: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Map a batched function of positions over all draws."""
-        q = self._positions()
-        return {
-            name: value.unflatten(0, q.shape[:2])
-            for name, value in in_chunks(fn, q.flatten(0, 1)).items()
-        }
-
-
-def _column(table: pd.DataFrame, name: str) -> Tensor:
-    return torch.from_numpy(np.array(table[name], dtype=float))
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+    def _replicator(self, seed: int | None) -> Replicator:
+        return Replicator(self.target, self._seed(seed), self._predictive)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -31,7 +31,7 @@ from pyro_geo.errors import (
 from pyro_geo.ops.chunks import Sites, collect, measured
 from pyro_geo.ops.random import private_randomness, substream
 
-__all__ = ["LaneRandomness", "Replicator"]
+__all__ = ["LaneRandomness", "PredictiveModel", "Replicator"]
 
 
 # -- randomness that differs between lanes ------------------------------------------
@@ -97,7 +97,7 @@ class _Unobserve(Messenger):
     """Take the data away, so that observed sites are drawn."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or _is_given(msg):
+        if not msg["is_observed"] or _is_computed(msg):
             return
         shape = torch.as_tensor(msg["value"]).shape
         batch = shape[: max(0, len(shape) - len(msg["fn"].event_shape))]
@@ -149,7 +149,7 @@ def _sample(fn: Any) -> Tensor:
     return fn.sample()
 
 
-def _is_given(site: Mapping[str, Any]) -> bool:
+def _is_computed(site: Mapping[str, Any]) -> bool:
     """Say whether a site is computed, not drawn: deterministic ones and factors."""
     return is_deterministic(site) or isinstance(site["fn"], dist.Unit)
 
@@ -178,6 +178,18 @@ def _check_lanes(sites: Mapping[str, Any]) -> None:
 # -- the model with its data left out -------------------------------------------------
 
 
+class PredictiveModel(NamedTuple):
+    """A model to predict with that is not the one of the density.
+
+    Attributes:
+        model: a Pyro model with the same latent sites.
+        args: its arguments in the run.
+    """
+
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
 class Replicator:
     """Draws from a target's model with its data taken away.
 
@@ -186,12 +198,15 @@ class Replicator:
     Args:
         target: density of a Pyro model.
         seed: any integer; its lowest 64 bits count.
+        predictive: what :meth:`posterior` runs; the target's own model if None.
 
     Raises:
         UnsupportedError: the target was not made from a Pyro model.
     """
 
-    def __init__(self, target: Target, seed: int) -> None:
+    def __init__(
+        self, target: Target, seed: int, predictive: PredictiveModel | None = None
+    ) -> None:
         if not isinstance(target.density, ModelDensity):
             raise UnsupportedError(
                 "there is no model to draw from",
@@ -203,6 +218,7 @@ class Replicator:
         self.target = target
         self.density: ModelDensity = target.density
         self.seed = seed
+        self.predictive = predictive
         self.notes: list[str] = []
 
     def prior(self, num_draws: int) -> tuple[Sites, Sites]:
@@ -214,8 +230,9 @@ class Replicator:
         Returns:
             Latent and deterministic sites, and observed sites, `(draws, *shape)` each.
         """
-        target = self.target
-        sites = self._many({}, num_draws, self.density._arguments(target.data), 0)
+        target, model = self.target, self.density.model
+        arguments = self.density._arguments(target.data)
+        sites = self._many(model, {}, num_draws, arguments, 0)
         q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
         unseen = [*target.layout.sites, *target.deterministics(q)]
         return (
@@ -239,9 +256,14 @@ class Replicator:
             :class:`~pyro_geo.errors.ShapeError`.
         """
         arguments = self._cast((args, kwargs))
+        model = self.density.model
+        if self.predictive is not None:
+            model = self.predictive.model
         if not args and not kwargs:
             arguments = self.density._arguments(self.target.data)
-        return self._many(self.target.constrain(q), len(q), arguments, 1)
+            if self.predictive is not None:
+                arguments = (self.predictive.args, {})
+        return self._many(model, self.target.constrain(q), len(q), arguments, 1)
 
     def _cast(self, arguments: Any) -> Any:
         def leaf(x: Any) -> Any:
@@ -250,9 +272,16 @@ class Replicator:
 
         return pytree.tree_map(leaf, arguments)
 
-    def _many(self, values: Sites, total: int, arguments: Any, purpose: int) -> Sites:
-        """Run the model `total` times, in chunks, each with a seed of its own."""
-        run = _Run(self.density, *arguments)
+    def _many(
+        self,
+        model: Callable[..., Any],
+        values: Sites,
+        total: int,
+        arguments: Any,
+        purpose: int,
+    ) -> Sites:
+        """Run a model `total` times, in chunks, each with a seed of its own."""
+        run = _Run(model, self.density.dtype, *arguments)
 
         def drawn(first: int, last: int, mapped: bool, stream: int) -> Sites:
             part = {name: value[first:last] for name, value in values.items()}
@@ -299,17 +328,21 @@ class _Run:
     """A model at fixed arguments, to be run with some of its sites set."""
 
     def __init__(
-        self, density: ModelDensity, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: Callable[..., Any],
+        dtype: torch.dtype,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
-        self.density = density
+        self.model, self.dtype = model, dtype
         self.args, self.kwargs = args, kwargs
         self.drawn: list[str] = []  # sites that the last run has drawn and returned
 
     def __call__(self, values: Sites, *, lanes: bool = False) -> Sites:
-        model = poutine.condition(_Unobserve()(self.density.model), data=values)
+        model = poutine.condition(_Unobserve()(self.model), data=values)
         tracer = poutine.trace(_Draw(values)(model))
         with (
-            evaluation_mode(self.density.dtype),
+            evaluation_mode(self.dtype),
             LaneRandomness() if lanes else nullcontext(),
         ):
             try:

@@ -282,7 +282,7 @@ def test_summary_refuses_what_it_cannot_tabulate(rng):
         summary(to_arviz({"sample_stats": {"lp": Z((2, 5))}}))
     with pytest.raises(ConfigurationError, match="no draws"):
         summary(to_arviz({"posterior": {"w": Z((2, 0))}}))
-    with pytest.raises(ConfigurationError, match="Bad interval"):
+    with pytest.raises(ConfigurationError, match="argument interval"):
         summary(to_arviz(run(rng)), interval=90)
 
 

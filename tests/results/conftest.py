@@ -4,32 +4,27 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
-from pyro_geo.results.posterior import PosteriorDraws
-
-
-class Result(PosteriorDraws):
-    """Draws of a target, by whomever."""
-
-    def __init__(self, target, q, stats, superchains, seed):
-        self._target, self._q, self._stats = target, q, stats
-        self._notes = []
-        self.superchains = superchains
-        self.run_seed = seed
-
-    def _attributes(self):
-        chains = self.positions.shape[0]
-        return {"model": "m", "kernel": "K", "num_chains": chains}
+from pyro_geo.results import MemoryDraws, PosteriorDraws
 
 
 @pytest.fixture
 def result(seed):
     """Make a result of a model at its arguments and of positions."""
 
-    def make(model, *args, q, stats=None, superchains=None, **kwargs):
+    def make(
+        model, *args, q, stats=None, superchains=None, log_weights=None, **kwargs
+    ) -> PosteriorDraws:
         target = model
         if not isinstance(model, Target):
             target = Target.from_model(model, *args, dtype=torch.float64, **kwargs)
         q = torch.as_tensor(q, dtype=torch.float64)
-        return Result(target, q, dict(stats or {}), superchains, seed)
+        return PosteriorDraws(
+            target,
+            MemoryDraws(target, q, stats),
+            log_weights=log_weights,
+            attributes={"model": "m", "kernel": "K", "num_chains": len(q)},
+            superchains=superchains,
+            seed=seed,
+        )
 
     return make

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +16,15 @@ from pyro_geo.density import Target
 from pyro_geo.engine.identity import check_run, check_values
 from pyro_geo.engine.sites import RecordedSites
 from pyro_geo.engine.snapshots import StateCodec
-from pyro_geo.errors import CheckpointError, explain
+from pyro_geo.errors import CheckpointError
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
-from pyro_geo.io.names import plain_facts
-from pyro_geo.io.store import RunStore, Variable
+from pyro_geo.io.names import STAGE_DIMS, plain_facts
+from pyro_geo.io.store import STAGE_STATS, STAGES, RunStore, Variable
+from pyro_geo.results.weights import equal_rows
 
 __all__ = ["GibbsState", "StageStore"]
 
-_STATS = ("log_weight", "loss", "acceptance_rate", "beta")
+_STATS = ("log_weights", "loss", "acceptance_rate", "beta", "equal_rows")
 _DOUBLE = np.dtype(np.float64)
 
 
@@ -49,7 +51,10 @@ class GibbsState(NamedTuple):
 
 
 class StageStore:
-    """Commit each stage; a chain of the store is a particle, a draw is a stage.
+    """Commit each stage to a store with the axes particle and stage.
+
+    With each stage go the particles that stand for it where draws of equal weight are
+    asked for, `equal_rows`: whoever opens the store needs no random numbers.
 
     Args:
         mover: of the model, at the data.
@@ -83,10 +88,15 @@ class StageStore:
             return
         target = self._mover.target
         sites = RecordedSites(target)
-        stats = [Variable("sample_stats", name, (), _DOUBLE) for name in _STATS]
+        latent = [
+            Variable(STAGES, v.name, v.shape, v.dtype)
+            for v in sites.variables()
+            if v.group == "posterior"
+        ]
+        stats = [Variable(STAGE_STATS, name, (), _DOUBLE) for name in _STATS]
         self._store = RunStore.create(
             self._path,
-            [*sites.variables(), *stats],
+            [*latent, *stats],
             num_chains=self._num_particles,
             num_draws=0,
             chunk=(self._num_particles, 1),
@@ -100,6 +110,7 @@ class StageStore:
                 "torch_version": torch.__version__,
             },
             facts=plain_facts(facts),
+            sample_dims=STAGE_DIMS,
         )
         self._sites = sites
 
@@ -129,17 +140,13 @@ class StageStore:
         """Make room for the stages that are kept.
 
         Args:
-            num_stages: how many.
-
-        Raises:
-            CheckpointError: the store cannot be written.
+            num_stages: how many. A folder that cannot be written is a
+                :class:`~pyro_geo.errors.CheckpointError`.
         """
         if self._store is None:
             return
-        try:
+        with _told(self._store):
             self._store.plan(num_stages)
-        except OSError as reason:
-            raise CheckpointError(self._full(self._store, reason)) from reason
 
     def commit(
         self,
@@ -153,25 +160,19 @@ class StageStore:
             state: with all stages that are kept.
             facts: gives attributes of the draws.
             finished: whether the run is complete.
-
-        Raises:
-            CheckpointError: the store cannot be written.
         """
         store = self._store
         if store is None:
             return
-        try:
-            with uninterrupted():
-                for index in range(store.num_draws, len(state.stages)):
-                    self._write(store, index, state.stages[index])
-                store.commit(
-                    len(state.stages),
-                    self._book.snapshot(state, store.commits),
-                    facts=plain_facts(facts()),
-                    finished=finished,
-                )
-        except OSError as reason:
-            raise CheckpointError(self._full(store, reason)) from reason
+        with _told(store), uninterrupted():
+            for index in range(store.num_draws, len(state.stages)):
+                self._write(store, index, state.stages[index])
+            store.commit(
+                len(state.stages),
+                self._book.snapshot(state, store.commits),
+                facts=plain_facts(facts()),
+                finished=finished,
+            )
 
     def close(self) -> None:
         """Let others write."""
@@ -180,31 +181,35 @@ class StageStore:
 
     def _write(self, store: RunStore, index: int, stage: Stage) -> None:
         assert self._sites is not None
-        q = stage.q[:, None]
-        stats = (
-            stage.log_weights,
-            stage.loss,
-            stage.acceptance,
-            torch.full_like(stage.loss, stage.beta),
-        )
+        rows = equal_rows(stage.log_weights, self._identity["seed"])
+        stats = {
+            "log_weights": stage.log_weights,
+            "loss": stage.loss,
+            "acceptance_rate": stage.acceptance,
+            "beta": torch.full_like(stage.loss, stage.beta),
+            "equal_rows": rows,
+        }
         groups = {
-            "posterior": self._sites(q),
-            "unconstrained_posterior": self._sites.unconstrained(q),
-            "sample_stats": dict(
-                zip(_STATS, (value[:, None] for value in stats), strict=True)
-            ),
+            STAGES: self._sites(stage.q[:, None]),
+            STAGE_STATS: {name: value[:, None] for name, value in stats.items()},
         }
         for group, values in groups.items():
             for name, value in values.items():
                 array = value.detach().cpu().numpy()
                 store.write(group, name, 0, index, array)
 
-    def _full(self, store: RunStore, reason: OSError) -> str:
-        return explain(
+
+@contextmanager
+def _told(store: RunStore) -> Iterator[None]:
+    """Say what to do where the disk is full."""
+    try:
+        yield
+    except OSError as reason:
+        raise CheckpointError(
             "the store cannot be written any more",
             where=f"store {store.path}",
             found=f"{type(reason).__name__}: {reason}",
             expected="a folder with room",
             todo=f"The store is good up to stage {store.num_draws}; free some space "
             "and call resume. The posterior so far is the sampler's `posterior`.",
-        )
+        ) from reason

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_geo.density import Target
-from pyro_geo.density.model import evaluation_mode
+from pyro_geo.density.model import ModelDensity, evaluation_mode
 from pyro_geo.density.protocol import cast
 from pyro_geo.density.sites import SiteStart
 from pyro_geo.density.structure import first_line, is_deterministic, random_sites
@@ -28,11 +28,12 @@ from pyro_geo.ops.chunks import in_chunks
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.results.predictive import Replicator
 
-__all__ = ["GibbsModel", "as_tuple"]
+__all__ = ["PREDICTION", "GibbsModel", "Predictor", "as_tuple"]
 
 Loss = Callable[..., Tensor]
 
 FACTOR = "gibbs"
+PREDICTION = "prediction"  # site of what the model returns
 
 
 class GibbsModel:
@@ -164,12 +165,25 @@ class GibbsModel:
         sites, _ = Replicator(target, seed).prior(num_draws)
         return target.unconstrain({name: sites[name] for name in target.layout.sites})
 
+    def arguments(self, target: Target) -> tuple[Any, ...]:
+        """Return the arguments of the model that a target was made at.
+
+        Args:
+            target: made by :meth:`target`.
+
+        Returns:
+            The arguments, a tuple.
+        """
+        density = target.density
+        assert isinstance(density, ModelDensity)
+        return density._arguments(target.data)[0][1]
+
     # -- inside ---------------------------------------------------------------------
 
     def _evaluate(
         self, args: tuple[Any, ...], targets: tuple[Any, ...]
     ) -> tuple[Any, Tensor]:
-        prediction = poutine.block(self.model, hide_fn=_is_data)(*args)
+        prediction = without_data(self.model)(*args)
         return prediction, self.loss(prediction, *targets)
 
     def _density(
@@ -217,6 +231,41 @@ class GibbsModel:
             )
         for name, site in sites.items():
             _check_prior(name, site)
+
+
+class Predictor:
+    """A Pyro model with the prediction of another one as a site.
+
+    What the model returns is the deterministic site `"prediction"`; of a tuple or a
+    dictionary the parts are `"prediction.0"` and on. Observed sites are left out.
+
+    Args:
+        model: a Pyro model that returns predictions.
+
+    Example:
+        >>> def model(x):
+        ...     return x * pyro.sample("w", dist.Normal(0.0, 1.0))
+        >>> sites = poutine.trace(Predictor(model)).get_trace(torch.ones(3))
+        >>> sites.nodes["prediction"]["value"].shape
+        torch.Size([3])
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Run the model and name what it returns."""
+        prediction = without_data(self.model)(*args, **kwargs)
+        if isinstance(prediction, Tensor):
+            pyro.deterministic(PREDICTION, prediction)
+            return
+        for index, part in enumerate(pytree.tree_leaves(prediction)):
+            pyro.deterministic(f"{PREDICTION}.{index}", torch.as_tensor(part))
+
+
+def without_data(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Hide a model's statements that only score data."""
+    return poutine.block(model, hide_fn=_is_data)
 
 
 def as_tuple(values: Any) -> tuple[Any, ...]:

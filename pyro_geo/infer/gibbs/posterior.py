@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_choice, check_count
+from pyro_geo.citations import citation
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates.codebook import Codebook, Status
-from pyro_geo.infer.gibbs.model import GibbsModel
+from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
 from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
 from pyro_geo.ops.random import substream
-from pyro_geo.ops.weights import ess, khat
-from pyro_geo.results.posterior import PosteriorDraws
+from pyro_geo.results import (
+    MemoryDraws,
+    PosteriorDraws,
+    PredictiveModel,
+    Weights,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["WeightedPosterior"]
+__all__ = ["WeightedPosterior", "name_of"]
 
 
 class WeightedPosterior(PosteriorDraws):
     """A Gibbs posterior as weighted particles.
 
-    Accessors are those of a run of MCMC: a chain is a particle, a draw one of its
-    states. Draws are not of equal weight: use `log_weights`, or :meth:`resample`.
+    A :class:`~pyro_geo.results.PosteriorDraws` whose chains are particles, a draw
+    being one of its states: tables, samples, ArviZ data and reports honour the weights.
+    The posterior predictive is what the model returns, the site `"prediction"`, at
+    each draw.
+
+    Args:
+        model: the Gibbs model.
+        target: its density, at any temperature.
+        stages: particles at each temperature kept, the posterior's last.
+        plan: the path, None where there was none.
+        planned: stages that the codebook is divided by; as many as there are if None.
+        mover: goes on from the particles.
+        seed: of the run.
+        status: `"finite_sample"` where a certificate may rest on them.
+        interrupted: whether the path was cut short.
+        timings: seconds by name, for the attributes.
 
     Attributes:
-        model: the Gibbs model.
-        stages: particles at each temperature kept.
-        plan: the path, None where there was none.
+        model: as given.
+        stages: likewise.
+        plan: likewise.
         beta: inverse temperature.
-        status: `"finite_sample"` where a certificate may rest on them.
+        status: as given.
         planned: stages that the codebook is divided by, whether finished or not.
-        interrupted: whether the path was cut short.
+        interrupted: as given.
     """
-
-    chain_name = "particle"
-    citations: tuple[str, ...] = ("gibbs",)
 
     def __init__(
         self,
@@ -56,7 +73,7 @@ class WeightedPosterior(PosteriorDraws):
         seed: int = 0,
         status: Status = "finite_sample",
         interrupted: bool = False,
-        facts: dict[str, Any] | None = None,
+        timings: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.stages = tuple(stages)
@@ -64,54 +81,42 @@ class WeightedPosterior(PosteriorDraws):
         self.planned = len(self.stages) if planned is None else planned
         self.status: Status = status
         self.interrupted = interrupted
-        self.run_seed = seed
         self._mover = mover
-        self._facts = facts or {}
+        self._timings = dict(timings or {})
         last = self.stages[-1]
         self.beta = last.beta
-        self._target = model.at(target, last.beta)
-        self._notes = list(target.notes)
-        self._chain_name = self.chain_name
-        self._set(last.q[:, None], last.log_weights[:, None], last)
-
-    def _set(self, q: Tensor, log_weights: Tensor, last: Stage) -> None:
-        self._q = q
-        rate = last.acceptance[:, None].expand(q.shape[:2])
-        self._stats = {
-            "log_weight": log_weights,
-            "tilt": self.beta * last.loss[:, None].expand(q.shape[:2]),
-            "acceptance_rate": rate.to(log_weights.device),
+        target = model.at(target, last.beta)
+        stats = {
+            "tilt": self.beta * last.loss[:, None],
+            "acceptance_rate": last.acceptance[:, None].to(last.loss.device),
         }
+        super().__init__(
+            target,
+            MemoryDraws(target, last.q[:, None], stats),
+            log_weights=last.log_weights[:, None],
+            notes=target.notes,
+            citations=("gibbs",),
+            chain_name="particle",
+            seed=seed,
+            predictive=PredictiveModel(Predictor(model.model), model.arguments(target)),
+        )
 
     # -- what the weights say -------------------------------------------------------
 
     @property
     def log_weights(self) -> Tensor:
-        """Logarithms of the draws' weights, in the order of :meth:`get_samples`.
+        """Logarithms of the draws' weights, `(particles * draws,)`.
 
-        They sum to an unbiased estimate of the normaliser, `(particles * draws,)`.
+        They are in the order of `get_samples(resample=False)` and sum to an unbiased
+        estimate of the normaliser; :attr:`log_z` is its logarithm, minus the free
+        energy in nats.
         """
-        return self._stats["log_weight"].flatten()
-
-    @property
-    def log_z(self) -> float:
-        """Logarithm of the normaliser, minus the free energy; in nats."""
-        return float(self.log_weights.logsumexp(0))
+        return self._weighted().flat
 
     @property
     def tilt(self) -> Tensor:
         """`beta` times the summed loss of each draw, `(particles * draws,)`."""
-        return self._stats["tilt"].flatten()
-
-    @property
-    def ess(self) -> float:
-        """Effective number of particles."""
-        return float(ess(self._stats["log_weight"].logsumexp(1)))
-
-    @property
-    def khat(self) -> float:
-        """Tail of the weights; unreliable above 0.7."""
-        return khat(self._stats["log_weight"].logsumexp(1))
+        return self.stats["tilt"].flatten()
 
     @property
     def complexity(self) -> float:
@@ -167,7 +172,7 @@ class WeightedPosterior(PosteriorDraws):
             mover=self._mover,
             seed=self.run_seed,
             status=self.status,
-            facts=self._facts,
+            timings=self._timings,
         )
 
     def codebook(self, pool: Literal["all", "final"] = "all") -> Codebook:
@@ -179,19 +184,9 @@ class WeightedPosterior(PosteriorDraws):
 
         Returns:
             The codebook.
-
-        Raises:
-            ConfigurationError: no such choice.
         """
-        if pool not in ("all", "final"):
-            raise ConfigurationError(
-                "no such pool",
-                where="argument pool",
-                found=repr(pool),
-                expected="'all' or 'final'",
-                todo="Use 'all', to choose the temperature afterwards.",
-            )
-        q = self._positions().flatten(0, 1)
+        check_choice("pool", pool, ("all", "final"))
+        q = self.positions.flatten(0, 1)
         log_weights, tilt = self.log_weights, self.tilt
         alive = log_weights > -math.inf
         books = [torch.where(alive, log_weights + tilt, -math.inf)]
@@ -234,15 +229,16 @@ class WeightedPosterior(PosteriorDraws):
             The posterior with `steps` draws of each particle.
 
         Raises:
-            ConfigurationError: fewer than one step, or nothing to go on with.
+            ConfigurationError: nothing to go on with.
             KeyboardInterrupt: it came before the first step was finished.
         """
-        if steps < 1 or self.plan is None or self._mover is None:
+        check_count("steps", steps)
+        if self.plan is None or self._mover is None:
             raise ConfigurationError(
                 "these particles cannot be extended",
-                where="argument steps",
-                found=steps,
-                expected="at least 1, of a posterior that was annealed",
+                where="WeightedPosterior.extend",
+                found="particles without a path",
+                expected="a posterior that was annealed",
                 todo="Run GibbsPosterior with method='smc'.",
             )
         last, plan = self.stages[-1], self.plan
@@ -267,21 +263,19 @@ class WeightedPosterior(PosteriorDraws):
             if not kept:
                 raise
             interrupted = True
-        new = self._copy(self.status)
         loss = torch.stack(losses, 1)
         log_weights = (last.log_weights[:, None] - math.log(steps)).expand_as(loss)
         log_weights = torch.where(loss.isfinite(), log_weights, -math.inf)
-        new._q = torch.stack(kept, 1)
-        new.interrupted = interrupted
-        new._stats = {
-            "log_weight": log_weights,
+        stats = {
             "tilt": self.beta * loss,
-            "acceptance_rate": torch.stack(rates, 1),
+            "acceptance_rate": torch.stack(rates, 1).to(loss.device),
         }
+        new = self._with_draws(torch.stack(kept, 1), log_weights, stats)
+        new.interrupted = interrupted
         return new
 
-    def moved(self, q: Tensor) -> WeightedPosterior:
-        """Put draws that something else has moved in place of the particles.
+    def with_positions(self, q: Tensor) -> WeightedPosterior:
+        """Put draws that something else has made in place of the particles.
 
         Nothing is known of such draws, those of DIMS or of an optimiser say: `certify`
         refuses them.
@@ -290,109 +284,96 @@ class WeightedPosterior(PosteriorDraws):
             q: positions, `(particles, draws, dim)`.
 
         Returns:
-            A posterior of status `"heuristic"`.
+            A posterior of status `"heuristic"`, with the particles' weights.
+
+        Raises:
+            ConfigurationError: the loss cannot be evaluated any more.
         """
-        new = self._copy("heuristic")
-        last = self.stages[-1]
-        assert self._mover is not None
+        if self._mover is None:
+            raise ConfigurationError(
+                "the loss of other draws is not known",
+                where="WeightedPosterior.with_positions",
+                found="a posterior without a mover",
+                expected="the result of a run",
+                todo="Run GibbsPosterior.",
+            )
         loss = self._mover.loss(q.flatten(0, 1)).reshape(q.shape[:2])
-        new._q = q
-        log_weights = last.log_weights[:, None] - math.log(q.shape[1])
-        new._stats = {
-            "log_weight": log_weights.expand_as(loss),
-            "tilt": self.beta * loss,
-            "acceptance_rate": torch.ones_like(loss),
-        }
+        log_weights = self.stages[-1].log_weights[:, None] - math.log(q.shape[1])
+        new = self._with_draws(
+            q, log_weights.expand_as(loss), {"tilt": self.beta * loss}
+        )
+        new.status = "heuristic"
         return new
-
-    def resample(self, num_draws: int, seed: int = 0) -> dict[str, Tensor]:
-        """Draw with the weights: draws of equal weight, some more than once.
-
-        Args:
-            num_draws: how many.
-            seed: any integer; torch's global state is left alone.
-
-        Returns:
-            Site to `(num_draws, *shape)`.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        share = self.log_weights.softmax(0)
-        rows = share.multinomial(num_draws, replacement=True, generator=generator)
-        return self.target.constrain(self._positions().flatten(0, 1)[rows])
 
     # -- as other results -----------------------------------------------------------
 
-    def summary(self, prob: float = 0.9) -> pd.DataFrame:
-        """Table of weighted means, deviations and quantiles, one row per scalar.
-
-        Args:
-            prob: probability of the interval.
+    def diagnostics(self) -> dict[str, Any]:
+        """Return those of every result, and what is told of the path.
 
         Returns:
-            The table.
+            By site `n_eff` and `r_hat`; `ess`, `khat` and `log_z` of the weights; and
+            `complexity`, `killed` particles, the number of `stages` and the `status`.
         """
-        import pandas as pd
-
-        share = self.log_weights.softmax(0).cpu().numpy()
-        rows = {}
-        sites = self.target.constrain(self._positions().flatten(0, 1))
-        for name, value in sites.items():
-            flat = value.reshape(len(value), -1).detach().cpu().numpy()
-            for j, column in enumerate(flat.T):
-                place = np.unravel_index(j, value.shape[1:]) if value[0].dim() else ()
-                label = f"{name}[{', '.join(map(str, place))}]" if place else name
-                mean = float(share @ column)
-                order = np.argsort(column)
-                below = np.cumsum(share[order])
-                ends = np.searchsorted(below, [(1 - prob) / 2, (1 + prob) / 2])
-                low, high = column[order[ends.clip(max=len(order) - 1)]]
-                sd = float(share @ (column - mean) ** 2) ** 0.5
-                rows[label] = {"mean": mean, "sd": sd, "low": low, "high": high}
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        table["ess"] = self.ess
-        return table
-
-    def diagnostics(self) -> dict[str, Any]:
-        """Return effective size, tail of the weights, free energy and losses."""
         return {
-            "ess": self.ess,
-            "khat": self.khat,
-            "log_z": self.log_z,
+            **super().diagnostics(),
             "complexity": self.complexity,
             "killed": self.killed,
             "stages": len(self.stages),
             "status": self.status,
         }
 
-    def _copy(self, status: Status) -> Self:
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        new.status = status
-        return new
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Facts of the run, texts and numbers by name."""
+        import pyro
 
-    def _attributes(self) -> dict[str, str | int | float]:
         import pyro_geo
 
-        q = self._positions()
-        name = getattr(self.model.model, "__name__", type(self.model.model).__name__)
+        q = self.positions
         return {
-            "model": name,
+            "model": name_of(self.model.model),
             "kernel": "GibbsPosterior",
             "seed": self.run_seed,
             "num_particles": q.shape[0],
             "num_draws": q.shape[1],
             "beta": self.beta,
-            "log_z": self.log_z,
+            **self._weight_facts(),
             "stages": len(self.stages),
-            "ess": round(self.ess, 2),
             "killed": self.killed,
             "status": self.status,
             "dim": self.target.dim,
             "dtype": str(q.dtype).removeprefix("torch."),
             "interrupted": int(self.interrupted),
-            **self._facts,
+            **self._timings,
             "inference_library": "pyro_geo",
             "inference_library_version": pyro_geo.__version__,
             "torch_version": torch.__version__,
+            "pyro_version": pyro.__version__,
             "notes": "\n".join(self.notes),
+            "citation": citation(self),
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the mover holds compiled functions, which do not travel; it is made again
+        mover = self._mover
+        settings = None if mover is None else (mover.num_leapfrog, mover.chunk)
+        return {**self.__dict__, "_mover": settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._mover is not None:
+            self._mover = Mover(self.model, self.target, *state["_mover"])
+
+    def _with_draws(
+        self, q: Tensor, log_weights: Tensor, stats: dict[str, Tensor]
+    ) -> WeightedPosterior:
+        """The same run with other draws of each particle."""
+        new = copy.copy(self)
+        new._draws = MemoryDraws(self.target, q, stats)
+        new._weights = Weights(log_weights, new._draws)
+        return new
+
+
+def name_of(model: Callable[..., Any]) -> str:
+    """Name of a model, for attributes."""
+    return getattr(model, "__name__", type(model).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo._process import Seconds
-from pyro_geo.checks import check
+from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.engine.identity import describe, fingerprint
 from pyro_geo.engine.progress import Progress
 from pyro_geo.errors import (
@@ -25,7 +26,7 @@ from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Walk, anneal, scout
-from pyro_geo.infer.gibbs.posterior import WeightedPosterior
+from pyro_geo.infer.gibbs.posterior import WeightedPosterior, name_of
 from pyro_geo.io.store import check_run
 from pyro_geo.ops.random import substream
 
@@ -133,7 +134,7 @@ class GibbsPosterior:
         chunk: int | None = None,
         method: Literal["smc", "importance", "langevin"] = "smc",
         guide: Callable[..., Any] | None = None,
-        keep: str = "all",
+        keep: Literal["all", "betas"] = "all",
         dtype: torch.dtype = torch.float64,
         seed: int | None = None,
         progress_bar: bool = True,
@@ -141,7 +142,7 @@ class GibbsPosterior:
     ) -> None:
         self.model = model
         self.betas = tuple(float(beta) for beta in betas)
-        pairs = zip((0.0, *self.betas), self.betas, strict=False)
+        pairs = itertools.pairwise((0.0, *self.betas))
         if not self.betas or not all(a < b < math.inf for a, b in pairs):
             raise BetaRangeError(
                 "temperatures do not rise",
@@ -150,29 +151,23 @@ class GibbsPosterior:
                 expected="finite inverse temperatures above 0, rising",
                 todo="Pass (0.1, 0.25, 0.5, 1.0), say.",
             )
-        for name, value in (
-            ("num_particles", num_particles),
-            ("pilot_particles", pilot_particles - 1),
-            ("num_leapfrog", num_leapfrog),
-            ("moves", moves),
-            ("chunk", 1 if chunk is None else chunk),
-        ):
-            check(value >= 1, name, value, "a count of at least 1 (pilot: 2)")
-        for name, value in (
-            ("cess", cess),
-            ("target_accept_prob", target_accept_prob),
-        ):
-            check(0 < value < 1, name, value, "between 0 and 1")
+        check_count("num_particles", num_particles)
+        check_count("pilot_particles", pilot_particles, 2)
+        check_count("num_leapfrog", num_leapfrog)
+        check_count("moves", moves)
+        check_count("chunk", chunk)
+        check_number("cess", cess, 0.0, 1.0, strict=True)
+        check_number("target_accept_prob", target_accept_prob, 0.0, 1.0, strict=True)
         check(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
-        check(keep in ("all", "betas"), "keep", keep, "'all' or 'betas'")
+        check_choice("keep", keep, ("all", "betas"))
+        check_choice("method", method, ("smc", "importance", "langevin"))
         self.num_particles, self.pilot_particles = num_particles, pilot_particles
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
-        methods = ("smc", "importance", "langevin")
-        check(method in methods, "method", method, f"one of {methods}")
         needed = method == "importance"
-        check((guide is not None) == needed, "guide", guide, f"a guide: {needed}")
+        expected = "a trained guide" if needed else f"no guide for method {method!r}"
+        check((guide is not None) == needed, "guide", guide, expected)
         self.method, self.guide = method, guide
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
         self.store = store
@@ -398,16 +393,15 @@ class _Run:
             mover=self.mover,
             seed=self.seed,
             interrupted=interrupted,
-            facts=self._times(),
+            timings=self._times(),
         )
 
     def facts(self) -> dict[str, Any]:
         """Attributes of the draws in the store."""
         if self.state.stages:
-            return self.posterior(False)._attributes()
-        model = self.mover.model.model
+            return self.posterior(False).attributes
         return {
-            "model": getattr(model, "__name__", type(model).__name__),
+            "model": name_of(self.mover.model.model),
             "kernel": type(self.settings).__name__,
             "seed": self.seed,
             "num_particles": self.settings.num_particles,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,9 +25,8 @@ from pyro_geo.engine.session import Session
 from pyro_geo.engine.starts import start_positions
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
 from pyro_geo.errors import ConfigurationError, ConvergenceWarning, PyroGeoWarning
-from pyro_geo.io.store import RunStore, open_run
-from pyro_geo.ops.chunks import Sites
-from pyro_geo.results.posterior import PosteriorDraws, no_draws, whole
+from pyro_geo.io.store import RunStore
+from pyro_geo.results import PosteriorDraws
 
 __all__ = ["MCMC"]
 
@@ -125,8 +124,8 @@ class MCMC(PosteriorDraws, RunCosts):
         check(bool(named), "keep", keep, "a list of sites, or None for all")
         counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
         check(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
+        super().__init__(chain_name=kernel.chain_name)
         self.kernel = kernel
-        self._chain_name = kernel.chain_name
         self.num_samples = num_samples
         self.num_chains = num_chains
         self.warmup_steps = (
@@ -241,7 +240,7 @@ class MCMC(PosteriorDraws, RunCosts):
                     self._take(session)
             assert session is not None
             review = self._review(session.state.states)
-            session.finish(self._attributes(), finished=not self.interrupted)
+            session.finish(self.attributes, finished=not self.interrupted)
         for warning in review:
             warnings.warn(warning, stacklevel=3)
         return self
@@ -283,7 +282,7 @@ class MCMC(PosteriorDraws, RunCosts):
             session.restore(store, self._identity(target, groups))
         elif self.store is not None:
             identity = self._identity(target, groups)
-            session.create(self.store, identity, self._attributes())
+            session.create(self.store, identity, self.attributes)
         return session
 
     def _stored_seed(self, store: RunStore) -> int:
@@ -303,8 +302,7 @@ class MCMC(PosteriorDraws, RunCosts):
 
     def _forget(self) -> None:
         """Forget the last run."""
-        self._record: DrawRecord | None = None
-        self._target = None
+        self._draws = self._target = None
         self._notes = []
         self._facts: dict[str, str | int | float] = {}
         self._counts = Counts()
@@ -315,8 +313,8 @@ class MCMC(PosteriorDraws, RunCosts):
 
     def _take(self, session: Session) -> None:
         """Take over what a run, finished or not, has brought."""
-        self._record = session.record
-        state = session.state
+        record, state = session.record, session.state
+        self._draws = record if record.num_draws else None
         self._counts, self.rung = state.counts, state.rung
         if state.stage != "tune":
             self.tuning = self.kernel.tuning(state.states[0])
@@ -324,48 +322,7 @@ class MCMC(PosteriorDraws, RunCosts):
 
     @property
     def _draws_kept(self) -> int:
-        return 0 if self._record is None else self._record.num_draws
-
-    def _draws(self) -> DrawRecord:
-        if self._record is None or not self._record.num_draws:
-            raise no_draws(type(self).__name__)
-        return self._record
-
-    def _has_draws(self) -> bool:
-        return self._draws_kept > 0
-
-    def _size(self) -> tuple[int, int]:
-        return self.num_chains, self._draws().num_draws
-
-    def _positions(self) -> Tensor:
-        return self._draws().positions()
-
-    def _statistics(self) -> Mapping[str, Tensor]:
-        return self._draws().stats()
-
-    def _sites(
-        self, choose: Callable[[Tensor], Tensor] = whole, computed: bool = False
-    ) -> Sites:
-        record = self._draws()
-        if record.keep is None and not record.in_store_alone:
-            return super()._sites(choose, computed)
-        names = [*record.shapes]
-        if computed and self.keep is None:
-            names += record.computed
-        values = record.sites(names)
-        return {name: choose(values[name]) for name in names}
-
-    def _shapes(self) -> dict[str, torch.Size]:
-        return self._draws().shapes
-
-    def _opened(self) -> Any | None:
-        if not self._draws().in_store_alone:
-            return None
-        assert self.store is not None
-        return open_run(self.store)
-
-    def _place(self) -> str:
-        return str(self.store)
+        return 0 if self._draws is None else self._draws.num_draws
 
     def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
         """Note what a user must know, and return it."""
@@ -400,7 +357,9 @@ class MCMC(PosteriorDraws, RunCosts):
                 facts["superchains"] = superchains
         return facts
 
-    def _attributes(self) -> dict[str, str | int | float]:
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Facts of the run, texts and numbers by name."""
         import pyro
 
         import pyro_geo

@@ -209,7 +209,8 @@ def stages(losses: Mapping[str, np.ndarray], limit: int = 300) -> bytes:
         ax.set_xticks(range(len(losses)), list(losses))
         ax.set_xlim(-0.2, len(losses) - 0.8)
         ax.set_ylabel("loss")
-        ax.legend()
+        # placed here: Matplotlib's search for the best place can take long
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     return _draw(7.4, 3.1, paint)
 

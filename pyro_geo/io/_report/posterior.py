@@ -16,6 +16,7 @@ from pyro_geo.io._report.components import (
 )
 from pyro_geo.io._report.pictures import FEW_CHAINS, marginals, pair, shorten
 from pyro_geo.io._summary import summary
+from pyro_geo.io.names import PARTICLE_DIMS, SAMPLE_DIMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ _TABLE_ROWS = 40
 _PICTURED = 6
 _PLANE_DRAWS = 1000
 _RHAT_LIMIT = 1.01
+_KHAT_LIMIT = 0.7
 
 
 def add_posterior(
@@ -34,18 +36,25 @@ def add_posterior(
     posterior: "xr.Dataset",
     stats: "xr.Dataset | None",
     chain_name: str,
+    particles: "xr.Dataset | None" = None,
 ) -> None:
     """Add summary, distributions and the plane of largest spread.
 
     Args:
         page: the page to add to.
-        posterior: at least one draw.
+        posterior: at least one draw; the draws have equal weight.
         stats: the draws' statistics, for marking divergences.
         chain_name: what a chain is called.
+        particles: draws with weights that the posterior was resampled from.
     """
-    page.card(f"{chain_name}s", posterior.sizes["chain"])
-    page.card(f"draws per {chain_name}", posterior.sizes["draw"])
-    chosen, total = choose(posterior, _TABLE_ROWS)
+    tabulated = posterior
+    if particles is not None:
+        tabulated = particles.drop_vars("log_weights")
+    page.card(
+        f"{chain_name}s", tabulated.sizes["chain" if particles is None else "particle"]
+    )
+    page.card(f"draws per {chain_name}", tabulated.sizes["draw"])
+    chosen, total = choose(tabulated, _TABLE_ROWS)
     page.card("scalar components", total)
     if not chosen:
         page.notes.append("The sites have no components.")
@@ -53,18 +62,29 @@ def add_posterior(
     sites = sites_table(posterior)
     if count := int(sites["not finite"].to_numpy().sum()):
         page.notes.append(f"{count:,} numbers among the draws are not finite.")
-    frame = component_table(chosen, posterior.attrs)
-    _judge(page, frame, chain_name, " (tabulated)" if len(chosen) < total else "")
+    scope = " (tabulated)" if len(chosen) < total else ""
+    ranked = "those with the largest split R-hat (to two decimals), "
+    if particles is None:
+        frame = component_table(chosen, posterior.attrs)
+        _judge(page, frame, chain_name, scope)
+        said = frame.attrs.get("r_hat")
+        caption = "ArviZ summary" + (f"; R-hat of {said}" if said else "")
+    else:
+        frame = component_table(chosen, particles.attrs, particles["log_weights"])
+        _judge_weights(page, frame, particles.attrs)
+        # a resampled posterior has no chains to compare
+        sites = sites.drop(columns="largest split R-hat")
+        caption = f"Summary of the {chain_name}s with their weights"
+        ranked, chain_name = "", "chain"
     cut = (
-        f"{len(chosen)} of {total:,} components are shown: scalar sites, those with "
-        "the largest split R-hat (to two decimals), then the first of each site. The "
-        "second table covers all of them, site by site."
+        f"{len(chosen)} of {total:,} components are shown: scalar sites, {ranked}"
+        "then the first of each site. The second table covers all of them, site by "
+        "site."
     )
-    said = frame.attrs.get("r_hat")
     page.add(
         "Summary",
         html.paragraph(cut, cut=True) if len(chosen) < total else "",
-        html.table(frame, "ArviZ summary" + (f"; R-hat of {said}" if said else "")),
+        html.table(frame, caption),
         html.table(sites, "Sites: range and spread over their components", limit=60),
     )
     page.add("Distributions", _marginals(posterior, total, chain_name))
@@ -72,13 +92,16 @@ def add_posterior(
 
 
 def component_table(
-    chosen: Sequence[Component], attrs: Mapping[Hashable, Any] | None = None
+    chosen: Sequence[Component],
+    attrs: Mapping[Hashable, Any] | None = None,
+    log_weights: "xr.DataArray | None" = None,
 ) -> "pd.DataFrame":
     """Tabulate components with ArviZ's summary.
 
     Args:
         chosen: the components.
         attrs: facts of the run, which say how chains are grouped.
+        log_weights: of the draws, where they have some.
 
     Returns:
         One row each, under the components' names.
@@ -86,9 +109,14 @@ def component_table(
     import xarray as xr
 
     # Neutral names: a component's own may hold what xarray takes for a path.
-    arrays = {f"c{i}": (("chain", "draw"), c.values) for i, c in enumerate(chosen)}
-    chains, draws = chosen[0].values.shape
-    coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
+    dims = SAMPLE_DIMS if log_weights is None else PARTICLE_DIMS
+    arrays: dict[str, Any] = {
+        f"c{i}": (dims, part.values) for i, part in enumerate(chosen)
+    }
+    if log_weights is not None:
+        arrays["log_weights"] = (dims, log_weights.values)
+    sizes = zip(dims, chosen[0].values.shape, strict=True)
+    coords = {name: np.arange(size) for name, size in sizes}
     table = summary(xr.Dataset(arrays, coords=coords, attrs=attrs))
     table.index = [part.name for part in chosen]
     return table
@@ -106,6 +134,24 @@ def _judge(page: html.Page, frame: "pd.DataFrame", chain_name: str, scope: str) 
     size = frame["ess_bulk"].to_numpy(dtype=float)
     if np.isfinite(size).any():
         page.card(f"smallest effective size{scope}", round(float(np.nanmin(size))))
+
+
+def _judge_weights(
+    page: html.Page, frame: "pd.DataFrame", attrs: Mapping[Hashable, Any]
+) -> None:
+    """Say how many draws the weights are worth, and whether their tail is too heavy."""
+    page.card("effective size", round(float(frame["ess_bulk"].iloc[0]), 1))
+    if "log_z" in attrs:
+        page.card("log of the normaliser", float(attrs["log_z"]))
+    khat = float(frame["khat"].iloc[0])
+    if np.isnan(khat):
+        return
+    page.card("tail of the weights, k-hat", round(khat, 2), alert=khat > _KHAT_LIMIT)
+    if khat > _KHAT_LIMIT:
+        page.notes.append(
+            f"The tail of the weights is too heavy for trustworthy means: k-hat is "
+            f"{khat:.2f}, above {_KHAT_LIMIT}. Use more particles, or more stages."
+        )
 
 
 def _judge_rhat(

@@ -12,6 +12,16 @@ Nothing here imports torch.
 from pyro_geo.io.store._layout import Variable
 from pyro_geo.io.store._read import check_run, open_run
 from pyro_geo.io.store._run import RunStore, Snapshot
+from pyro_geo.io.store._stages import STAGE_STATS, STAGES
 from pyro_geo.io.store._writer import Writer
 
-__all__ = ["RunStore", "Snapshot", "Variable", "Writer", "check_run", "open_run"]
+__all__ = [
+    "STAGES",
+    "STAGE_STATS",
+    "RunStore",
+    "Snapshot",
+    "Variable",
+    "Writer",
+    "check_run",
+    "open_run",
+]

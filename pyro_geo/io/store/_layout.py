@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_geo.io.names import Labels, label_group, storable
+from pyro_geo.io.names import SAMPLE_DIMS, Labels, label_group, storable
 
 __all__ = [
     "ATTRIBUTED",
@@ -22,7 +22,7 @@ __all__ = [
 
 DRAW_CHUNK = 1024  # of the coordinate that counts draws
 _CHUNK_BYTES = 1 << 24  # of the largest chunk of draws
-ATTRIBUTED = ("posterior", "sample_stats")
+ATTRIBUTED = ("posterior", "sample_stats", "stages")
 
 
 class Variable(NamedTuple):
@@ -65,22 +65,26 @@ def make_sampled(
     chunk: tuple[int, int],
     labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
     facts: Mapping[str, Any],
+    sample_dims: tuple[str, str] = SAMPLE_DIMS,
 ) -> None:
     """Make groups of arrays of draws, their metadata by zarr."""
+    taken = tuple({*SAMPLE_DIMS, *sample_dims})
     groups: dict[str, dict[str, np.ndarray]] = {}
     for variable in variables:
         shape = (num_chains, num_draws, *variable.shape)
         empty = np.broadcast_to(np.zeros((), variable.dtype), shape)
-        groups.setdefault(variable.group, {})[storable(variable.name)] = empty
+        name = storable(variable.name, taken)
+        groups.setdefault(variable.group, {})[name] = empty
     for name, arrays in groups.items():
-        labels = _labels(name, arrays, labelled, sampled=True)
+        labels = _labels(name, arrays, labelled, sample_dims)
         attributes = dict(facts) if name in ATTRIBUTED else {}
         group = root.create_group(name, attributes=attributes, overwrite=True)
         for key, array in arrays.items():
             event = _event_chunk(array.shape[2:], array.dtype.itemsize, chunk)
             _make_array(group, key, array, labels.dims[key], (*chunk, *event))
-        _make_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
-        for key, values in {"chain": np.arange(num_chains), **labels.coords}.items():
+        chain, draw = sample_dims
+        _make_array(group, draw, np.arange(num_draws), (draw,), (DRAW_CHUNK,))
+        for key, values in {chain: np.arange(num_chains), **labels.coords}.items():
             _make_array(group, key, values, (key,), values.shape)[...] = values
 
 
@@ -91,7 +95,7 @@ def make_data(
 ) -> None:
     """Make the group of observed data, filled."""
     arrays = {storable(name): np.asarray(array) for name, array in data.items()}
-    labels = _labels("observed_data", arrays, labelled, sampled=False)
+    labels = _labels("observed_data", arrays, labelled, ())
     group = root.create_group("observed_data")
     for key, array in arrays.items():
         _make_array(group, key, array, labels.dims[key], array.shape)[...] = array
@@ -103,19 +107,12 @@ def _labels(
     group: str,
     arrays: Mapping[str, np.ndarray],
     labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
-    *,
-    sampled: bool,
+    lead: tuple[str, ...],
 ) -> Labels:
     dims, coords = labelled
-    return label_group(
-        group,
-        arrays,
-        {storable(site): names for site, names in dims.items()},
-        coords,
-        sampled=sampled,
-        cut=False,
-        new_data=False,
-    )
+    taken = tuple({*SAMPLE_DIMS, *lead})
+    stored = {storable(site, taken): names for site, names in dims.items()}
+    return label_group(group, arrays, stored, coords, lead=lead, taken=taken)
 
 
 def _make_array(

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_geo._compat.arviz import import_arviz, major_version
+from pyro_geo._compat.arviz import to_container
 from pyro_geo.io.store._folder import HEADER, read_root
+from pyro_geo.io.store._stages import STAGES, arrange_stages
 
 if TYPE_CHECKING:
     from pyro_geo._compat.arviz import ArvizData
@@ -21,6 +22,11 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
 
     What is read is the run at its last commit; open it again to see more. Arrays are
     Dask's where Dask is installed, and are loaded when they are used otherwise.
+
+    Of an annealed run, whose draws have weights, the last finished stage is the
+    `posterior`, resampled to one chain of equal weights; its particles and their
+    `log_weights` are the group `particles`, the stages before it the group `stages`
+    with the axes stage and particle, and their statistics `stage_stats`.
 
     Args:
         path: the folder that a run was given as `store`.
@@ -53,9 +59,10 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
         consolidated=True,
         chunks={} if importlib.util.find_spec("dask") else None,
     )
-    if major_version() >= 1:
-        return tree
-    return import_arviz().InferenceData.from_datatree(tree)
+    groups = {name: child.to_dataset() for name, child in tree.children.items()}
+    if STAGES in groups:
+        groups = arrange_stages(groups)
+    return to_container(groups)
 
 
 def check_run(path: str | os.PathLike[str]) -> dict[str, Any]:

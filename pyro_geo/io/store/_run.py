@@ -39,7 +39,7 @@ from pyro_geo.io.store._layout import (
 
 __all__ = ["FORMAT", "RunStore", "Snapshot"]
 
-FORMAT = 1
+FORMAT = 2
 _STATES = ".state"
 _DOC = "doc"  # member of a state's file that describes the others
 
@@ -109,6 +109,7 @@ class RunStore:
         coords: Mapping[str, Sequence[object] | np.ndarray] | None = None,
         header: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
+        sample_dims: tuple[str, str] = SAMPLE_DIMS,
     ) -> Self:
         """Make a store without draws; it appears whole or not at all.
 
@@ -124,6 +125,8 @@ class RunStore:
             coords: labels of axes, likewise.
             header: what else the run must know of itself when it goes on; JSON.
             facts: attributes of the posterior and of the statistics.
+            sample_dims: names of the two leading axes; the store grows along the
+                second.
 
         Returns:
             The store, open.
@@ -152,6 +155,7 @@ class RunStore:
                         "planned_draws": num_draws,
                         "chunk": chunk,
                         "finished": False,
+                        "sample_dims": list(sample_dims),
                         **(header or {}),
                     }
                 },
@@ -159,7 +163,14 @@ class RunStore:
             )
             labelled = (dims or {}, coords or {})
             make_sampled(
-                root, variables, num_chains, num_draws, chunk, labelled, facts or {}
+                root,
+                variables,
+                num_chains,
+                num_draws,
+                chunk,
+                labelled,
+                facts or {},
+                sample_dims,
             )
             if data:
                 make_data(root, data, labelled)
@@ -214,7 +225,7 @@ class RunStore:
             * int(np.prod(self._metadata[key]["shape"][2:], dtype=int))
             * self._metadata[key]["shape"][0]
             for key, array in self._arrays.items()
-            if array.dims[:2] == SAMPLE_DIMS
+            if array.dims[:2] == self.sample_dims
         )
 
     @property
@@ -226,6 +237,22 @@ class RunStore:
     def num_draws(self) -> int:
         """Draws of each chain that are committed."""
         return self.header["num_draws"]
+
+    @property
+    def sample_dims(self) -> tuple[str, str]:
+        """Names of the two leading axes; the store grows along the second."""
+        chain, draw = self.header["sample_dims"]
+        return chain, draw
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of the run."""
+        chain = self.sample_dims[0]
+        return next(
+            self._metadata[key]["shape"][0]
+            for key, array in self._arrays.items()
+            if array.dims == (chain,)
+        )
 
     @property
     def commits(self) -> int:
@@ -249,8 +276,7 @@ class RunStore:
 
         root: Any = zarr.open_group(self.path, mode="r", use_consolidated=True)
         return {
-            name: np.asarray(root[f"{group}/{storable(name)}"][:, draws])
-            for name in names
+            name: np.asarray(root[self._key(group, name)][:, draws]) for name in names
         }
 
     def load(self) -> tuple[Any, dict[str, np.ndarray]]:
@@ -295,7 +321,7 @@ class RunStore:
             values: `(chains, draws, *shape)`.
         """
         start = (chain, draw, *[0] * (values.ndim - 2))
-        self._arrays[f"{group}/{storable(name)}"].write(start, values)
+        self._arrays[self._key(group, name)].write(start, values)
 
     def commit(
         self,
@@ -351,11 +377,19 @@ class RunStore:
         """
         import zarr
 
-        chains = self._metadata["posterior/chain"]["shape"][0]
         planned = self.header["planned_draws"]
         chunk = tuple(self.header["chunk"])
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        make_sampled(root, variables, chains, planned, chunk, ({}, {}), facts or {})
+        make_sampled(
+            root,
+            variables,
+            self.num_chains,
+            planned,
+            chunk,
+            ({}, {}),
+            facts or {},
+            self.sample_dims,
+        )
         nodes = consolidated(self.path)["consolidated_metadata"]["metadata"]
         groups = {variable.group for variable in variables}
         for key, node in nodes.items():
@@ -377,10 +411,11 @@ class RunStore:
         """
         import zarr
 
+        draw = self.sample_dims[1]
         for key, array in self._arrays.items():
-            if "draw" in array.dims:
+            if draw in array.dims:
                 shape = [
-                    num_draws if name == "draw" else size
+                    num_draws if name == draw else size
                     for name, size in zip(
                         array.dims, self._metadata[key]["shape"], strict=True
                     )
@@ -400,6 +435,9 @@ class RunStore:
 
     # -- inside --------------------------------------------------------------------
 
+    def _key(self, group: str, name: str) -> str:
+        return f"{group}/{storable(name, (*SAMPLE_DIMS, *self.sample_dims))}"
+
     @property
     def _metadata(self) -> dict[str, Any]:
         return self._root["consolidated_metadata"]["metadata"]
@@ -418,10 +456,10 @@ class RunStore:
         self, num_draws: int, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Say how many draws count, in a copy of the metadata."""
-        metadata = {}
+        metadata, draw = {}, self.sample_dims[1]
         for key, node in self._metadata.items():
-            if key in self._arrays and "draw" in self._arrays[key].dims:
-                axis = self._arrays[key].dims.index("draw")
+            if key in self._arrays and draw in self._arrays[key].dims:
+                axis = self._arrays[key].dims.index(draw)
                 shape = list(node["shape"])
                 shape[axis] = num_draws
                 node = {**node, "shape": shape}
@@ -438,7 +476,7 @@ class RunStore:
         """Number draws ahead, in whole chunks: only their count has to change then."""
         ahead = np.arange(-(-num_draws // DRAW_CHUNK) * DRAW_CHUNK)
         for array in self._arrays.values():
-            if array.dims == ("draw",):
+            if array.dims == (self.sample_dims[1],):
                 array.write((0,), ahead)
 
     def _forget(self, commits: Iterable[int]) -> None:

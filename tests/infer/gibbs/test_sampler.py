@@ -335,7 +335,7 @@ def test_extension_keeps_the_price() -> None:
 
 def test_what_others_have_moved_is_refused() -> None:
     found = posterior()
-    moved = found.moved(found.positions + 0.01)
+    moved = found.with_positions(found.positions + 0.01)
     assert moved.status == "heuristic"
     x, y = data()
     with pytest.raises(NotProperlyWeightedError):
@@ -395,22 +395,12 @@ def test_particles_without_a_loss_are_dropped_and_counted() -> None:
         ).run(x, x)
 
 
-def test_results_have_the_usual_accessors(tmp_path) -> None:
+def test_another_stage_is_a_posterior_of_its_own() -> None:
     found = posterior(num_particles=40)
-    assert found.get_samples()["w"].shape == (40, 2)
-    sites = found.get_samples()["w"]
-    mean = found.log_weights.softmax(0) @ sites
-    torch.testing.assert_close(mean[0].item(), found.summary()["mean"]["w[0]"])
-    assert found.resample(7)["w"].shape == (7, 2)
-    table = found.summary()
-    assert list(table.index) == ["w[0]", "w[1]"]
-    idata = found.extend(3).to_arviz(log_likelihood=False)
-    assert idata["posterior"]["w"].shape == (40, 3, 2)
-    assert {"log_weight", "tilt"} <= set(idata["sample_stats"])
-    assert found.diagnostics()["killed"] == 0
-    assert found.report(tmp_path / "gibbs.html").exists()
-    final = found.stage(0)
-    assert final.beta == found.stages[0].beta
+    first = found.stage(0)
+    assert first.beta == found.stages[0].beta < found.beta
+    assert torch.equal(first.log_weights, found.stages[0].log_weights)
+    assert first.diagnostics()["stages"] == 1
 
 
 def test_single_precision_is_warned_of() -> None:
@@ -539,4 +529,4 @@ def test_free_energy_certifies_the_exact_posterior() -> None:
     with pytest.raises(LossRangeError):
         certify_exact(posterior())
     with pytest.raises(NotProperlyWeightedError):
-        certify_exact(found.moved(found.positions))
+        certify_exact(found.with_positions(found.positions))

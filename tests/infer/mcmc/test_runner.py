@@ -156,7 +156,7 @@ def test_a_model_gives_its_name_and_site_names_may_have_slashes():
         pyro.sample("a/b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     fit = MCMC(FixedHMC(scoped), 20, 0, seed=0, progress_bar=False).run()
-    assert fit._attributes()["model"] == "scoped"
+    assert fit.attributes["model"] == "scoped"
     with pytest.warns(FallbackWarning, match="a/b -> a.b"):
         found = fit.diagnostics()
     assert found["a/b"]["n_eff"].shape == (2,)
@@ -445,7 +445,7 @@ def test_models_that_cannot_be_mapped_run_one_chain_at_a_time():
     with pytest.warns(FallbackWarning, match="one at a time"):
         fit = MCMC(kernel, 5, 0, 2, seed=0, progress_bar=False).run(torch.zeros(4))
     assert fit.rung == "sequential"
-    assert "one at a time" in str(fit._attributes()["notes"])
+    assert "one at a time" in str(fit.attributes["notes"])
     assert fit.to_arviz() is not None
 
 

@@ -335,7 +335,7 @@ def test_no_precision_anywhere_is_an_error(plane):
 def test_anchors_that_are_no_minima_warn(plane):
     with pytest.warns(AnchorNotConvergedWarning, match="anchors 0"):
         fit = quietly_but(AnchorNotConvergedWarning, plane, 4, anchors=MINIMUM + 1.0)
-    assert "AnchorNotConvergedWarning" in str(fit._attributes()["notes"])
+    assert "AnchorNotConvergedWarning" in str(fit.attributes["notes"])
 
 
 def quietly_but(category, *args, **options):
@@ -540,7 +540,7 @@ def test_a_potential_with_its_own_transforms():
         fit.positions[0, :, fit.target.layout.sites["scale"].start],
     )
     assert bool((fit.stats["loss"] < 0.05).all())
-    assert fit._attributes()["model"] == "potential"
+    assert fit.attributes["model"] == "potential"
     with pytest.raises(ConfigurationError, match="takes no data"):
         fit.run(torch.zeros(2))
     with pytest.raises(ConfigurationError, match="argument 'anchors'"):

@@ -81,7 +81,7 @@ def test_draws_are_from_the_density(target, metric):
     fit = run(target, 100, 60, metric=metric, runner={"warmup_steps": 150})
     check_gaussian(fit.positions, MEAN, COVARIANCE, false_alarm=1e-4)
     assert kind_of(fit.tuning.metric) == metric
-    assert fit._attributes()["metric"] == metric
+    assert fit.attributes["metric"] == metric
     rate = float(fit.stats["acceptance_rate"].mean())
     assert 0.65 < rate < 0.95
     assert fit.notes == []
@@ -123,7 +123,7 @@ def test_the_statistics_hold_together(target):
     assert len(stats["n_steps"][0].unique()) > 1  # the lengths are jittered
     assert bool((stats["step_size"] == fit.tuning.step_size).all())
     assert set(fit.timings) == {"start", "warmup", "compile", "sampling"}
-    attributes = fit._attributes()
+    attributes = fit.attributes
     assert attributes["step_size"] == float(fit.tuning.step_size)
     assert attributes["trajectory_length"] == float(fit.tuning.trajectory_length)
     assert attributes["restarted_chains"] == 0

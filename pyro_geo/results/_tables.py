@@ -1,0 +1,106 @@
+"""Tables and diagnostics of a result's draws."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_geo.density import Target
+from pyro_geo.io.names import storable
+from pyro_geo.results._groups import arrays
+from pyro_geo.results.draws import Draws
+from pyro_geo.results.weights import Weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["diagnose", "tabulate"]
+
+
+def tabulate(
+    target: Target,
+    draws: Draws,
+    weights: Weights | None,
+    prob: float,
+    *,
+    facts: Mapping[str, str | int | float],
+    sample_dims: Sequence[str],
+) -> pd.DataFrame:
+    """Tabulate the sites of a result, with the weights where there are any.
+
+    Args:
+        target: the density.
+        draws: to tabulate; those in a store alone are read part by part.
+        weights: of the draws.
+        prob: probability of the interval.
+        facts: attributes that the table depends on.
+        sample_dims: names of the sample axes.
+
+    Returns:
+        ArviZ's table.
+    """
+    from pyro_geo.io.arviz import summary, to_arviz
+    from pyro_geo.io.store import open_run
+
+    names = list(draws.shapes)
+    if draws.folder is not None:
+        stored = [storable(name) for name in names]
+        return summary(open_run(draws.folder), var_names=stored, interval=prob)
+    if weights is None:
+        groups = {"posterior": arrays(draws.sites(names))}
+    else:
+        groups = {"particles": arrays(weights.particles(draws))}
+    idata = to_arviz(
+        groups,
+        dims=target.dims,
+        coords=target.coords,
+        attrs=facts,
+        sample_dims=sample_dims,
+    )
+    return summary(idata, interval=prob)
+
+
+def diagnose(table: pd.DataFrame, draws: Draws) -> dict[str, Any]:
+    """Arrange a table by site, and say what went wrong by chain.
+
+    Args:
+        table: of the sites, in their order.
+        draws: that were tabulated.
+
+    Returns:
+        Site to `n_eff`, `r_hat` and `nested_r_hat`; chain to divergent draws and mean
+        acceptance rate, as far as there are such columns and statistics.
+    """
+    columns = {"n_eff": "ess_bulk", "r_hat": "r_hat"}
+    if "nested_r_hat" in table:
+        columns["nested_r_hat"] = "nested_r_hat"
+    result: dict[str, Any] = {}
+    row = 0  # rows come site by site, each in C order
+    for name, shape in draws.shapes.items():
+        rows = slice(row, row + shape.numel())
+        result[name] = OrderedDict(
+            (key, _column(table, column)[rows].reshape(shape))
+            for key, column in columns.items()
+        )
+        row = rows.stop
+    stats = draws.stats()
+    if "diverging" in stats:
+        result["divergences"] = {
+            f"chain {i}": row.nonzero().flatten().tolist()
+            for i, row in enumerate(stats["diverging"])
+        }
+    if "acceptance_rate" in stats:
+        means = stats["acceptance_rate"].double().mean(1)
+        result["acceptance rate"] = {
+            f"chain {i}": mean for i, mean in enumerate(means.tolist())
+        }
+    return result
+
+
+def _column(table: pd.DataFrame, name: str) -> Tensor:
+    return torch.from_numpy(np.array(table[name], dtype=float))
