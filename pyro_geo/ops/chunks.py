@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_geo._compat.torch import TorchDispatchMode, pytree
 
 __all__ = ["Sites", "collect", "in_chunks", "measured"]
 

@@ -12,12 +12,16 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.pyro import Subsample
+from pyro_geo._compat.torch import (
+    dirichlet_of_beta,
+    draw_dirichlet,
+    is_batchedtensor,
+    pytree,
+)
 from pyro_geo.density import Target
 from pyro_geo.density.ladder import fallback_note
 from pyro_geo.density.model import ModelDensity, evaluation_mode
@@ -117,7 +121,7 @@ class _Draw(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
             _check_shape(msg)
-        if msg["value"] is not None or isinstance(msg["fn"], _Subsample):
+        if msg["value"] is not None or isinstance(msg["fn"], Subsample):
             return
         try:
             msg["value"] = _sample(msg["fn"])
@@ -143,9 +147,9 @@ def _sample(fn: Any) -> Tensor:
     fn = _bare(fn)
     # their own samplers keep a derivative that vmap has no rule for
     if isinstance(fn, torch.distributions.Dirichlet):
-        return torch.ops.aten._sample_dirichlet(fn.concentration)
+        return draw_dirichlet(fn.concentration)
     if isinstance(fn, torch.distributions.Beta):
-        return torch.ops.aten._sample_dirichlet(fn._dirichlet.concentration)[..., 0]
+        return draw_dirichlet(dirichlet_of_beta(fn).concentration)[..., 0]
     return fn.sample()
 
 
@@ -215,7 +219,7 @@ class Replicator:
             Latent and deterministic sites, and observed sites, `(draws, *shape)` each.
         """
         target = self.target
-        sites = self._many({}, num_draws, self.density._arguments(target.data), 0)
+        sites = self._many({}, num_draws, self.density.arguments(target.data), 0)
         q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
         unseen = [*target.layout.sites, *target.deterministics(q)]
         return (
@@ -240,7 +244,7 @@ class Replicator:
         """
         arguments = self._cast((args, kwargs))
         if not args and not kwargs:
-            arguments = self.density._arguments(self.target.data)
+            arguments = self.density.arguments(self.target.data)
         return self._many(self.target.constrain(q), len(q), arguments, 1)
 
     def _cast(self, arguments: Any) -> Any:

@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Target
 from pyro_geo.density.model import evaluation_mode
 from pyro_geo.density.protocol import cast

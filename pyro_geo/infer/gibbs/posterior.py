@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.certificates.codebook import Codebook, Status
+from pyro_geo.infer.gibbs.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
 from pyro_geo.ops.random import substream

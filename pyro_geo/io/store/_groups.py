@@ -1,21 +1,19 @@
-"""Groups and arrays of a store; zarr makes their metadata."""
+"""The groups of a store and the shapes of their arrays and chunks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyro_geo._compat.zarr import create_array
 from pyro_geo.io.names import Labels, label_group, storable
 
 __all__ = [
     "ATTRIBUTED",
     "DRAW_CHUNK",
     "Variable",
-    "consolidated",
     "make_data",
     "make_sampled",
 ]
@@ -41,22 +39,6 @@ class Variable(NamedTuple):
     dtype: np.dtype
 
 
-def consolidated(path: Path) -> dict[str, Any]:
-    """Collect the metadata of all nodes in that of the root."""
-    root = json.loads((path / "zarr.json").read_bytes())
-    nodes = {
-        file.parent.relative_to(path).as_posix(): json.loads(file.read_bytes())
-        for file in sorted(path.rglob("zarr.json"))
-        if file.parent != path
-    }
-    root["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": nodes,
-    }
-    return root
-
-
 def make_sampled(
     root: Any,
     variables: Sequence[Variable],
@@ -78,10 +60,10 @@ def make_sampled(
         group = root.create_group(name, attributes=attributes, overwrite=True)
         for key, array in arrays.items():
             event = _event_chunk(array.shape[2:], array.dtype.itemsize, chunk)
-            _make_array(group, key, array, labels.dims[key], (*chunk, *event))
-        _make_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
+            create_array(group, key, array, labels.dims[key], (*chunk, *event))
+        create_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
         for key, values in {"chain": np.arange(num_chains), **labels.coords}.items():
-            _make_array(group, key, values, (key,), values.shape)[...] = values
+            create_array(group, key, values, (key,), values.shape)[...] = values
 
 
 def make_data(
@@ -94,9 +76,9 @@ def make_data(
     labels = _labels("observed_data", arrays, labelled, sampled=False)
     group = root.create_group("observed_data")
     for key, array in arrays.items():
-        _make_array(group, key, array, labels.dims[key], array.shape)[...] = array
+        create_array(group, key, array, labels.dims[key], array.shape)[...] = array
     for key, values in labels.coords.items():
-        _make_array(group, key, values, (key,), values.shape)[...] = values
+        create_array(group, key, values, (key,), values.shape)[...] = values
 
 
 def _labels(
@@ -115,25 +97,6 @@ def _labels(
         sampled=sampled,
         cut=False,
         new_data=False,
-    )
-
-
-def _make_array(
-    group: Any,
-    name: str,
-    array: np.ndarray,
-    dims: tuple[str, ...],
-    chunks: tuple[int, ...],
-) -> Any:
-    return group.create_array(
-        name,
-        shape=array.shape,
-        chunks=tuple(max(1, size) for size in chunks),
-        dtype=array.dtype,
-        compressors=None,
-        fill_value=np.nan if array.dtype.kind == "f" else 0,
-        dimension_names=dims,
-        config={"write_empty_chunks": True},
     )
 
 
