@@ -1,8 +1,14 @@
-"""ArviZ itself: its import, its containers, and how to keep it quiet."""
+"""What differs between ArviZ 0.23 and 1.x, seen with 0.23.4 and 1.3.0.
+
+ArviZ 0.23 keeps results in an `InferenceData`, 1.x in xarray's `DataTree`. Pareto
+smoothing moved to the package `arviz_stats`. `tests/compat` runs every call of ArviZ
+that we make under both; nothing here needs torch.
+"""
 
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +22,16 @@ if TYPE_CHECKING:
 
     ArvizData: TypeAlias = InferenceData | xr.DataTree
 
-__all__ = ["get_group", "import_arviz", "major_version", "quiet"]
+__all__ = [
+    "get_group",
+    "import_arviz",
+    "major_version",
+    "pareto_k",
+    "quiet",
+    "to_container",
+]
+
+_FEWEST_WEIGHTS = 30  # ArviZ 1.x gives NaN below, 0.23 a number of little use
 
 
 def import_arviz() -> "ModuleType":
@@ -69,6 +84,47 @@ def get_group(idata: "ArvizData", name: str) -> "xr.Dataset | None":
     if isinstance(idata, xr.DataTree):
         return idata.children[name].to_dataset() if name in idata.children else None
     return idata[name] if name in idata.groups() else None
+
+
+def to_container(groups: "Mapping[str, xr.Dataset]") -> "ArvizData":
+    """Put datasets into the container of the installed ArviZ.
+
+    Args:
+        groups: group name to dataset.
+
+    Returns:
+        An `InferenceData` under ArviZ 0.23, a `DataTree` under 1.x.
+    """
+    import xarray as xr
+
+    if major_version() >= 1:
+        return xr.DataTree.from_dict(dict(groups))
+    return import_arviz().InferenceData(**groups)
+
+
+def pareto_k(log_weights: np.ndarray) -> float:
+    """Estimate the tail of importance weights by a generalised Pareto distribution.
+
+    Args:
+        log_weights: finite logarithms, `(particles,)`, not normalised.
+
+    Returns:
+        The shape parameter; NaN for fewer than 30 weights.
+
+    Example:
+        >>> bool(pareto_k(np.random.default_rng(0).normal(size=400)) < 0.7)
+        True
+    """
+    if len(log_weights) < _FEWEST_WEIGHTS:
+        return math.nan
+    arviz = import_arviz()
+    with quiet():
+        if major_version() < 1:
+            return float(np.asarray(arviz.psislw(log_weights)[1]))
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
+
+        # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
+        return float(array_stats.psislw(-log_weights)[1])
 
 
 @contextmanager

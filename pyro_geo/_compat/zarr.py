@@ -21,7 +21,6 @@ __all__ = [
     "chunk_file",
     "chunk_shape_of",
     "consolidate",
-    "create_array",
     "dtype_of",
 ]
 
@@ -70,34 +69,3 @@ def dtype_of(node: Mapping[str, Any]) -> np.dtype:
 def chunk_file(folder: Path, place: tuple[int, ...]) -> Path:
     """Return the file of one chunk: chunk `i, j` of an array is `c/i/j`."""
     return folder.joinpath("c", *map(str, place))
-
-
-def create_array(
-    group: Any,
-    name: str,
-    like: np.ndarray,
-    dims: tuple[str, ...],
-    chunks: tuple[int, ...],
-) -> Any:
-    """Create an array whose chunk files hold bare numbers, uncompressed.
-
-    Args:
-        group: a group of zarr.
-        name: of the array.
-        like: gives its shape and type; nothing is written.
-        dims: names of its axes.
-        chunks: shape of a chunk; an axis of length 0 has chunks of length 1.
-
-    Returns:
-        The array of zarr.
-    """
-    return group.create_array(
-        name,
-        shape=like.shape,
-        chunks=tuple(max(1, size) for size in chunks),
-        dtype=like.dtype,
-        compressors=None,
-        fill_value=np.nan if like.dtype.kind == "f" else 0,
-        dimension_names=dims,
-        config={"write_empty_chunks": True},
-    )

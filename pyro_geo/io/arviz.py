@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pyro_geo
-from pyro_geo._compat.arviz import get_group, import_arviz, major_version
+from pyro_geo._compat.arviz import get_group, import_arviz, to_container
 from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError, explain
 from pyro_geo.io._rhat import nested_r_hat
 from pyro_geo.io._summary import summary
@@ -137,10 +137,7 @@ def to_arviz(
             coords={**_sample_coords(group, arrays), **labels.coords},
             attrs={**common, **(facts if group in _ATTRIBUTED else {})},
         )
-    arviz = import_arviz()
-    if major_version() >= 1:
-        return xr.DataTree.from_dict(datasets)
-    return arviz.InferenceData(**datasets)
+    return to_container(datasets)
 
 
 def _rename(

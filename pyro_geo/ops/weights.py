@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_geo._compat.arviz import pareto_k
 
 __all__ = ["ess", "khat", "log_mean", "next_temperature", "systematic"]
 
@@ -115,7 +116,7 @@ def khat(log_weights: Tensor) -> float:
         log_weights: `(particles,)`, not normalised.
 
     Returns:
-        The estimate; NaN for fewer than 25 particles of positive weight.
+        The estimate; NaN for fewer than 30 particles of positive weight.
 
     References:
         Vehtari et al. (2024), Pareto smoothed importance sampling, 1507.02646.
@@ -125,12 +126,5 @@ def khat(log_weights: Tensor) -> float:
         >>> khat(torch.randn(400, generator=generator)) < 0.7
         True
     """
-    from pyro_geo._compat.arviz import quiet
-
-    with quiet():
-        import arviz
-
-        kept = log_weights[log_weights > -math.inf].double().cpu().numpy()
-        if len(kept) < 25:
-            return math.nan
-        return float(np.asarray(arviz.psislw(kept)[1]))
+    kept = log_weights[log_weights > -math.inf]
+    return pareto_k(kept.double().cpu().numpy())

@@ -9,6 +9,7 @@ import pytest
 import zarr
 
 from pyro_geo._compat import zarr as compat
+from pyro_geo.io.store import _groups
 
 VALUES = np.arange(24.0).reshape(4, 6)
 
@@ -17,9 +18,9 @@ VALUES = np.arange(24.0).reshape(4, 6)
 def store(tmp_path) -> Path:
     root = zarr.create_group(tmp_path / "run.zarr", attributes={"a": 1})
     group = root.create_group("posterior")
-    array = compat.create_array(group, "w", VALUES, ("chain", "draw"), (4, 3))
+    array = _groups._make_array(group, "w", VALUES, ("chain", "draw"), (4, 3))
     array[...] = VALUES
-    compat.create_array(group, "n", np.zeros((), np.int32), (), ())
+    _groups._make_array(group, "n", np.zeros((), np.int32), (), ())
     return tmp_path / "run.zarr"
 
 
@@ -77,5 +78,5 @@ def test_chunks_that_are_all_zero_are_written_too(store):
     folder = store / "posterior"
     group = zarr.open_group(folder, mode="r+", use_consolidated=False)
     zeros = np.zeros(3, np.float32)
-    compat.create_array(group, "z", zeros, ("draw",), (3,))[...] = zeros
+    _groups._make_array(group, "z", zeros, ("draw",), (3,))[...] = zeros
     assert compat.chunk_file(folder / "z", (0,)).stat().st_size == 12

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyro_geo._compat.zarr import create_array
 from pyro_geo.io.names import Labels, label_group, storable
 
 __all__ = [
@@ -60,10 +59,10 @@ def make_sampled(
         group = root.create_group(name, attributes=attributes, overwrite=True)
         for key, array in arrays.items():
             event = _event_chunk(array.shape[2:], array.dtype.itemsize, chunk)
-            create_array(group, key, array, labels.dims[key], (*chunk, *event))
-        create_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
+            _make_array(group, key, array, labels.dims[key], (*chunk, *event))
+        _make_array(group, "draw", np.arange(num_draws), ("draw",), (DRAW_CHUNK,))
         for key, values in {"chain": np.arange(num_chains), **labels.coords}.items():
-            create_array(group, key, values, (key,), values.shape)[...] = values
+            _make_array(group, key, values, (key,), values.shape)[...] = values
 
 
 def make_data(
@@ -76,9 +75,9 @@ def make_data(
     labels = _labels("observed_data", arrays, labelled, sampled=False)
     group = root.create_group("observed_data")
     for key, array in arrays.items():
-        create_array(group, key, array, labels.dims[key], array.shape)[...] = array
+        _make_array(group, key, array, labels.dims[key], array.shape)[...] = array
     for key, values in labels.coords.items():
-        create_array(group, key, values, (key,), values.shape)[...] = values
+        _make_array(group, key, values, (key,), values.shape)[...] = values
 
 
 def _labels(
@@ -97,6 +96,25 @@ def _labels(
         sampled=sampled,
         cut=False,
         new_data=False,
+    )
+
+
+def _make_array(
+    group: Any,
+    name: str,
+    array: np.ndarray,
+    dims: tuple[str, ...],
+    chunks: tuple[int, ...],
+) -> Any:
+    return group.create_array(
+        name,
+        shape=array.shape,
+        chunks=tuple(max(1, size) for size in chunks),
+        dtype=array.dtype,
+        compressors=None,
+        fill_value=np.nan if array.dtype.kind == "f" else 0,
+        dimension_names=dims,
+        config={"write_empty_chunks": True},
     )
 
 
