@@ -13,7 +13,7 @@ from torch.distributions.transforms import Transform
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.io.store import Variable
-from pyro_geo.ops.chunks import Sites, in_chunks
+from pyro_geo.ops.chunks import Sites, map_chunks
 
 __all__ = ["KeptSites", "numpy_dtype"]
 
@@ -71,7 +71,7 @@ class KeptSites:
             assert isinstance(value, Tensor)
             found[name] = value
         if self.computed:
-            flat = in_chunks(self._target.deterministics, q.flatten(0, 1))
+            flat = map_chunks(self._target.deterministics, q.flatten(0, 1))
             for name in self.computed:
                 found[name] = flat[name].unflatten(0, q.shape[:2])
         return found

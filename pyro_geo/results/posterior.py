@@ -20,7 +20,7 @@ from pyro_geo.errors import (
     UnsupportedError,
 )
 from pyro_geo.io.names import storable
-from pyro_geo.ops.chunks import Sites, in_chunks
+from pyro_geo.ops.chunks import Sites, map_chunks
 from pyro_geo.results.predictive import Replicator
 
 if TYPE_CHECKING:
@@ -443,7 +443,7 @@ class PosteriorDraws:
         q = self._positions()
         return {
             name: value.unflatten(0, q.shape[:2])
-            for name, value in in_chunks(fn, q.flatten(0, 1)).items()
+            for name, value in map_chunks(fn, q.flatten(0, 1)).items()
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ from pyro_geo.errors import (
     ShapeError,
     UnsupportedError,
 )
-from pyro_geo.ops.chunks import Sites, collect, measured
+from pyro_geo.ops.chunks import Sites, map_chunks, rows_that_fit
 from pyro_geo.ops.random import private_randomness, substream
 
 __all__ = ["LaneRandomness", "Replicator"]
@@ -265,14 +265,14 @@ class Replicator:
 
         with torch.no_grad(), private_randomness(self._stream(purpose, 0)):
             start = {name: value[0] for name, value in values.items()}
-            _, size = measured(lambda: run(start))
+            size = rows_that_fit(lambda: run(start))
         mapped = total > 1 and self._maps(lambda: drawn(0, 2, True, 0), run)
 
-        def parts() -> Iterator[Sites]:
-            for stream, first in enumerate(range(0, total, size), start=1):
-                yield drawn(first, min(first + size, total), mapped, stream)
+        def chunk(index: Tensor) -> Sites:
+            first = int(index[0])
+            return drawn(first, first + len(index), mapped, 1 + first // size)
 
-        return collect(parts(), total)
+        return map_chunks(chunk, torch.arange(total), size)
 
     def _maps(self, probe: Callable[[], Sites], run: _Run) -> bool:
         """Try two draws at once; say so where they must go one at a time."""

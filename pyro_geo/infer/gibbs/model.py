@@ -24,7 +24,7 @@ from pyro_geo.errors import (
     PriorError,
     ShapeError,
 )
-from pyro_geo.ops.chunks import in_chunks
+from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.results.predictive import Replicator
 
@@ -148,7 +148,7 @@ class GibbsModel:
             Losses in double precision, `(particles, n)`.
         """
         plain = self.at(target, 1.0)
-        return -in_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
+        return -map_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
 
     def prior_draws(self, target: Target, num_draws: int, seed: int) -> Tensor:
         """Draw from the prior exactly.

@@ -17,6 +17,7 @@ from pyro_geo.errors import ConvergenceWarning, ShapeError
 from pyro_geo.infer.mcmc.hmc.metric import Dense, Diagonal, Metric, colour
 from pyro_geo.infer.mcmc.hmc.step_size import averaged, restart, update
 from pyro_geo.infer.mcmc.hmc.transition import Stepper, chains_at
+from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.ops.derivatives import hvp, value_and_grad
 from pyro_geo.ops.lanes import map_lanes
 
@@ -258,9 +259,7 @@ def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:
     """Sum of the loss over all examples, at any number of positions."""
 
     def loss(q: Tensor) -> Tensor:
-        with torch.no_grad():
-            parts = [target.log_likelihood(part) for part in q.split(_LANES)]
-        return -torch.cat(parts).double()
+        return -map_chunks(target.log_likelihood, q, _LANES).double()
 
     return loss
 
