@@ -2,7 +2,7 @@
 #   make demo        sample a digits classifier and write a report
 #   make test        fast tests and doctests
 #   make test-all    the slow and statistical ones too
-#   make check       format, lint and types
+#   make check       format, lint, types and import direction
 #   make docs        the documentation, warnings as errors
 #   make bench       all benchmarks, or one: make bench NAME=dims
 #   make clean       remove caches and outputs, keep .venv
@@ -39,6 +39,7 @@ check: $(VENV)/.dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m pyright
+	$(VENV)/bin/lint-imports
 
 docs: $(VENV)/.docs
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
-from pyro.ops.rings import LogRing
-from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
+from pyro_geo._compat.pyro import (
+    ShapeEnumMessenger,
+    axis_names,
+    enumerated_axis,
+    ring_of_logs,
+    symbol_of_axis,
+    symbols,
+)
 from pyro_geo.density import _log_sum
 from pyro_geo.density.sites import log_prob_of
 from pyro_geo.density.structure import is_enumerable
@@ -32,7 +37,7 @@ __all__ = ["Enumerate", "Joint"]
 _SAMPLING = ("num_samples", "tmc")  # annotations of Monte Carlo sums
 
 
-class Enumerate(EnumMessenger):
+class Enumerate(ShapeEnumMessenger):
     """Give every discrete latent site all its values at once.
 
     Annotations that ask for less, a Monte Carlo sum or one value after the other, are
@@ -48,25 +53,9 @@ class Enumerate(EnumMessenger):
             msg["infer"] = {**infer, "enumerate": "parallel"}
         super()._pyro_sample(msg)
 
-    def _pyro_post_sample(self, msg: Any) -> None:
-        """Note the axes of a value, from its shape: `vmap` gives nothing more away."""
-        value, infer = msg["value"], msg["infer"]
-        if value is None or not isinstance(msg["fn"], TorchDistributionMixin):
-            return
-        shape = value.shape[: value.dim() - msg["fn"].event_dim]
-        dim_to_id = infer.setdefault("_dim_to_id", {})
-        dim_to_id.update(self._param_dims.get(msg["name"], {}))
-        self._value_dims[msg["name"]] = {
-            dim: id_
-            for dim, id_ in dim_to_id.items()
-            if len(shape) >= -dim and shape[dim] > 1
-        }
 
-
-class _LogSumRing(LogRing):
-    """Pyro's ring of logarithms on sums that never leave log space."""
-
-    _backend = _log_sum.__name__
+# Pyro's contraction of plates, with sums that never leave log space.
+_LogSumRing = ring_of_logs(_log_sum.__name__)
 
 
 class _Factor(NamedTuple):
@@ -101,27 +90,26 @@ class Joint:
         *,
         scaled: bool = True,
     ) -> None:
-        trace.symbolize_dims()
-        self.symbol_to_dim: dict[str, int] = trace.symbol_to_dim
-        symbols = trace.plate_to_symbol
-        self.summed = set(self.symbol_to_dim) - set(symbols.values())
+        self.symbol_to_dim, plates = symbols(trace)
+        self.summed = set(self.symbol_to_dim) - set(plates.values())
         self.sizes: dict[str, int] = {}  # of plates and discrete sites, by symbol
         self.factors: list[_Factor] = []
         for name, site in sites:
             full = _log_prob(name, site, scaled)
-            log_prob: Any = _pack(name, site, full)
+            log_prob = _pack(name, site, full)
+            axes = axis_names(log_prob)
             frames = [f for f in site["cond_indep_stack"] if f.vectorized]
             # an axis of length one is no axis of the packed tensor
-            self.sizes.update({symbols[f.name]: f.size for f in frames})
-            self.sizes.update(zip(log_prob._pyro_dims, log_prob.shape, strict=True))
+            self.sizes.update({plates[f.name]: f.size for f in frames})
+            self.sizes.update(zip(axes, log_prob.shape, strict=True))
             factor = _Factor(
                 name,
-                frozenset(symbols[f.name] for f in frames),
+                frozenset(plates[f.name] for f in frames),
                 full,
                 log_prob,
-                frozenset(self.summed.intersection(log_prob._pyro_dims)),
+                frozenset(self.summed.intersection(axes)),
                 latent=name in latents,
-                observed=name not in latents and "_enumerate_dim" not in site["infer"],
+                observed=name not in latents and enumerated_axis(site) is None,
                 site=site,
             )
             self.factors.append(factor)
@@ -176,7 +164,7 @@ class Joint:
         }
 
     def _likeliest(self, factor: _Factor) -> Tensor:
-        names: str = getattr(factor.log_prob, "_pyro_dims", "")
+        names = axis_names(factor.log_prob)
         axes = tuple(names.index(symbol) for symbol in factor.summed)
         return factor.log_prob.amax(axes) if axes else factor.log_prob
 
@@ -206,7 +194,7 @@ class Joint:
 
 
 def _log_prob(name: str, site: Mapping[str, Any], scaled: bool) -> Tensor:
-    log_prob, dim = log_prob_of(name, site), site["infer"].get("_enumerate_dim")
+    log_prob, dim = log_prob_of(name, site), enumerated_axis(site)
     if scaled:
         return scale_and_mask(log_prob, site["scale"], site["mask"])
     if dim is None or site["mask"] is None:
@@ -218,7 +206,7 @@ def _log_prob(name: str, site: Mapping[str, Any], scaled: bool) -> Tensor:
 
 def _pack(name: str, site: Mapping[str, Any], log_prob: Tensor) -> Tensor:
     try:
-        return packed.pack(log_prob, site["infer"]["_dim_to_symbol"])
+        return packed.pack(log_prob, symbol_of_axis(site))
     except ValueError as reason:
         raise ShapeError(
             "an axis belongs to no plate, which discrete latent sites need",

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 
+from pyro_geo._compat.torch import disable_modes
 from pyro_geo.density._safe_linalg import REPLACED
 from pyro_geo.errors import UnsupportedError
 
@@ -116,7 +116,7 @@ class DensityMode(TorchFunctionMode):
             if given == {"reduction": "none"}:  # as log-probabilities ask for it
                 return _logistic_loss(*args)
         if self.role == "constants" and (func in _NUMBERS or func in _ARRAYS):
-            with _disable_current_modes():
+            with disable_modes():
                 return func(*args, **kwargs)
         if self.role == "inputs" and func in _ARRAYS:
             raise UnsupportedError(

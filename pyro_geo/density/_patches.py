@@ -11,17 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyro.ops.special
 import torch
 from pyro.distributions import Categorical, OrderedLogistic
-from pyro.poutine.indep_messenger import IndepMessenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-__all__ = ["mappable_pieces"]
+from pyro_geo._compat.pyro import PLATE_PIECES, SAFE_LOG
 
-_NO_SHAPE = torch.Size()
+__all__ = ["mappable_pieces"]
 
 
 class SafeLog(torch.autograd.Function):
@@ -96,34 +93,10 @@ def _ordered_logistic(
     Categorical.__init__(self, logits=log_probs, validate_args=validate_args)
 
 
-_SAMPLE, _ITERATE = _Subsample.sample, IndepMessenger.__iter__
-
-
-def _indices(self: Any, sample_shape: torch.Size = _NO_SHAPE) -> Tensor:
-    """Indices of a plate, marked where they are all of them in order."""
-    indices: Any = _SAMPLE(self, sample_shape)
-    if self.subsample_size is None or self.subsample_size >= self.size:
-        indices._pyro_geo_whole = True
-    return indices
-
-
-def _steps(self: Any) -> Iterator[int | float]:
-    """Steps of a sequential plate: numbers, where Pyro reads them off a tensor."""
-    if self.dim is not None or not getattr(self._indices, "_pyro_geo_whole", False):
-        yield from _ITERATE(self)
-        return
-    self._vectorized = False
-    for index in range(self.size):
-        self.next_context()
-        with self:
-            yield index
-
-
 _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
-    (pyro.ops.special, "_SafeLog", SafeLog),
+    (*SAFE_LOG, SafeLog),
     (OrderedLogistic, "__init__", _ordered_logistic),
-    (_Subsample, "sample", _indices),
-    (IndepMessenger, "__iter__", _steps),
+    *PLATE_PIECES,
 )
 
 

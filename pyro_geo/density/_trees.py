@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pyro_geo.errors import UnsupportedError
 
-__all__ = ["Rebuild", "Tree", "flatten", "rebuilder"]
+__all__ = ["FlatFunction", "Rebuild", "Tree", "flatten", "rebuilder"]
 
-Tree = Any  # a tensor, or a (named) tuple of trees
+Tree = Any
+"""A tensor, or a (named) tuple of trees."""
+
 Rebuild = Callable[[list[Tensor]], Tree]
+"""Puts reversed leaves back into a tree."""
+
+FlatFunction = Callable[..., Sequence[Tensor]]
+"""A function of the leaves of its inputs to the leaves of its output."""
 
 
 def flatten(tree: Tree, into: list[Tensor]) -> None:
+    """Append the leaves of a tree to a list, from left to right."""
     if isinstance(tree, Tensor):
         into.append(tree)
     elif isinstance(tree, tuple | list):

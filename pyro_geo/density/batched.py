@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo._process import Seconds
 from pyro_geo.density.functions import in_words, same_function
 from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung

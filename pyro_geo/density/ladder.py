@@ -9,17 +9,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_geo._compat.torch import compile_graph, make_fx
 from pyro_geo._process import Seconds, uninterrupted
-from pyro_geo.density._compiler import (
-    FlatFunction,
-    compile_graph,
-    own_what_is_written,
-)
+from pyro_geo.density._lane_memory import separate_lane_memory
 from pyro_geo.density._lane_order import hide_places
 from pyro_geo.density._modes import DataRole, default_dtype, tracing
-from pyro_geo.density._trees import Rebuild, Tree, flatten, rebuilder
+from pyro_geo.density._trees import FlatFunction, Rebuild, Tree, flatten, rebuilder
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
 
 __all__ = ["RUNGS", "Lifted", "Rung", "lower_rung"]
@@ -336,7 +332,7 @@ def _graph_of(
         with torch.enable_grad(), tracing(role):
             graph = make_fx(probe)(*views)
         graph.graph.eliminate_dead_code()
-        own_what_is_written(graph)
+        separate_lane_memory(graph)
         if role == "inputs":
             _check_shapes_are_fixed(graph)
     except Exception as reason:  # a user's model runs in there and may raise anything

@@ -13,8 +13,8 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density._patches import mappable_pieces
@@ -124,7 +124,7 @@ class ModelDensity:
         init_fn: Callable[..., Any] | None = None,
     ) -> poutine.Trace:
         """Trace the model once with its own randomness, or with `init_fn`'s values."""
-        args, kwargs = self._arguments(data)
+        args, kwargs = self.arguments(data)
         # innermost, so that no strategy samples what cannot be sampled
         model = SiteStart(seed)(self.model)
         if init_fn is not None:
@@ -266,7 +266,7 @@ class ModelDensity:
         Raises:
             ModelError: a latent site is missing or new.
         """
-        args, kwargs = self._arguments(data)
+        args, kwargs = self.arguments(data)
         model: Any = self.model
         if self.enumerated:
             model = Enumerate(self._first_free_dim)(model)
@@ -298,7 +298,8 @@ class ModelDensity:
         trace, sites = self._conditioned(values, data)
         return Joint(trace, without_deterministics(sites), self.latents, scaled=scaled)
 
-    def _arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the model's arguments with these tensors in their places."""
         tensors = iter(data)
         return pytree.tree_map(
             lambda leaf: next(tensors) if isinstance(leaf, _Slot) else leaf, self._blank

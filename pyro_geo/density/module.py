@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo._compat.torch import initialise_layer
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.protocol import Data, Terms
@@ -89,10 +90,7 @@ class ModuleDensity(_OnTensors):
         for _ in range(count):
             with private_randomness(int(torch.randint(2**31, (), generator=generator))):
                 for layer in module.modules():
-                    for name in ("reset_parameters", "_reset_parameters"):
-                        reset = getattr(layer, name, None)
-                        if callable(reset):
-                            reset()
+                    initialise_layer(layer)
             values = {n: p.detach().clone() for n, p in module.named_parameters()}
             rows.append(self.layout.flatten(values))
         return torch.stack(rows)

@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_geo._compat.torch import switch_validation_off, validates
 from pyro_geo.density._normal import normal_log_prob
 from pyro_geo.density.structure import first_line, is_deterministic, is_enumerable
 from pyro_geo.errors import ModelError
@@ -63,12 +64,12 @@ def unvalidated(fn: Any) -> Any:
     """
     old = getattr(fn, "base_dist", None)
     base = None if old is None else unvalidated(old)
-    if base is old and not getattr(fn, "_validate_args", False):
+    if base is old and not validates(fn):
         return fn
     fn = copy.copy(fn)
     if base is not None:
         fn.base_dist = base  # first: Pyro's Independent sets the flag of its base
-    fn._validate_args = False
+    switch_validation_off(fn)
     return fn
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 
+from pyro_geo._compat.pyro import Subsample, is_marked_deterministic
 from pyro_geo.density.layout import Layout
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError, explain
 
@@ -33,7 +33,7 @@ def random_sites(trace: poutine.Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in nodes.items()
-        if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
+        if site["type"] == "sample" and not isinstance(site["fn"], Subsample)
     }
 
 
@@ -56,7 +56,7 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
         True for those of `pyro.deterministic`, and for what a reparametrised site
         leaves in its place: a point mass at a value, observed to be that value.
     """
-    if site["infer"].get("_deterministic"):
+    if is_marked_deterministic(site):
         return True
     fn = site["fn"]
     while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
@@ -165,7 +165,7 @@ def layout_of(trace: poutine.Trace) -> Layout:
     """
     nodes: Any = trace.nodes
     for name, site in nodes.items():
-        if site["type"] == "sample" and isinstance(site["fn"], _Subsample):
+        if site["type"] == "sample" and isinstance(site["fn"], Subsample):
             _check_not_subsampled(name, site["fn"])
     supports, dims = {}, {}
     sites = random_sites(trace)
@@ -235,7 +235,7 @@ def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
     """Name all axes of a site: its plates where it has one, ArviZ's own elsewhere."""
     value = site["value"]
     batch = value.dim() - len(site["fn"].event_shape)
-    if site["infer"].get("_deterministic"):
+    if is_marked_deterministic(site):
         batch = value.dim()  # Pyro counts all its axes as one event, plates included
     plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
     names = [f"{name}_dim_{axis}" for axis in range(value.dim())]

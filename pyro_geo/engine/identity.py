@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.errors import CheckpointError, FallbackWarning
+from pyro_geo.ops.chunks import map_chunks
 
 __all__ = [
     "check_density",
@@ -274,9 +275,7 @@ def log_prob_at_probes(target: Target) -> list[float]:
 
 
 def _in_parts(log_prob: Callable[[Tensor], Tensor], q: Tensor) -> np.ndarray:
-    with torch.no_grad():
-        parts = [log_prob(rows) for rows in q.split(256)]
-    return torch.cat(parts).double().cpu().numpy()
+    return map_chunks(log_prob, q, 256).double().cpu().numpy()
 
 
 def _short(value: Any) -> str:

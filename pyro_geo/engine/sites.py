@@ -13,7 +13,7 @@ from pyro_geo.density import Target
 from pyro_geo.engine.commits import numpy_dtype
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.io.store import Variable
-from pyro_geo.ops.chunks import Sites, in_chunks
+from pyro_geo.ops.chunks import Sites, map_chunks
 
 __all__ = ["RecordedSites"]
 
@@ -75,7 +75,7 @@ class RecordedSites:
                 values[name] = value
         computed = [name for name in self.computed if name in names]
         if computed:
-            flat = in_chunks(self._target.deterministics, q.flatten(0, 1))
+            flat = map_chunks(self._target.deterministics, q.flatten(0, 1))
             values |= {name: flat[name].unflatten(0, q.shape[:2]) for name in computed}
         return values
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo._compat.torch import version_of
 from pyro_geo.errors import CheckpointError, UnsupportedError
 from pyro_geo.io.store import Snapshot
 
@@ -79,7 +80,7 @@ class StateCodec:
         new: dict[str, np.ndarray] = {}
 
         def name(tensor: Tensor) -> str:
-            key = (id(tensor), tensor._version)
+            key = (id(tensor), version_of(tensor))
             if key not in held:
                 if key in self._held:
                     held[key] = self._held[key]
@@ -118,7 +119,7 @@ class StateCodec:
             if name not in tensors:
                 found = torch.from_numpy(np.array(arrays[name])).to(device)
                 tensors[name] = found
-                self._held[id(found), found._version] = (found, name)
+                self._held[id(found), version_of(found)] = (found, name)
             return tensors[name]
 
         try:

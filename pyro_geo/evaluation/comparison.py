@@ -22,6 +22,7 @@ from pyro_geo.evaluation.scores import (
     expected_calibration_error,
     negative_log_likelihood,
 )
+from pyro_geo.ops.chunks import map_chunks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +72,7 @@ def predict(test: Target, q: Tensor) -> Prediction:
         fn, value, _, _ = density.observations(one, test.data)[name]
         return _quantities(fn, value)
 
-    with torch.no_grad():
-        parts = [test.map(quantities, part) for part in q.split(64)]
-    found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    found = map_chunks(lambda chunk: test.map(quantities, chunk), q, 64)
     return _prediction(found, test.observed[name])
 
 

@@ -15,6 +15,8 @@ from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_geo._compat.pyro import mask_of
+from pyro_geo._compat.torch import categorical_of
 from pyro_geo.errors import MissingCurvatureError
 
 __all__ = ["divergence"]
@@ -41,7 +43,7 @@ def divergence(name: str, fixed: Any, moving: Any) -> Tensor:
     """
     if isinstance(fixed, dist.MaskedDistribution):
         inner = divergence(name, fixed.base_dist, moving.base_dist)
-        masked: Any = scale_and_mask(inner, mask=fixed._mask)
+        masked: Any = scale_and_mask(inner, mask=mask_of(fixed))
         return masked
     if isinstance(fixed, torch.distributions.Independent):
         inner = divergence(name, fixed.base_dist, moving.base_dist)
@@ -50,12 +52,12 @@ def divergence(name: str, fixed: Any, moving: Any) -> Tensor:
     if isinstance(fixed, _IRREGULAR):
         _refuse(name, fixed)
     if isinstance(fixed, torch.distributions.OneHotCategorical):
-        return _categorical(fixed._categorical, moving._categorical)
+        return _categorical(categorical_of(fixed), categorical_of(moving))
     if isinstance(fixed, torch.distributions.Categorical):
         return _categorical(fixed, moving)
     if isinstance(fixed, torch.distributions.Multinomial):
         trials = fixed.total_count
-        return trials * _categorical(fixed._categorical, moving._categorical)
+        return trials * _categorical(categorical_of(fixed), categorical_of(moving))
     if isinstance(fixed, torch.distributions.Bernoulli | torch.distributions.Binomial):
         trials = getattr(fixed, "total_count", 1)
         score = torch.nn.functional.softplus(moving.logits)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from pyro_geo.errors import LayoutMismatchError, ModelError, ShapeError
+from pyro_geo.ops.chunks import map_chunks
 
 if TYPE_CHECKING:
     from gpytorch.models import ExactGP
@@ -93,15 +94,20 @@ def predict(
     draws = batch.numel()
     # the process gives covariances of all points with each other: a few at a time
     size = max(1, int((_ENTRIES / draws) ** 0.5))
-    means, variances = [], []
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        found: Any = gp(x.expand(*batch, *x.shape))
+        if observation_noise:
+            assert gp.likelihood is not None
+            found = gp.likelihood(found)
+        return found.mean.reshape(draws, -1).mT, found.variance.reshape(draws, -1).mT
+
     with dense_algebra():
-        for part in x_new.split(size):
-            found: Any = gp(part.expand(*batch, *part.shape))
-            if observation_noise:
-                found = gp.likelihood(found)
-            means.append(found.mean.reshape(draws, -1))
-            variances.append(found.variance.reshape(draws, -1))
-    mean, sd = torch.cat(means, 1).mT, torch.cat(variances, 1).mT.sqrt()
+        # points lie side by side in memory: the sums over draws are then fast
+        mean, variance = (
+            x.mT.contiguous().mT for x in map_chunks(moments, x_new, size)
+        )
+    sd = variance.sqrt()
     weights = Categorical(torch.ones_like(mean))
     return MixtureSameFamily(weights, Normal(mean, sd))
 

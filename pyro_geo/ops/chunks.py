@@ -1,20 +1,28 @@
-"""Functions of a draw evaluated at very many draws, as many at once as fit."""
+"""Batched functions of very many rows, evaluated as many rows at once as fit.
+
+:func:`map_chunks` may call the function with a shorter last chunk. Where the number of
+rows changes the last digits, and these count, use
+:func:`~pyro_geo.ops.lanes.map_lanes`, which fills the last chunk up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Sites", "collect", "in_chunks", "measured"]
+from pyro_geo._compat.torch import TorchDispatchMode, pytree
+
+__all__ = ["Sites", "map_chunks", "rows_that_fit"]
 
 Sites = dict[str, Tensor]
+"""Values by name of the site, or of any other quantity."""
 
-_LANES = 4096  # beyond this, more lanes at once save no more time
+Outputs = TypeVar("Outputs")
+
+_MOST_ROWS = 4096  # beyond this, more rows at once save no more time
 _NUMBERS = 1 << 21  # in the largest tensor of a chunk: 16 MB in float64
 
 
@@ -30,7 +38,7 @@ class _Largest(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the operation and look at what it made; views hold nothing."""
+        """Run the operation and look at what it made; views take no memory."""
         result = func(*args, **(kwargs or {}))
         if not getattr(func, "is_view", False):
             for leaf in pytree.tree_leaves(result):
@@ -39,54 +47,80 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def measured(run: Callable[[], Sites]) -> tuple[Sites, int]:
-    """Run at one draw and see how many may go at once.
+def rows_that_fit(run: Callable[[], object]) -> int:
+    """Find how many rows may be evaluated at once, from an evaluation of one.
 
     Args:
-        run: evaluation at one draw.
+        run: evaluates the function at a single row.
 
     Returns:
-        What it gave, and the number of draws whose largest tensor stays small.
+        The number of rows whose largest tensor holds at most 2 million numbers, between
+        1 and 4096.
+
+    Example:
+        >>> rows_that_fit(lambda: torch.ones(1, 1 << 20) + 1)
+        2
     """
+    return _evaluate_and_count(run)[1]
+
+
+def _evaluate_and_count(run: Callable[[], Outputs]) -> tuple[Outputs, int]:
     with _Largest() as largest:
-        sites = run()
-    return sites, max(1, min(_LANES, _NUMBERS // largest.numbers))
+        result = run()
+    return result, max(1, min(_MOST_ROWS, _NUMBERS // largest.numbers))
 
 
-def collect(parts: Iterable[Sites], total: int) -> Sites:
-    """Lay the chunks of each site one after another, in one tensor from the start.
+def map_chunks(
+    fn: Callable[[Tensor], Outputs], rows: Tensor, size: int | None = None
+) -> Outputs:
+    """Apply a batched function to any number of rows, some of them at a time.
+
+    Gradients are tracked only where the rows ask for them.
 
     Args:
-        parts: name to `(chunk, *shape)`, chunk after chunk.
-        total: length of all chunks together.
+        fn: function of `(chunk, *shape)` to a tree of tensors with leading axis
+            `chunk`, whose rows do not see each other.
+        rows: all rows, `(n, *shape)`.
+        size: rows in one chunk; as many as fit if None, see :func:`rows_that_fit`.
 
     Returns:
-        Name to `(total, *shape)`.
+        The tree, its tensors with leading axis `n`.
+
+    Example:
+        >>> map_chunks(lambda x: {"twice": 2 * x}, torch.arange(5), 2)
+        {'twice': tensor([0, 2, 4, 6, 8])}
     """
-    whole: Sites = {}
-    start = 0
-    for part in parts:
-        stop = start
-        for name, value in part.items():
-            if name not in whole:
-                whole[name] = value.new_empty((total, *value.shape[1:]))
-            stop = start + len(value)
-            whole[name][start:stop] = value
+    with torch.set_grad_enabled(torch.is_grad_enabled() and rows.requires_grad):
+        if size is None:
+            first, size = _evaluate_and_count(lambda: fn(rows[:1]))
+            if not pytree.tree_leaves(first):
+                return first  # nothing comes out: there is nothing to run the rest for
+        return _joined((fn(chunk) for chunk in rows.split(size)), len(rows))
+
+
+def _joined(chunks: Iterable[Outputs], total: int) -> Outputs:
+    """Join trees of chunks along their leading axis.
+
+    Each chunk is copied to its place at once, so that no second copy of all of them
+    lies in memory beside the result.
+
+    Args:
+        chunks: trees of tensors with a leading axis.
+        total: length of that axis, all chunks together.
+
+    Returns:
+        The tree of the first chunk, its tensors with leading axis `total`.
+    """
+    joined: list[Tensor] = []
+    start, spec = 0, None
+    for chunk in chunks:
+        leaves, found = pytree.tree_flatten(chunk)
+        if spec is None:
+            spec = found
+            joined = [leaf.new_empty((total, *leaf.shape[1:])) for leaf in leaves]
+        stop = start + len(leaves[0]) if leaves else start
+        for whole, leaf in zip(joined, leaves, strict=True):
+            whole[start:stop] = leaf
         start = stop
-    return whole
-
-
-def in_chunks(fn: Callable[[Tensor], Sites], q: Tensor) -> Sites:
-    """Evaluate a batched function at many positions, as many at once as fit.
-
-    Args:
-        fn: positions `(chains, dim)` to name and `(chains, *shape)`.
-        q: positions, `(draws, dim)`.
-
-    Returns:
-        Name to `(draws, *shape)`.
-    """
-    with torch.no_grad():
-        first, size = measured(lambda: fn(q[:1]))
-        # without any name there is nothing to run the rest for
-        return collect((fn(part) for part in q.split(size)), len(q)) if first else {}
+    assert spec is not None
+    return pytree.tree_unflatten(joined, spec)

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.errors import ConfigurationError
 
 __all__ = ["column", "dot", "map_lanes", "run_lanes"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, UnsupportedError
-from pyro_geo.ops.chunks import in_chunks
+from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import Replicator
 
@@ -140,5 +140,5 @@ def _replicated(target: Target, draws: Draws, replicator: Replicator) -> Group:
 def _each(fn: Callable[[Tensor], dict[str, Tensor]], draws: Draws) -> dict[str, Tensor]:
     """Map a batched function of positions over all draws."""
     q = draws.positions()
-    found = in_chunks(fn, q.flatten(0, -2))
+    found = map_chunks(fn, q.flatten(0, -2))
     return {name: value.unflatten(0, q.shape[:-1]) for name, value in found.items()}

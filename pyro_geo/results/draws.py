@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_geo.density import Target
 from pyro_geo.errors import ShapeError
-from pyro_geo.ops.chunks import Sites, in_chunks
+from pyro_geo.ops.chunks import Sites, map_chunks
 
 __all__ = ["Draws", "MemoryDraws"]
 
@@ -152,7 +152,9 @@ class MemoryDraws:
         """
         found = self.target.constrain(self._positions)
         if set(names) - set(found):
-            flat = in_chunks(self.target.deterministics, self._positions.flatten(0, -2))
+            flat = map_chunks(
+                self.target.deterministics, self._positions.flatten(0, -2)
+            )
             lead = self._positions.shape[:-1]
             found |= {name: value.unflatten(0, lead) for name, value in flat.items()}
         return {name: found[name] for name in names}

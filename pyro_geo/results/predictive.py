@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -12,12 +12,16 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.pyro import Subsample
+from pyro_geo._compat.torch import (
+    dirichlet_of_beta,
+    draw_dirichlet,
+    is_batchedtensor,
+    pytree,
+)
 from pyro_geo.density import Target
 from pyro_geo.density.ladder import fallback_note
 from pyro_geo.density.model import ModelDensity, evaluation_mode
@@ -28,7 +32,7 @@ from pyro_geo.errors import (
     ShapeError,
     UnsupportedError,
 )
-from pyro_geo.ops.chunks import Sites, collect, measured
+from pyro_geo.ops.chunks import Sites, map_chunks, rows_that_fit
 from pyro_geo.ops.random import private_randomness, substream
 
 __all__ = ["LaneRandomness", "PredictiveModel", "Replicator"]
@@ -117,7 +121,7 @@ class _Draw(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
             _check_shape(msg)
-        if msg["value"] is not None or isinstance(msg["fn"], _Subsample):
+        if msg["value"] is not None or isinstance(msg["fn"], Subsample):
             return
         try:
             msg["value"] = _sample(msg["fn"])
@@ -143,9 +147,9 @@ def _sample(fn: Any) -> Tensor:
     fn = _bare(fn)
     # their own samplers keep a derivative that vmap has no rule for
     if isinstance(fn, torch.distributions.Dirichlet):
-        return torch.ops.aten._sample_dirichlet(fn.concentration)
+        return draw_dirichlet(fn.concentration)
     if isinstance(fn, torch.distributions.Beta):
-        return torch.ops.aten._sample_dirichlet(fn._dirichlet.concentration)[..., 0]
+        return draw_dirichlet(dirichlet_of_beta(fn).concentration)[..., 0]
     return fn.sample()
 
 
@@ -231,7 +235,7 @@ class Replicator:
             Latent and deterministic sites, and observed sites, `(draws, *shape)` each.
         """
         target, model = self.target, self.density.model
-        arguments = self.density._arguments(target.data)
+        arguments = self.density.arguments(target.data)
         sites = self._many(model, {}, num_draws, arguments, 0)
         q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
         unseen = [*target.layout.sites, *target.deterministics(q)]
@@ -260,7 +264,7 @@ class Replicator:
         if self.predictive is not None:
             model = self.predictive.model
         if not args and not kwargs:
-            arguments = self.density._arguments(self.target.data)
+            arguments = self.density.arguments(self.target.data)
             if self.predictive is not None:
                 arguments = (self.predictive.args, {})
         return self._many(model, self.target.constrain(q), len(q), arguments, 1)
@@ -290,14 +294,14 @@ class Replicator:
 
         with torch.no_grad(), private_randomness(self._stream(purpose, 0)):
             start = {name: value[0] for name, value in values.items()}
-            _, size = measured(lambda: run(start))
+            size = rows_that_fit(lambda: run(start))
         mapped = total > 1 and self._maps(lambda: drawn(0, 2, True, 0), run)
 
-        def parts() -> Iterator[Sites]:
-            for stream, first in enumerate(range(0, total, size), start=1):
-                yield drawn(first, min(first + size, total), mapped, stream)
+        def chunk(index: Tensor) -> Sites:
+            first = int(index[0])
+            return drawn(first, first + len(index), mapped, 1 + first // size)
 
-        return collect(parts(), total)
+        return map_chunks(chunk, torch.arange(total), size)
 
     def _maps(self, probe: Callable[[], Sites], run: _Run) -> bool:
         """Try two draws at once; say so where they must go one at a time."""

@@ -9,8 +9,8 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Target, Terms
 from pyro_geo.density.batched import Compile
 from pyro_geo.density.model import ModelDensity, evaluation_mode

@@ -20,9 +20,9 @@ import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pyro_geo._compat.arviz import get_group
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Rung, Target
 from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.kernel import Kernel

@@ -5,12 +5,15 @@ NetCDF file written elsewhere to read back (or "-"), and where to write one.
 """
 
 import importlib
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from pyro_geo._compat.arviz import pareto_k, quiet
 from pyro_geo.errors import ShapeError
 from pyro_geo.io.arviz import (
     get_group,
@@ -20,6 +23,7 @@ from pyro_geo.io.arviz import (
     to_arviz,
 )
 from pyro_geo.io.reports import write_report
+from pyro_geo.io.store import RunStore, Snapshot, Variable, open_run
 
 ATTRS = {"seed": 7, "rung": "compiled", "seconds": 1.25, "superchains": 4}
 SCHOOLS = ["a", "b", "c"]
@@ -107,6 +111,55 @@ def check_nested_r_hat():
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
+def called():
+    """Every function of ArviZ that the package calls, on the same draws.
+
+    Returns:
+        Name to the number it gives; they are equal under both versions.
+    """
+    arviz = import_arviz()
+    draws = np.random.default_rng(3).normal(size=(4, 100)).cumsum(1)
+    table = summary(to_arviz({"posterior": {"w": draws}}), interval=0.8)
+    # without ess_tail: the two versions take other quantiles of few draws
+    columns = ("mean", "sd", "ess_bulk", "r_hat", "mcse_mean", "mcse_sd")
+    numbers = {f"summary {name}": table.loc["w", name] for name in columns}
+    with quiet():
+        for name, method in (
+            ("rhat", "rank"),
+            ("ess", "bulk"),
+            ("ess", "mean"),
+            ("mcse", "mean"),
+        ):
+            numbers[f"{name} {method}"] = getattr(arviz, name)(draws, method=method)
+        numbers["rhat"], numbers["ess"] = arviz.rhat(draws), arviz.ess(draws)
+        # degenerate draws give NaN without a word
+        assert np.isnan(arviz.rhat(np.ones((4, 10))))
+        assert np.isnan(arviz.ess(np.full((4, 10), np.nan)))
+    for scale in (0.5, 1.0, 3.0):
+        weights = scale * np.random.default_rng(4).normal(size=400)
+        numbers[f"pareto_k {scale}"] = pareto_k(weights)
+    numbers["pareto_k of few"] = pareto_k(np.random.default_rng(4).normal(size=30))
+    assert np.isnan(pareto_k(np.zeros(29)))
+    return {name: float(np.asarray(value)) for name, value in numbers.items()}
+
+
+def check_store():
+    """A store is written and opened, with the zarr of this environment."""
+    draws = np.random.default_rng(5).normal(size=(4, 10, 3))
+    variables = [Variable("posterior", "w", (3,), np.dtype(float))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/run.zarr"
+        store = RunStore.create(
+            path, variables, num_chains=4, num_draws=10, chunk=(4, 5)
+        )
+        store.write("posterior", "w", 0, 0, draws)
+        store.commit(10, Snapshot(None, {}, frozenset()), finished=True)
+        store.close()
+        posterior = group(open_run(path), "posterior")
+        np.testing.assert_array_equal(posterior["w"].values, draws)
+        assert posterior["w"].dims == ("chain", "draw", "w_dim_0")
+
+
 def main(major, old, new):
     arviz = import_arviz()
     assert int(arviz.__version__.split(".")[0]) == major, arviz.__version__
@@ -119,6 +172,7 @@ def main(major, old, new):
         check(arviz.from_netcdf(old))
     idata.to_netcdf(new)
     check(arviz.from_netcdf(new))
+    check_store()
 
     walk = np.random.default_rng(1).normal(size=(1, 200)).cumsum(1)
     one = summary(to_arviz({"posterior": {"w": walk}}))
@@ -135,7 +189,7 @@ def main(major, old, new):
     assert page.count("data:image/png") == 3
     assert "30 of 360 draws are marked as diverging." in page
     assert "torch" not in sys.modules
-    print(arviz.__version__)
+    print(json.dumps({"version": arviz.__version__, "numbers": called()}))
 
 
 if __name__ == "__main__":

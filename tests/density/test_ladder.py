@@ -12,7 +12,8 @@ import torch
 import torch._inductor.config as config
 from torch import Tensor
 
-from pyro_geo.density import Lifted, Target, _compiler, ladder
+from pyro_geo._compat import torch as compat
+from pyro_geo.density import Lifted, Target, ladder
 from pyro_geo.density.functions import same_function
 from pyro_geo.errors import ConfigurationError, FallbackWarning, UnsupportedError
 from pyro_geo.ops.derivatives import value_and_grad
@@ -142,7 +143,7 @@ def test_a_compiler_that_knows_less_than_the_processor_is_asked(monkeypatch):
             raise RuntimeError("unrecognized command-line option '-mavx512f'")
         return graph
 
-    monkeypatch.setattr(_compiler, "_inductor", picky)
+    monkeypatch.setattr(compat, "_compile", picky)
     target = KINDS["regression"].target(compile=True)
     target.value_and_grad(positions(target))
     assert tried == [True, None]

@@ -32,7 +32,7 @@ from pyro_geo.errors import (
 from pyro_geo.infer import HMC, MCMC, GibbsModel, GibbsPosterior
 from pyro_geo.io import report
 from pyro_geo.io.arviz import get_group
-from pyro_geo.io.store import _chunks, _run, check_run, open_run
+from pyro_geo.io.store import _array, _run, check_run, open_run
 from pyro_geo.testing.hmc import FixedHMC
 from tests.cases import effects, numbers
 
@@ -398,7 +398,7 @@ def test_a_store_that_cannot_be_written_ends_the_run_and_keeps_its_draws(
     whole, tmp_path, monkeypatch, place
 ):
     path = tmp_path / "run.zarr"
-    replace_file = _chunks.replace_file
+    replace_file = _array.replace_file
     left = [place]
 
     def full(file: Path, content: Any) -> None:
@@ -409,7 +409,7 @@ def test_a_store_that_cannot_be_written_ends_the_run_and_keeps_its_draws(
 
     fit = run(store=path)
     with monkeypatch.context() as patched:
-        patched.setattr(_chunks, "replace_file", full)
+        patched.setattr(_array, "replace_file", full)
         patched.setattr(_run, "replace_file", full)
         with pytest.raises(
             CheckpointError, match="cannot be written any more.*No space"

@@ -19,7 +19,7 @@ from pyro_geo.io.store import (
     RunStore,
     Snapshot,
     Variable,
-    _chunks,
+    _array,
     _run,
     check_run,
     open_run,
@@ -180,7 +180,7 @@ def killed_at(path: Path, place: int, monkeypatch) -> int | None:
         Blocks that were committed, or None where there was no such file.
     """
     left = [place]
-    whole = _chunks.replace_file
+    whole = _array.replace_file
 
     def replace_file(file: Path, content: Any) -> None:
         if left[0] == 0:
@@ -194,7 +194,7 @@ def killed_at(path: Path, place: int, monkeypatch) -> int | None:
 
     done = -1
     with monkeypatch.context() as patched:
-        patched.setattr(_chunks, "replace_file", replace_file)
+        patched.setattr(_array, "replace_file", replace_file)
         patched.setattr(_run, "replace_file", replace_file)
         # a killed process does not clean up either
         patched.setattr(shutil, "rmtree", lambda *args, **options: None)

@@ -380,10 +380,10 @@ def test_large_intermediate_results_make_small_chunks(result):
     x = torch.linspace(0, 1, 300)
     target = result(process, x, x, q=np.zeros((1, 1, 1))).target
     q = torch.zeros(1, 1, dtype=torch.float64)
-    _, size = chunks.measured(lambda: target.pointwise_log_likelihood(q))
+    size = chunks.rows_that_fit(lambda: target.pointwise_log_likelihood(q))
     assert size <= (1 << 21) / 300**2
-    _, size = chunks.measured(lambda: {"x": q.expand(10**9, 1)})
-    assert size == chunks._LANES  # a view holds nothing
+    size = chunks.rows_that_fit(lambda: {"x": q.expand(10**9, 1)})
+    assert size == chunks._MOST_ROWS  # a view holds nothing
 
 
 def hierarchy(y):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.certificates.codebook import Codebook
+from pyro_geo.infer.gibbs.codebook import Codebook
 
 __all__ = ["Certificate", "CertificateStatus", "Predictor"]
 

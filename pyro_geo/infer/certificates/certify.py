@@ -18,7 +18,6 @@ from pyro_geo.errors import (
 )
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate, Predictor
-from pyro_geo.infer.certificates.codebook import Codebook, Losses
 from pyro_geo.infer.certificates.holdout import certify_holdout
 from pyro_geo.infer.certificates.ledger import Ledger
 from pyro_geo.infer.certificates.prior_split import check_disjoint
@@ -29,6 +28,7 @@ from pyro_geo.infer.certificates.rules import (
     evaluate,
     rule_of,
 )
+from pyro_geo.infer.gibbs.codebook import Codebook, Losses
 
 __all__ = ["certify"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyro_geo.errors import NotProperlyWeightedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.certificates.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_range
 
 if TYPE_CHECKING:
     from pyro_geo.infer.gibbs.posterior import WeightedPosterior

@@ -17,7 +17,7 @@ from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import ConfigurationError, UnsupportedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.certificates.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_range
 from pyro_geo.infer.gibbs.model import GibbsModel, as_tuple
 from pyro_geo.ops.random import private_randomness
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_geo.errors import ShapeError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.certificates.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_range
 
 __all__ = ["certify_holdout", "certify_plugin"]
 

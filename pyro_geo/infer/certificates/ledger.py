@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.errors import ConfigurationError
 
 __all__ = ["Ledger", "content_hash"]

@@ -12,8 +12,8 @@ from torch import Tensor
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate, Predictor
 from pyro_geo.infer.certificates.certify import certify
-from pyro_geo.infer.certificates.codebook import Codebook
 from pyro_geo.infer.certificates.holdout import certify_holdout
+from pyro_geo.infer.gibbs.codebook import Codebook
 from pyro_geo.infer.gibbs.model import as_tuple
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity, evaluation_mode
 from pyro_geo.density.protocol import cast
@@ -24,7 +24,7 @@ from pyro_geo.errors import (
     PriorError,
     ShapeError,
 )
-from pyro_geo.ops.chunks import in_chunks
+from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.results.predictive import Replicator
 
@@ -149,7 +149,7 @@ class GibbsModel:
             Losses in double precision, `(particles, n)`.
         """
         plain = self.at(target, 1.0)
-        return -in_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
+        return -map_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
 
     def prior_draws(self, target: Target, num_draws: int, seed: int) -> Tensor:
         """Draw from the prior exactly.
@@ -176,7 +176,7 @@ class GibbsModel:
         """
         density = target.density
         assert isinstance(density, ModelDensity)
-        return density._arguments(target.data)[0][1]
+        return density.arguments(target.data)[0][1]
 
     # -- inside ---------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
 from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.transition import ChainState, TransitionLoop
-from pyro_geo.ops.chunks import measured
+from pyro_geo.ops.chunks import rows_that_fit
+from pyro_geo.ops.lanes import map_lanes
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 
 __all__ = [
@@ -203,7 +204,7 @@ class Mover:
             q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
             with torch.no_grad():
                 likelihood = self._plain.pointwise_log_likelihood
-                chunk = measured(lambda: likelihood(q))[1]
+                chunk = rows_that_fit(lambda: likelihood(q))
         self.chunk = chunk
         self._loss = target.lift(
             "summed loss",
@@ -282,12 +283,7 @@ class Mover:
 
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Apply to all rows, always the same number at once."""
-        count = len(rows)
-        size = min(self.chunk, count)
-        short = -count % size
-        padded = torch.cat([rows, rows[:1].expand(short, -1)]) if short else rows
-        parts = [fn(part.contiguous()) for part in padded.split(size)]
-        return torch.cat(parts)[:count]
+        return map_lanes(fn, rows, min(self.chunk, len(rows)))
 
 
 def scout(

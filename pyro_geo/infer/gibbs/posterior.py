@@ -14,7 +14,7 @@ from pyro_geo.checks import check_choice, check_count
 from pyro_geo.citations import citation
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.certificates.codebook import Codebook, Status
+from pyro_geo.infer.gibbs.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
 from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
 from pyro_geo.ops.random import substream

@@ -9,7 +9,7 @@ writer.
 Nothing here imports torch.
 """
 
-from pyro_geo.io.store._layout import Variable
+from pyro_geo.io.store._groups import Variable
 from pyro_geo.io.store._read import check_run, open_run
 from pyro_geo.io.store._run import RunStore, Snapshot
 from pyro_geo.io.store._stages import STAGE_STATS, STAGES

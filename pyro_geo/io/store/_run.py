@@ -16,10 +16,11 @@ import filelock
 import numpy as np
 
 import pyro_geo
+from pyro_geo._compat.zarr import consolidate
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
 from pyro_geo.io.names import SAMPLE_DIMS, storable
-from pyro_geo.io.store._chunks import ChunkedArray
+from pyro_geo.io.store._array import ChunkedArray
 from pyro_geo.io.store._folder import (
     HEADER,
     damaged,
@@ -28,11 +29,10 @@ from pyro_geo.io.store._folder import (
     take,
     unwritable,
 )
-from pyro_geo.io.store._layout import (
+from pyro_geo.io.store._groups import (
     ATTRIBUTED,
     DRAW_CHUNK,
     Variable,
-    consolidated,
     make_data,
     make_sampled,
 )
@@ -175,7 +175,7 @@ class RunStore:
             if data:
                 make_data(root, data, labelled)
             lock = take(part)
-            store = cls(part, consolidated(part), lock)
+            store = cls(part, consolidate(part), lock)
             store._number_draws(num_draws)
             store.commit(0, state or Snapshot(None, {}, frozenset()))
             part.chmod(0o777 & ~_umask())
@@ -390,7 +390,7 @@ class RunStore:
             facts or {},
             self.sample_dims,
         )
-        nodes = consolidated(self.path)["consolidated_metadata"]["metadata"]
+        nodes = consolidate(self.path)["consolidated_metadata"]["metadata"]
         groups = {variable.group for variable in variables}
         for key, node in nodes.items():
             if key.split("/")[0] in groups:

@@ -13,6 +13,7 @@ from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
+from pyro_geo.ops.chunks import map_chunks
 
 __all__ = [
     "Estimate",
@@ -101,9 +102,8 @@ def tempered_losses(
         progress_bar=False,
     ).run()
     q = fit.positions
-    with torch.no_grad():
-        parts = [target.log_likelihood(part) for part in q.flatten(0, 1).split(256)]
-    return -torch.cat(parts).double().reshape(q.shape[:2])
+    found = map_chunks(target.log_likelihood, q.flatten(0, 1), 256)
+    return -found.double().reshape(q.shape[:2])
 
 
 def wbic(

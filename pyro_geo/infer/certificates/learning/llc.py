@@ -18,6 +18,7 @@ from pyro_geo.geometry.laplace import laplace
 from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
 from pyro_geo.infer.step_size import averaged, restart, update
 from pyro_geo.infer.transition import TransitionLoop, chain_state_at
+from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.ops.derivatives import value_and_grad
 
 __all__ = ["LLC", "llc"]
@@ -258,9 +259,7 @@ def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:
     """Sum of the loss over all examples, at any number of positions."""
 
     def loss(q: Tensor) -> Tensor:
-        with torch.no_grad():
-            parts = [target.log_likelihood(part) for part in q.split(_LANES)]
-        return -torch.cat(parts).double()
+        return -map_chunks(target.log_likelihood, q, _LANES).double()
 
     return loss
 

@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Rung, Target
 from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
 from pyro_geo.infer.mcmc.dims.dopri5 import (

@@ -1,10 +1,8 @@
-"""Groups and arrays of a store; zarr makes their metadata."""
+"""The groups of a store and the shapes of their arrays and chunks."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +13,6 @@ __all__ = [
     "ATTRIBUTED",
     "DRAW_CHUNK",
     "Variable",
-    "consolidated",
     "make_data",
     "make_sampled",
 ]
@@ -39,22 +36,6 @@ class Variable(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-
-
-def consolidated(path: Path) -> dict[str, Any]:
-    """Collect the metadata of all nodes in that of the root."""
-    root = json.loads((path / "zarr.json").read_bytes())
-    nodes = {
-        file.parent.relative_to(path).as_posix(): json.loads(file.read_bytes())
-        for file in sorted(path.rglob("zarr.json"))
-        if file.parent != path
-    }
-    root["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": nodes,
-    }
-    return root
 
 
 def make_sampled(

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from pyro_geo._compat.zarr import axes_of, chunk_file, chunk_shape_of, dtype_of
 from pyro_geo.io._files import replace_file
 
 __all__ = ["ChunkedArray"]
 
 
 class ChunkedArray:
-    """Uncompressed chunks of one array; chunk `i, j` is the file `c/i/j`.
+    """The chunk files of one array, uncompressed.
 
     Args:
         folder: of the array.
@@ -28,11 +29,9 @@ class ChunkedArray:
 
     def __init__(self, folder: Path, metadata: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.chunk: tuple[int, ...] = tuple(
-            metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        )
-        self.dims: tuple[str, ...] = tuple(metadata.get("dimension_names") or ())
-        self.dtype = np.dtype(str(metadata["data_type"])).newbyteorder("<")
+        self.chunk = chunk_shape_of(metadata)
+        self.dims = axes_of(metadata)
+        self.dtype = dtype_of(metadata)
 
     def write(self, start: tuple[int, ...], values: np.ndarray) -> None:
         """Write a box of values, chunk by chunk.
@@ -45,7 +44,7 @@ class ChunkedArray:
         """
         values = np.asarray(values, dtype=self.dtype)
         if values.ndim == 0:
-            replace_file(self.folder / "c", values.tobytes())
+            replace_file(self._file(()), values.tobytes())
             return
         stop = tuple(a + n for a, n in zip(start, values.shape, strict=True))
         for place in self._touched(start, stop):
@@ -73,9 +72,9 @@ class ChunkedArray:
             outside.append(slice(low - i * size, high - i * size))
         part = values[tuple(inside)]
         if part.shape != self.chunk:
-            whole = self._read(place)
-            whole[tuple(outside)] = part
-            part = whole
+            chunk = self._read(place)
+            chunk[tuple(outside)] = part
+            part = chunk
         return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
     def _read(self, place: tuple[int, ...]) -> np.ndarray:
@@ -86,7 +85,7 @@ class ChunkedArray:
         return np.fromfile(file, self.dtype).reshape(self.chunk)
 
     def _file(self, place: tuple[int, ...]) -> Path:
-        return self.folder.joinpath("c", *map(str, place))
+        return chunk_file(self.folder, place)
 
     def damaged(self, shape: tuple[int, ...]) -> Path | None:
         """Look for a chunk that is missing or has the wrong size.

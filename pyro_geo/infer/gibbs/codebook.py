@@ -16,7 +16,7 @@ from pyro_geo.errors import (
     LossRangeError,
     ShapeError,
 )
-from pyro_geo.ops.chunks import in_chunks
+from pyro_geo.ops.chunks import map_chunks
 
 if TYPE_CHECKING:
     from pyro_geo.density import Target
@@ -195,7 +195,7 @@ class Codebook:
         target = model.target(args, targets, dtype=self.target.dtype)
         low, high = loss_range or (-math.inf, math.inf)
 
-        def measured(q: Tensor) -> dict[str, Tensor]:
+        def moments(q: Tensor) -> dict[str, Tensor]:
             values = -target.pointwise_log_likelihood(q)["gibbs"].double()
             if clip:
                 values = values.clamp(low, high)
@@ -207,7 +207,7 @@ class Codebook:
             }
 
         alive = self.alive
-        found = in_chunks(measured, self.q[alive])
+        found = map_chunks(moments, self.q[alive])
         check_range(found["low"], found["high"], low, high)
         mean, square = torch.zeros(2, len(self.q), dtype=torch.float64).unbind()
         mean[alive], square[alive] = found["mean"], found["square"]

@@ -1,0 +1,144 @@
+"""What we use of torch's private interfaces, seen with torch 2.10 to 2.13.
+
+Each name below has a test in `tests/compat/test_torch.py` that fails when torch changes
+it. `pyproject.toml` bounds torch from above for the same reason.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "TorchDispatchMode",
+    "UNSAFE_INDEX_PUT",
+    "categorical_of",
+    "compile_graph",
+    "dirichlet_of_beta",
+    "disable_modes",
+    "draw_dirichlet",
+    "initialise_layer",
+    "is_batchedtensor",
+    "make_fx",
+    "pytree",
+    "switch_validation_off",
+    "validates",
+    "version_of",
+]
+
+UNSAFE_INDEX_PUT = torch.ops.aten._unsafe_index_put.default
+"""The write by index that `vmap` and decompositions leave in a traced graph."""
+
+
+def compile_graph(
+    graph: GraphModule, examples: list[Any]
+) -> Callable[..., Sequence[Tensor]]:
+    """Compile a traced graph with Inductor, through its cache on disk.
+
+    `torch._inductor.standalone_compile` loads a graph that another process compiled
+    in 0.1 s; `torch._inductor.compile` bypasses the cache.
+
+    Args:
+        graph: of a function of flat tensors.
+        examples: tensors of the shapes to come.
+
+    Returns:
+        The compiled function. What the compiler raises has no common base class.
+    """
+    import torch._inductor.config as config
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    if config.cpp.vec_isa_ok is not None:
+        return _compile(graph, examples)
+    try:
+        # Believe the processor's list of its vector instructions. Otherwise Inductor
+        # compiles and loads a probe for each of them, a second or more per process.
+        with config.patch({"cpp.vec_isa_ok": True}):
+            return _compile(graph, examples)
+    except Exception:  # the compiler may know fewer instructions: let Inductor probe
+        valid_vec_isa_list.cache_clear()
+        return _compile(graph, examples)
+
+
+def _compile(
+    graph: GraphModule, examples: list[Any]
+) -> Callable[..., Sequence[Tensor]]:
+    import torch._inductor
+    import torch._inductor.config as config
+
+    with (
+        torch.no_grad(),
+        # With threads the last bits depend on the number of cores. Other cores serve
+        # other chains.
+        config.patch({"cpp.threads": 1}),
+        warnings.catch_warnings(),
+    ):
+        # Inductor itself calls deprecated functions. Where warnings are errors, that
+        # would end the compilation.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch._inductor.standalone_compile(
+            graph, examples, dynamic_shapes="from_example_inputs"
+        )
+
+
+def disable_modes() -> Any:
+    """Make a context whose operations no trace and no dispatch mode sees."""
+    return _disable_current_modes()
+
+
+def version_of(tensor: Tensor) -> int:
+    """Count how often a tensor was changed in place."""
+    return tensor._version
+
+
+def draw_dirichlet(concentration: Tensor) -> Tensor:
+    """Draw from a Dirichlet distribution with an operation that `vmap` can map."""
+    return torch.ops.aten._sample_dirichlet(concentration)
+
+
+def dirichlet_of_beta(beta: torch.distributions.Beta) -> torch.distributions.Dirichlet:
+    """Return the two-dimensional Dirichlet distribution inside a beta distribution."""
+    return beta._dirichlet
+
+
+def categorical_of(
+    distribution: torch.distributions.OneHotCategorical
+    | torch.distributions.Multinomial,
+) -> torch.distributions.Categorical:
+    """Return the distribution of a single trial."""
+    return distribution._categorical
+
+
+def validates(distribution: Any) -> bool:
+    """Whether a distribution checks the values that it is given."""
+    return bool(getattr(distribution, "_validate_args", False))
+
+
+def switch_validation_off(distribution: Any) -> None:
+    """Make a distribution accept every value, in place."""
+    distribution._validate_args = False
+
+
+def initialise_layer(layer: torch.nn.Module) -> None:
+    """Draw the parameters of one layer anew, as its constructor does.
+
+    Attention layers call the method `_reset_parameters`, all others
+    `reset_parameters`. A layer with neither stays as it is.
+
+    Args:
+        layer: changed in place; its child modules are left alone.
+    """
+    for name in ("reset_parameters", "_reset_parameters"):
+        reset = getattr(layer, name, None)
+        if callable(reset):
+            reset()
