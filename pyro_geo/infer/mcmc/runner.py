@@ -314,7 +314,7 @@ class MCMC(PosteriorDraws, RunCosts):
         self.superchains = None
 
     def _take(self, session: Session) -> None:
-        """Take over what a run, finished or not, has brought."""
+        """Take over the draws and the state of a run, finished or not."""
         self._record = session.record
         state = session.state
         self._counts, self.rung = state.counts, state.rung
@@ -387,7 +387,7 @@ class MCMC(PosteriorDraws, RunCosts):
         return review
 
     def _live(self, state: RunState) -> dict[str, Any]:
-        """Facts that a store is told anew after each round."""
+        """Facts that a store gets anew after each round."""
         facts: dict[str, Any] = {
             "num_draws": state.draws // self.thin,
             "rung": state.rung,
