@@ -95,7 +95,7 @@ class ChainGroup(NamedTuple):
             strategy: see :meth:`pyro_geo.Target.initial`.
 
         Returns:
-            Positions, `(chains, dim)`, of finite density where they are found here.
+            Positions, `(chains, dim)`, of finite density unless they are the user's.
         """
         if self.initial is not None:
             return self.initial

@@ -8,14 +8,13 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine.kernel import Kernel
 from pyro_geo.errors import CheckpointError, FallbackWarning
 from pyro_geo.ops.chunks import map_chunks
 
@@ -38,11 +37,20 @@ _PROBES = 4
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
-def settings_of(kernel: Kernel) -> dict[str, Any]:
-    """Describe the settings that a kernel declares, as JSON.
+class Configured(Protocol):
+    """An object that names the attributes which a resumed run is compared by."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of attributes."""
+        ...
+
+
+def settings_of(owner: Configured) -> dict[str, Any]:
+    """Describe the settings that a kernel or a sampler declares, as JSON.
 
     Args:
-        kernel: names them in its attribute `settings`.
+        owner: names them in its attribute `settings`.
 
     Returns:
         Name to value; tensors by their digest and functions by their name.
@@ -52,27 +60,27 @@ def settings_of(kernel: Kernel) -> dict[str, Any]:
         >>> settings_of(HMC(lambda: None))["options"]["target_accept_prob"]
         0.8
     """
-    return {name: describe(getattr(kernel, name)) for name in kernel.settings}
+    return {name: describe(getattr(owner, name)) for name in owner.settings}
 
 
 def identity_of(
-    kernel: Kernel, seed: int, run: Mapping[str, Any], target: Target
+    owner: Configured, seed: int, run: Mapping[str, Any], target: Target
 ) -> dict[str, Any]:
     """Describe what makes a run another than others, as JSON.
 
     Args:
-        kernel: its type and its declared settings count.
+        owner: a kernel or a sampler; its type and its declared settings count.
         seed: of the run.
-        run: options of the runner that change the draws, by name.
+        run: options of the run that change the draws, by name.
         target: the density.
 
     Returns:
         A description for :func:`check_run`.
     """
     return {
-        "kernel": type(kernel).__name__,
+        "kernel": type(owner).__name__,
         "seed": seed,
-        "settings": settings_of(kernel),
+        "settings": settings_of(owner),
         "run": {name: describe(value) for name, value in run.items()},
         "target": fingerprint(target),
     }

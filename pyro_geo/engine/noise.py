@@ -43,7 +43,7 @@ class Noise:
         return Noise(self.seed, region)
 
     def block(self, chains: Sequence[int], block: int) -> BlockNoise:
-        """Return the streams of some chains at the start of one block.
+        """Return the streams of a group of chains at the start of one block.
 
         Args:
             chains: indices of chains.

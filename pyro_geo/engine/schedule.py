@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from torch import Tensor
 
 from pyro_geo.density import AUTO_COMPILE_STEPS, Rung, Target
-from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
+from pyro_geo.engine.blocks import Block, BurnIn, ChainGroup, Warmup
 from pyro_geo.engine.noise import Noise
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "Counts",
     "Rounds",
     "RunPlan",
+    "RunStage",
     "RunState",
     "Task",
     "perform",
@@ -196,6 +197,29 @@ class RunState(NamedTuple):
         return "draw" if all(self.ready) else "join"
 
 
+class RunStage(NamedTuple):
+    """A part of a run with a progress bar of its own.
+
+    Attributes:
+        name: of the stage, see :attr:`RunState.stage`.
+        label: what the bar says.
+        phase: that its time is charged to.
+        unit: what the bar counts.
+    """
+
+    name: str
+    label: str
+    phase: str
+    unit: str
+
+
+_STAGES = (
+    RunStage("tune", "warm up", "warmup", "step"),
+    RunStage("join", "warm up", "warmup", "step"),
+    RunStage("draw", "sample", "sampling", "draw"),
+)
+
+
 class Rounds:
     """Say which tasks are due, and what state follows from their results.
 
@@ -221,6 +245,22 @@ class Rounds:
         self.length = length
         self.compile = compile
         self.initial = initial
+
+    @property
+    def stages(self) -> tuple[RunStage, ...]:
+        """The stages of a run in their order."""
+        return _STAGES
+
+    @property
+    def state_types(self) -> tuple[Any, ...]:
+        """Types of the states in a :class:`RunState`, for a snapshot."""
+        return BurnIn, self.kernel.state_type
+
+    def total(self, stage: RunStage) -> int:
+        """How much a stage counts to: draws of all chains, or steps of warm-up."""
+        plan = self.plan
+        drawing = stage.phase == "sampling"
+        return plan.num_samples * plan.num_chains if drawing else plan.warmup_steps
 
     def begin(self) -> RunState:
         """The state before the first round."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyro_geo._process import Seconds, uninterrupted
-from pyro_geo.engine.blocks import Block, BurnIn
+from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.identity import check_density, check_run
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.record import DrawRecord
@@ -21,12 +21,6 @@ from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
 
 __all__ = ["Session"]
-
-_STAGES = (
-    ("tune", "warm up", "warmup", "step"),
-    ("join", "warm up", "warmup", "step"),
-    ("draw", "sample", "sampling", "draw"),
-)
 
 
 class Session:
@@ -49,7 +43,7 @@ class Session:
         self.rounds, self.record, self.workers = rounds, record, workers
         self.live_facts = live_facts
         self.state = rounds.begin()
-        self._codec = StateCodec(RunState, BurnIn, rounds.kernel.state_type)
+        self._codec = StateCodec(RunState, *rounds.state_types)
         self._notes: list[str] = []
         self._clock = Clock()
 
@@ -116,18 +110,18 @@ class Session:
             check_density(where, target, *last, lambda q: kernel.log_prob(target, q))
 
     def _extend(self, store: RunStore) -> None:
-        """Plan for as many draws as are wanted now."""
-        wanted, done = self.rounds.plan.num_samples, self.state.draws
-        if wanted < done:
+        """Plan for as many draws as this sitting asks for."""
+        num_samples, done = self.rounds.plan.num_samples, self.state.draws
+        if num_samples < done:
             raise CheckpointError(
                 "the run in the store is longer",
                 where=f"store {store.path}, argument num_samples",
-                found=wanted,
+                found=num_samples,
                 expected=f"at least {done}",
                 todo="Ask for as many draws as it was begun with, or more.",
             )
         self.rounds.length = store.header["block_draws"]
-        planned = wanted // self.record.thin
+        planned = num_samples // self.record.thin
         if planned != store.header["planned_draws"]:
             store.plan(planned)
 
@@ -152,19 +146,16 @@ class Session:
         for name, seconds in self._clock.phases.items():
             clock.phases[name] = clock.phases.get(name, Seconds()) + seconds
         self._clock = clock
-        plan = self.rounds.plan
-        for stage, label, phase, unit in _STAGES:
-            if self.state.stage != stage:
+        for stage in self.rounds.stages:
+            if self.state.stage != stage.name:
                 continue
-            total = plan.num_samples * plan.num_chains
-            with Progress(
-                label, total if stage == "draw" else plan.warmup_steps, unit, shown
-            ) as bar:
-                while self.state.stage == stage:
+            total = self.rounds.total(stage)
+            with Progress(stage.label, total, stage.unit, shown) as bar:
+                while self.state.stage == stage.name:
                     tasks = self.rounds.due(self.state)
                     if not tasks:
                         break
-                    self._round(tasks, phase, bar)
+                    self._round(tasks, stage.phase, bar)
 
     def _round(self, tasks: dict[int, Task], phase: str, bar: Progress) -> None:
         results, clock = {}, self._clock

@@ -19,7 +19,7 @@ __all__ = ["StateCodec", "state_types"]
 
 
 def state_types(*roots: Any) -> dict[str, type]:
-    """Collect the record types that a state of some type can hold.
+    """Collect the record types that a state of a given type can hold.
 
     Args:
         *roots: types, or annotations such as `ChainState | None`.
@@ -32,10 +32,10 @@ def state_types(*roots: Any) -> dict[str, type]:
         >>> list(state_types(ChainState | None))
         ['ChainState']
     """
-    found: dict[str, type] = {}
+    types: dict[str, type] = {}
     for root in roots:
-        _collect(root, found)
-    return found
+        _collect(root, types)
+    return types
 
 
 class StateCodec:
@@ -117,9 +117,9 @@ class StateCodec:
 
         def tensor(name: str) -> Tensor:
             if name not in tensors:
-                found = torch.from_numpy(np.array(arrays[name])).to(device)
-                tensors[name] = found
-                self._held[id(found), version_of(found)] = (found, name)
+                value = torch.from_numpy(np.array(arrays[name])).to(device)
+                tensors[name] = value
+                self._held[id(value), version_of(value)] = (value, name)
             return tensors[name]
 
         try:
@@ -180,16 +180,16 @@ def _field_names(kind: type) -> Sequence[str]:
     return kind._fields  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _collect(annotation: Any, found: dict[str, type]) -> None:
+def _collect(annotation: Any, types: dict[str, type]) -> None:
     for part in typing.get_args(annotation):
-        _collect(part, found)
+        _collect(part, types)
     if not isinstance(annotation, type):
         return
     record = dataclasses.is_dataclass(annotation) or hasattr(annotation, "_fields")
-    if record and annotation.__name__ not in found:
-        found[annotation.__name__] = annotation
+    if record and annotation.__name__ not in types:
+        types[annotation.__name__] = annotation
         for hint in _hints(annotation):
-            _collect(hint, found)
+            _collect(hint, types)
 
 
 def _hints(kind: type) -> Iterator[Any]:

@@ -35,8 +35,8 @@ _prepared: dict[str, tuple[Kernel, Target, torch.dtype]] = {}
 
 def num_processes(n_jobs: int | None) -> int:
     """How many processes joblib would use; None is what its context says."""
-    wanted: Any = n_jobs
-    return joblib.effective_n_jobs(wanted)
+    jobs: Any = n_jobs  # joblib's annotation leaves None out
+    return joblib.effective_n_jobs(jobs)
 
 
 class Workers(Protocol):
@@ -287,7 +287,7 @@ def _target_of_run(token: str, payload: np.ndarray) -> Iterator[tuple[Kernel, Ta
     """
     dtype = torch.get_default_dtype()
     with _ONE_AT_A_TIME, ignored(), one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the driver has said it
+        warnings.simplefilter("ignore")  # the driver gives the same warnings
         try:
             if token not in _prepared:
                 _let_memory_stay()

@@ -35,8 +35,8 @@ def check_resume(case: Case) -> None:
     Raises:
         AssertionError: it does not.
     """
-    whole, calls = _limited(case, None)
-    expected = _run(case, whole)
+    kernel, calls = _limited(case, None)
+    expected = _run(case, kernel)
     total = calls[0]
     for stop in sorted({1, total // 2, total - 1} - {0, total}):
         with tempfile.TemporaryDirectory() as folder:
@@ -46,14 +46,14 @@ def check_resume(case: Case) -> None:
                 _run(case, kernel, store=store)
             except _Stopped:
                 pass
-            found = _run(case, _limited(case, None)[0], resume=True, store=store)
+            resumed = _run(case, _limited(case, None)[0], resume=True, store=store)
         where = f"{case.name}: stopped after {stop} of {total} blocks"
         for name, value in {"positions": expected.positions, **expected.stats}.items():
-            again = {"positions": found.positions, **found.stats}[name]
+            again = {"positions": resumed.positions, **resumed.stats}[name]
             if not torch.equal(again.nan_to_num(), value.nan_to_num()):
                 raise AssertionError(f"{where}: broken contract: {name}: equal bits")
         for name in ("num_steps", "num_gradients", "warmup_num_steps", "rung"):
-            pair = getattr(found, name), getattr(expected, name)
+            pair = getattr(resumed, name), getattr(expected, name)
             if pair[0] != pair[1]:
                 raise AssertionError(
                     f"{where}: broken contract: {name}: found {pair[0]}, "

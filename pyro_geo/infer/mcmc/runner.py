@@ -312,7 +312,7 @@ class MCMC(PosteriorDraws, RunCosts):
         self.superchains = None
 
     def _take(self, session: Session) -> None:
-        """Take over what a run, finished or not, has brought."""
+        """Take over the draws and the state of a run, finished or not."""
         record, state = session.record, session.state
         self._draws = record if record.num_draws else None
         self._counts, self.rung = state.counts, state.rung
@@ -344,7 +344,7 @@ class MCMC(PosteriorDraws, RunCosts):
         return review
 
     def _live(self, state: RunState) -> dict[str, Any]:
-        """Facts that a store is told anew after each round."""
+        """Facts that a store gets anew after each round."""
         facts: dict[str, Any] = {
             "num_draws": state.draws // self.thin,
             "rung": state.rung,

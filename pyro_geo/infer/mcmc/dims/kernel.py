@@ -47,7 +47,7 @@ _BLOCK_LANES = 4  # trajectories per lane in one block: short ones make up for l
 
 
 class DIMSState(NamedTuple):
-    """What the trajectories of some chains leave from.
+    """What the trajectories of a group of chains leave from.
 
     Attributes:
         anchors: one per chain.

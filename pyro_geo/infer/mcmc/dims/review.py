@@ -15,7 +15,6 @@ from pyro_geo.errors import (
     EnergyLedgerWarning,
     FallbackWarning,
     PyroGeoWarning,
-    explain,
 )
 from pyro_geo.geometry.laplace import Laplace
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
@@ -96,13 +95,13 @@ def draw_warnings(
             "lower velocity_scale: the prior leaves directions almost free",
         ),
     ]
-    found: list[PyroGeoWarning] = []
+    warnings: list[PyroGeoWarning] = []
     for category, bad, what, expected, todo in checks:
         count = int(bad.sum())
         if count:
             text = f"{count} of {bad.numel()} draws"
-            found.append(category(explain(what, "DIMS", text, expected, todo)))
-    return found
+            warnings.append(category(what, "DIMS", text, expected, todo))
+    return warnings
 
 
 def spread_warnings(

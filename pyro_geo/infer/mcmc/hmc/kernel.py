@@ -222,7 +222,7 @@ class HMC(Kernel):
     def adapt(
         self, target: Target, state: HMCState, chains: Sequence[int], noise: BlockNoise
     ) -> Warmup:
-        """Make some transitions of warm-up, adapting after each in the first group."""
+        """Make a block of warm-up; the first group adapts after each transition."""
         if state.adaptation is None:
             draws = min(_WARMUP_DRAWS, state.burn_in)
             block = self.block(target, state, chains, draws, noise)

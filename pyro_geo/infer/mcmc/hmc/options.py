@@ -1,4 +1,4 @@
-"""Options of HMC, checked when they are given."""
+"""Options of HMC and their checks, and how `"auto"` chooses a metric."""
 
 from __future__ import annotations
 
