@@ -16,7 +16,7 @@ from pyro_geo.engine._kept import KeptSites
 from pyro_geo.engine.identity import check_run, check_values
 from pyro_geo.engine.snapshots import StateBook
 from pyro_geo.errors import CheckpointError, explain
-from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
+from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Pilot, Stage, Walk
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Variable
 
@@ -40,7 +40,7 @@ class GibbsState(NamedTuple):
     """
 
     pilot: Pilot | None = None
-    plan: Plan | None = None
+    plan: AnnealingPlan | None = None
     walk: Walk | None = None
     stages: tuple[Stage, ...] = ()
     generator: Tensor | None = None
@@ -60,7 +60,7 @@ class StageStore:
 
     def __init__(
         self,
-        mover: Mover,
+        mover: ParticleMover,
         identity: dict[str, Any],
         num_particles: int,
         path: str | os.PathLike[str] | None,

@@ -14,7 +14,7 @@ from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
+from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Stage
 from pyro_geo.ops.random import substream
 from pyro_geo.ops.weights import ess, khat
 from pyro_geo.results.posterior import PosteriorDraws
@@ -50,9 +50,9 @@ class WeightedPosterior(PosteriorDraws):
         target: Target,
         stages: Sequence[Stage],
         *,
-        plan: Plan | None = None,
+        plan: AnnealingPlan | None = None,
         planned: int | None = None,
-        mover: Mover | None = None,
+        mover: ParticleMover | None = None,
         seed: int = 0,
         status: Status = "finite_sample",
         interrupted: bool = False,
@@ -69,7 +69,7 @@ class WeightedPosterior(PosteriorDraws):
         self._facts = facts or {}
         last = self.stages[-1]
         self.beta = last.beta
-        self._target = model.at(target, last.beta)
+        self._target = target.tempered(last.beta)
         self._notes = list(target.notes)
         self._chain_name = self.chain_name
         self._set(last.q[:, None], last.log_weights[:, None], last)

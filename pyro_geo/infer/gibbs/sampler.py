@@ -24,7 +24,14 @@ from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import (
+    AnnealingPlan,
+    ParticleMover,
+    Pilot,
+    Walk,
+    anneal,
+    scout,
+)
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
 from pyro_geo.io.store import check_run
 from pyro_geo.ops.random import substream
@@ -233,9 +240,9 @@ class GibbsPosterior:
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
         start = Seconds.now()
         target = self.model.target(args, targets, dtype=self.dtype)
-        mover = Mover(self.model, target, self.num_leapfrog, self.chunk)
+        mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
         seed = self._chosen_seed(resume)
-        density = self.model.at(target, 1.0)
+        density = target.tempered(1.0)
         identity = {
             "kernel": type(self).__name__,
             "seed": seed,
@@ -302,7 +309,7 @@ class _Run:
     def __init__(
         self,
         settings: GibbsPosterior,
-        mover: Mover,
+        mover: ParticleMover,
         seed: int,
         stages: StageStore,
         start: Seconds,
@@ -429,7 +436,7 @@ class _Run:
         self.state = state._replace(seconds=Seconds.now() - self.start)
         self.stages.commit(self.state, self.facts, finished)
 
-    def _kept(self, plan: Plan) -> set[float]:
+    def _kept(self, plan: AnnealingPlan) -> set[float]:
         every = self.settings.keep == "all"
         return set(plan.betas if every else self.settings.betas)
 

@@ -25,7 +25,7 @@ from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from tests.cases import numbers, regression
 
-MODELS = Path(__file__).parents[3] / "models"
+MODELS = Path(__file__).parents[4] / "models"
 X, Y = numbers(3, 5), numbers(3, seed=1)
 POINTS = numbers(30, 2, seed=3)
 
