@@ -4,11 +4,13 @@ from pyro_geo.density.ladder import Lifted, Rung
 from pyro_geo.density.layout import Layout, Site
 from pyro_geo.density.protocol import Observation, Terms
 from pyro_geo.density.target import AUTO_COMPILE_STEPS, Target
+from pyro_geo.density.tempered import Localisation
 
 __all__ = [
     "AUTO_COMPILE_STEPS",
     "Layout",
     "Lifted",
+    "Localisation",
     "Observation",
     "Rung",
     "Site",

@@ -56,6 +56,8 @@ class BatchedDensity:
         self._calls = 0
         # by key and ceiling, shared by all siblings
         self._lifted: dict[Hashable, Lifted] = {}
+        # tempered forms by their prior, shared likewise
+        self._tempered: dict[Hashable, BatchedDensity] = {}
         self._notes: list[str] = []
         # what this sibling has called, by rung and shapes: looking it up costs as much
         # as a small compiled graph
@@ -65,7 +67,7 @@ class BatchedDensity:
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs and compiled code are made again where they are needed
-        return self.__dict__ | {"_lifted": {}, "_bound": {}}
+        return self.__dict__ | {"_lifted": {}, "_bound": {}, "_tempered": {}}
 
     # -- the ladder ---------------------------------------------------------------
 
@@ -117,6 +119,7 @@ class BatchedDensity:
         """Return the same density on other tensors, for use inside lifted functions."""
         sibling = copy.copy(self)
         sibling._lifted, sibling._notes = self._lifted, self._notes
+        sibling._tempered = self._tempered
         sibling._bound = {}
         sibling.data = data
         return sibling

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo.checks import check, check_number
 from pyro_geo.density.batched import AUTO_COMPILE_STEPS, BatchedDensity, Compile
 from pyro_geo.density.initial import (
     Strategy,
@@ -20,9 +21,12 @@ from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity, PotentialDensity
 from pyro_geo.density.protocol import cast
+from pyro_geo.density.tempered import Localisation, Prior, temper
 from pyro_geo.errors import ShapeError
 
 __all__ = ["AUTO_COMPILE_STEPS", "Target"]
+
+_NOT_TEMPERED = "not tempered"
 
 
 class Target(BatchedDensity):
@@ -50,6 +54,8 @@ class Target(BatchedDensity):
         >>> grad.tolist()
         [[-1.0, -1.0]]
     """
+
+    _temper: str | None = _NOT_TEMPERED
 
     # -- makers ---------------------------------------------------------------------
 
@@ -249,6 +255,54 @@ class Target(BatchedDensity):
             torch.Size([3, 2])
         """
         return initial_each(self, generators, strategy)
+
+    # -- other temperatures -----------------------------------------------------------
+
+    def tempered(self, beta: float | Tensor, *, prior: Prior = "model") -> Target:
+        r"""Return the density with its likelihood to a power.
+
+        .. math:: \log p_\beta(q) = \log \pi(q) + \beta \log p(y \mid q)
+
+        The temperature is an input of every graph: another one recompiles nothing. Of
+        a target that is tempered already this gives another temperature; the two are
+        not multiplied. The pointwise log-likelihood stays that of the data as they
+        are. With summed-out discrete latents the power is that of their sum.
+
+        Args:
+            beta: inverse temperature, at least 0; 0 leaves the prior alone.
+            prior: `"model"` for the target's own with log-Jacobians, None for none
+                (the power of the likelihood alone), or a
+                :class:`~pyro_geo.density.Localisation` in its place.
+
+        Returns:
+            The target. Its data are `beta`, the centre and strength of a localisation
+            if there is one, and those of this target; :meth:`with_data` takes them in
+            that order.
+
+        Example:
+            >>> target = Target.from_potential(lambda q: (q * q).sum(), 2)
+            >>> target.tempered(0.5).log_prob(torch.ones(1, 2)).tolist()
+            [-1.0]
+        """
+        if not isinstance(beta, Tensor):
+            check_number("beta", beta)
+        own = [beta, *prior] if isinstance(prior, Localisation) else [beta]
+        numbers = [
+            torch.as_tensor(x, dtype=self.dtype, device=self.device) for x in own
+        ]
+        kind = type(prior).__name__ if isinstance(prior, Localisation) else prior
+        if self._temper == kind:
+            return self.bind((*numbers, *self.data[len(numbers) :]))
+        check(self._temper is _NOT_TEMPERED, "prior", prior, "that of the target")
+        found = self._tempered.get(kind)
+        data = (*numbers, *self.data)
+        if found is None:
+            density = temper(self.density, prior)
+            found = Target(density, data, dtype=self.dtype, compile=self.compile)
+            found._temper = kind
+            self._tempered[kind] = found
+        assert isinstance(found, Target)
+        return found.bind(data).with_rung(self._rung)
 
     # -- other data -------------------------------------------------------------------
 

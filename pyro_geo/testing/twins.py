@@ -138,6 +138,7 @@ def _with_terms(target: Target, change: Callable[[Terms, Tensor], Terms]) -> Tar
     broken = copy.copy(target)
     # a graph of the sound density must not serve for the broken one
     broken._lifted, broken._bound, broken._notes = {}, {}, []
+    broken._tempered = {}
     density: Any = _Broken(target.density, change)
     broken.density = density
     return broken

@@ -97,7 +97,7 @@ def test_adam_remembers_its_best_and_stops_each_lane_for_itself():
     assert 100 < len(calls) < 4_000
     # the first lane starts at the minimum and stops after two looks
     assert torch.equal(found.best[0], starts[0])
-    losses = torch.stack([bowl(q)[0] for q in calls])
+    losses = torch.stack([bowl(q)[0] for q in list(calls)])
     assert torch.equal(bowl(found.best)[0], losses.min(0).values)
     alone = adam(step, starts[1:], 4_000, 0.1, check_every=50)
     for both, one in zip(found, alone, strict=True):

@@ -17,7 +17,7 @@ from pyro_geo.engine.identity import check_run, check_values
 from pyro_geo.engine.sites import RecordedSites
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError
-from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Stage, Walk
+from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Pilot, Stage, Walk
 from pyro_geo.io.names import STAGE_DIMS, plain_facts
 from pyro_geo.io.store import STAGE_STATS, STAGES, RunStore, Variable
 from pyro_geo.results.weights import equal_rows
@@ -42,7 +42,7 @@ class GibbsState(NamedTuple):
     """
 
     pilot: Pilot | None = None
-    plan: Plan | None = None
+    plan: AnnealingPlan | None = None
     walk: Walk | None = None
     stages: tuple[Stage, ...] = ()
     generator: Tensor | None = None
@@ -65,7 +65,7 @@ class StageStore:
 
     def __init__(
         self,
-        mover: Mover,
+        mover: ParticleMover,
         identity: dict[str, Any],
         num_particles: int,
         path: str | os.PathLike[str] | None,

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.infer.gibbs.path import Balance, Mover, Plan, Stage, Walk, some
+from pyro_geo.infer.gibbs.path import (
+    AnnealingPlan,
+    Balance,
+    ParticleMover,
+    Stage,
+    Walk,
+    check_alive,
+)
 from pyro_geo.ops.weights import ess
 
 __all__ = ["walk"]
 
 
 def walk(
-    mover: Mover, plan: Plan, path: Walk, generator: torch.Generator
+    mover: ParticleMover, plan: AnnealingPlan, path: Walk, generator: torch.Generator
 ) -> Iterator[Walk]:
     r"""Follow the plan by Langevin steps that nothing rejects.
 
@@ -56,7 +63,7 @@ def walk(
     for index in range(path.done, len(plan.betas)):
         beta, step_size = plan.betas[index], plan.step_sizes[index]
         scale = plan.scales[index]
-        target = mover.model.at(mover.target, beta)
+        target = mover.target.tempered(beta)
         width = 0.5 * step_size * scale  # nothing corrects a step that is too long
         drift = _drift(target, q, width)
         for _ in range(count):
@@ -74,7 +81,7 @@ def walk(
         killed = int((bad & ~dead).sum())
         dead = dead | bad
         log_weights = torch.where(dead, -math.inf, log_weights)
-        some(log_weights, f"beta {beta:.3g}")
+        check_alive(log_weights, f"beta {beta:.3g}")
         rate = torch.ones_like(loss)
         effective = float(ess(log_weights))
         stage = Stage(beta, q, log_weights, loss, rate, effective, False, killed)

@@ -106,7 +106,8 @@ class GibbsModel:
         Args:
             args: arguments of the model, a tuple or one tensor.
             targets: what the loss compares with, a tuple or one tensor.
-            beta: inverse temperature of one example; :meth:`at` changes it.
+            beta: inverse temperature of one example;
+                :meth:`~pyro_geo.Target.tempered` changes it.
             dtype: floating type, torch's default if None.
 
         Returns:
@@ -120,23 +121,8 @@ class GibbsModel:
         args, targets = as_tuple(args), as_tuple(targets)
         dtype = dtype or torch.get_default_dtype()
         self._check(args, targets, dtype)
-        return Target.from_model(
-            self._density, torch.tensor(beta, dtype=dtype), args, targets, dtype=dtype
-        )
-
-    def at(self, target: Target, beta: float | Tensor) -> Target:
-        """Return a target of this model at another temperature, nothing recompiled.
-
-        Args:
-            target: made by :meth:`target`.
-            beta: inverse temperature of one example.
-
-        Returns:
-            The target.
-        """
-        like = target.data[0]
-        value = torch.as_tensor(beta, dtype=like.dtype, device=like.device)
-        return target.bind((value, *target.data[1:]))
+        plain = Target.from_model(self._density, args, targets, dtype=dtype)
+        return plain.tempered(beta)
 
     def losses(self, target: Target, q: Tensor) -> Tensor:
         """Evaluate the loss of every example, as many particles at once as fit.
@@ -148,8 +134,7 @@ class GibbsModel:
         Returns:
             Losses in double precision, `(particles, n)`.
         """
-        plain = self.at(target, 1.0)
-        return -map_chunks(plain.pointwise_log_likelihood, q)[FACTOR].double()
+        return -map_chunks(target.pointwise_log_likelihood, q)[FACTOR].double()
 
     def prior_draws(self, target: Target, num_draws: int, seed: int) -> Tensor:
         """Draw from the prior exactly.
@@ -186,12 +171,9 @@ class GibbsModel:
         prediction = without_data(self.model)(*args)
         return prediction, self.loss(prediction, *targets)
 
-    def _density(
-        self, beta: Tensor, args: tuple[Any, ...], targets: tuple[Any, ...]
-    ) -> None:
+    def _density(self, args: tuple[Any, ...], targets: tuple[Any, ...]) -> None:
         # one factor for each example, so that the target can tell them apart
-        losses = self._evaluate(args, targets)[1]
-        pyro.factor(FACTOR, -beta * losses)
+        pyro.factor(FACTOR, -self._evaluate(args, targets)[1])
 
     def _compare(self, prediction: Any, *targets: Any) -> Tensor:
         """Evaluate the loss, an error in it told by shapes."""
@@ -217,7 +199,7 @@ class GibbsModel:
         checked = GibbsModel(self.model, self._compare)
         traced = poutine.trace(SiteStart(0)(checked._density))
         with torch.no_grad(), private_randomness(0), evaluation_mode(dtype):
-            sites = random_sites(traced.get_trace(torch.ones(()), *arguments))
+            sites = random_sites(traced.get_trace(*arguments))
         loss = sites.pop(FACTOR)["fn"].log_factor
         first = targets[0] if targets else None
         n = len(first) if isinstance(first, Tensor) and first.dim() else None

@@ -21,14 +21,14 @@ from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 __all__ = [
     "Balance",
     "Move",
-    "Mover",
+    "ParticleMover",
     "Pilot",
-    "Plan",
+    "AnnealingPlan",
     "Stage",
     "Walk",
     "anneal",
     "scout",
-    "some",
+    "check_alive",
 ]
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
@@ -36,7 +36,7 @@ _MOST_STAGES = 2_000
 _SMALLEST = 1e-6  # scale of a direction, by that of the prior
 
 
-class Plan(NamedTuple):
+class AnnealingPlan(NamedTuple):
     """What a run will do, fixed before it starts.
 
     Attributes:
@@ -129,7 +129,9 @@ class Pilot(NamedTuple):
         """Inverse temperature that it has reached."""
         return self.betas[-1] if self.betas else 0.0
 
-    def plan(self, num_leapfrog: int, moves: int, ess_threshold: float) -> Plan:
+    def plan(
+        self, num_leapfrog: int, moves: int, ess_threshold: float
+    ) -> AnnealingPlan:
         """Write down how to walk where it has walked.
 
         Args:
@@ -140,7 +142,7 @@ class Pilot(NamedTuple):
         Returns:
             The plan.
         """
-        return Plan(
+        return AnnealingPlan(
             self.betas,
             self.step_sizes,
             torch.stack(self.scales),
@@ -180,8 +182,8 @@ class Walk(NamedTuple):
     balance: Balance | None = None
 
 
-class Mover:
-    """HMC moves at any temperature, some particles at a time.
+class ParticleMover:
+    """HMC moves at any temperature, check_alive particles at a time.
 
     Args:
         model: the Gibbs model.
@@ -199,7 +201,7 @@ class Mover:
     ) -> None:
         self.model, self.target = model, target
         self.num_leapfrog = num_leapfrog
-        self._plain = model.at(target, 1.0)
+        self._plain = target.tempered(1.0)
         if chunk is None:
             q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
             with torch.no_grad():
@@ -253,7 +255,7 @@ class Mover:
         Returns:
             The particles. One whose energy is not finite at the end stays.
         """
-        target = self.model.at(self.target, beta)
+        target = self.target.tempered(beta)
         total = torch.zeros(len(q), dtype=torch.float64)
         for _ in range(moves):
             like = {"generator": generator, "dtype": q.dtype}
@@ -287,7 +289,7 @@ class Mover:
 
 
 def scout(
-    mover: Mover,
+    mover: ParticleMover,
     pilot: Pilot,
     ends: Sequence[float],
     *,
@@ -320,7 +322,7 @@ def scout(
     while (beta := pilot.beta) < ends[-1]:
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
-        some(alive, "the pilot")
+        check_alive(alive, "the pilot")
         end = next(end for end in ends if end > beta)
         new = next_temperature(alive, finite, beta, end, cess)
         log_weights = alive - (new - beta) * finite
@@ -352,7 +354,7 @@ def scout(
 
 
 def anneal(
-    mover: Mover, plan: Plan, walk: Walk, generator: torch.Generator
+    mover: ParticleMover, plan: AnnealingPlan, walk: Walk, generator: torch.Generator
 ) -> Iterator[Walk]:
     """Walk the path as planned: reweigh, resample where that is due, move.
 
@@ -382,7 +384,7 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
-        some(log_weights, f"beta {new:.3g}")
+        check_alive(log_weights, f"beta {new:.3g}")
         effective = float(ess(log_weights))
         resampled = effective < plan.ess_threshold * len(q)
         if resampled:
@@ -395,13 +397,13 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         killed += int(lost.sum())
         log_weights = torch.where(lost, -math.inf, log_weights)
-        some(log_weights, f"beta {new:.3g}")
+        check_alive(log_weights, f"beta {new:.3g}")
         beta = new
         stage = Stage(beta, q, log_weights, loss, rate, effective, resampled, killed)
         yield Walk(q, index + 1, stage)
 
 
-def some(log_weights: Tensor, where: str) -> None:
+def check_alive(log_weights: Tensor, where: str) -> None:
     """Refuse to go on without a particle."""
     if not bool((log_weights > -math.inf).any()):
         raise EmptyEnsembleError(

@@ -16,7 +16,7 @@ from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
-from pyro_geo.infer.gibbs.path import Mover, Plan, Stage
+from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Stage
 from pyro_geo.ops.random import substream
 from pyro_geo.results import (
     MemoryDraws,
@@ -67,9 +67,9 @@ class WeightedPosterior(PosteriorDraws):
         target: Target,
         stages: Sequence[Stage],
         *,
-        plan: Plan | None = None,
+        plan: AnnealingPlan | None = None,
         planned: int | None = None,
-        mover: Mover | None = None,
+        mover: ParticleMover | None = None,
         seed: int = 0,
         status: Status = "finite_sample",
         interrupted: bool = False,
@@ -85,14 +85,14 @@ class WeightedPosterior(PosteriorDraws):
         self._timings = dict(timings or {})
         last = self.stages[-1]
         self.beta = last.beta
-        target = model.at(target, last.beta)
+        tempered = target.tempered(last.beta)
         stats = {
             "tilt": self.beta * last.loss[:, None],
             "acceptance_rate": last.acceptance[:, None].to(last.loss.device),
         }
         super().__init__(
-            target,
-            MemoryDraws(target, last.q[:, None], stats),
+            tempered,
+            MemoryDraws(tempered, last.q[:, None], stats),
             log_weights=last.log_weights[:, None],
             notes=target.notes,
             citations=("gibbs",),
@@ -362,7 +362,7 @@ class WeightedPosterior(PosteriorDraws):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._mover is not None:
-            self._mover = Mover(self.model, self.target, *state["_mover"])
+            self._mover = ParticleMover(self.model, self.target, *state["_mover"])
 
     def _with_draws(
         self, q: Tensor, log_weights: Tensor, stats: dict[str, Tensor]

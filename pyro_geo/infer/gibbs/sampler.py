@@ -25,7 +25,14 @@ from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.gibbs.path import Mover, Pilot, Plan, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import (
+    AnnealingPlan,
+    ParticleMover,
+    Pilot,
+    Walk,
+    anneal,
+    scout,
+)
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior, name_of
 from pyro_geo.io.store import check_run
 from pyro_geo.ops.random import substream
@@ -174,7 +181,7 @@ class GibbsPosterior:
         self.posterior: WeightedPosterior | None = None
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
-        """Plan with a pilot, then walk the path.
+        """AnnealingPlan with a pilot, then walk the path.
 
         An interrupt keeps the stages that are finished; a certificate may still rest
         on them.
@@ -228,9 +235,9 @@ class GibbsPosterior:
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
         start = Seconds.now()
         target = self.model.target(args, targets, dtype=self.dtype)
-        mover = Mover(self.model, target, self.num_leapfrog, self.chunk)
+        mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
         seed = self._chosen_seed(resume)
-        density = self.model.at(target, 1.0)
+        density = target.tempered(1.0)
         identity = {
             "kernel": type(self).__name__,
             "seed": seed,
@@ -297,7 +304,7 @@ class _Run:
     def __init__(
         self,
         settings: GibbsPosterior,
-        mover: Mover,
+        mover: ParticleMover,
         seed: int,
         stages: StageStore,
         start: Seconds,
@@ -423,7 +430,7 @@ class _Run:
         self.state = state._replace(seconds=Seconds.now() - self.start)
         self.stages.commit(self.state, self.facts, finished)
 
-    def _kept(self, plan: Plan) -> set[float]:
+    def _kept(self, plan: AnnealingPlan) -> set[float]:
         every = self.settings.keep == "all"
         return set(plan.betas if every else self.settings.betas)
 

@@ -48,7 +48,7 @@ def test_density_by_hand() -> None:
     torch.testing.assert_close(target.log_prior(q), prior)
     torch.testing.assert_close(target.log_likelihood(q), -0.7 * loss)
     torch.testing.assert_close(model.losses(target, q).sum(1), loss)
-    cold = model.at(target, 0.0)
+    cold = target.tempered(0.0)
     assert cold.log_likelihood(q).abs().max() == 0
 
 
@@ -74,7 +74,7 @@ def test_another_temperature_shares_the_compiled_step() -> None:
     q = torch.zeros(2, 2, dtype=torch.float64)
     target.value_and_grad(q)
     before = target.build_seconds
-    model.at(target, 0.25).value_and_grad(q)
+    target.tempered(0.25).value_and_grad(q)
     assert target.build_seconds == before
 
 

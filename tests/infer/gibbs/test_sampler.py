@@ -25,7 +25,7 @@ from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs import path
 from pyro_geo.infer.gibbs.langevin import walk
-from pyro_geo.infer.gibbs.path import Mover, Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import ParticleMover, Pilot, Stage, Walk, anneal, scout
 
 DOUBLE = torch.float64
 SCALE = 1.5
@@ -117,11 +117,11 @@ def test_hot_posterior_is_the_prior() -> None:
     assert float(found.positions.std()) == pytest.approx(SCALE, rel=0.1)
 
 
-def runner(moves: int = 1) -> tuple[Mover, Any, Tensor]:
+def runner(moves: int = 1) -> tuple[ParticleMover, Any, Tensor]:
     x, y = data()
     model = GibbsModel(linear, squared)
     target = model.target(x, y, dtype=DOUBLE)
-    mover = Mover(model, target, num_leapfrog=3)
+    mover = ParticleMover(model, target, num_leapfrog=3)
     *_, pilot = scout(
         mover,
         Pilot.begin(model.prior_draws(target, 64, seed=0)),
@@ -140,7 +140,7 @@ def z_of_normaliser(log_weights: Tensor, log_z: float) -> float:
     return float((ratios.mean() - 1) / (ratios.std() / len(ratios) ** 0.5))
 
 
-def last_stage(mover: Mover, plan: Any, q: Tensor) -> Stage:
+def last_stage(mover: ParticleMover, plan: Any, q: Tensor) -> Stage:
     *_, end = anneal(mover, plan, Walk(q), torch.Generator().manual_seed(7))
     assert end.stage is not None
     return end.stage
@@ -154,7 +154,7 @@ def test_without_resampling_each_particle_estimates_the_normaliser() -> None:
     assert abs(z) < 4.5
 
 
-class Unadjusted(Mover):
+class Unadjusted(ParticleMover):
     """A twin that accepts every move."""
 
     def _one_move(
@@ -343,15 +343,15 @@ def test_what_others_have_moved_is_refused() -> None:
 
 
 def interrupting(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = path.Mover.move, [0]
+    original, calls = path.ParticleMover.move, [0]
 
-    def move(self: Mover, *rest: Any, **named: Any) -> Any:
+    def move(self: ParticleMover, *rest: Any, **named: Any) -> Any:
         calls[0] += 1
         if calls[0] == after:
             raise KeyboardInterrupt
         return original(self, *rest, **named)
 
-    monkeypatch.setattr(path.Mover, "move", move)
+    monkeypatch.setattr(path.ParticleMover, "move", move)
 
 
 def test_an_interrupt_keeps_stages_and_the_planned_divisor(monkeypatch) -> None:

@@ -368,7 +368,7 @@ def test_an_interrupted_run_shows_its_last_stage_and_goes_on(tmp_path, monkeypat
     folder, full = tmp_path / "run.zarr", annealed()
     assert full.plan is not None
     pilot_moves = 3 * len(full.plan.betas)
-    move, left = path.Mover.move, [pilot_moves + 2]
+    move, left = path.ParticleMover.move, [pilot_moves + 2]
 
     def interrupted(self: Any, *rest: Any, **named: Any) -> Any:
         left[0] -= 1
@@ -377,7 +377,7 @@ def test_an_interrupted_run_shows_its_last_stage_and_goes_on(tmp_path, monkeypat
         return move(self, *rest, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(path.Mover, "move", interrupted)
+        patched.setattr(path.ParticleMover, "move", interrupted)
         with pytest.warns(ConvergenceWarning, match="interrupted"):
             cut = annealed(store=folder)
     assert len(cut.stages) == 2
@@ -405,7 +405,7 @@ def test_a_store_without_a_stage_has_no_draws(tmp_path, monkeypatch):
     def stopped(self: Any, *rest: Any, **named: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(path.Mover, "move", stopped)
+    monkeypatch.setattr(path.ParticleMover, "move", stopped)
     with pytest.raises(KeyboardInterrupt):
         annealed(store=folder)
     assert group(open_run(folder), "posterior").sizes["draw"] == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check
-from pyro_geo.density import Target
+from pyro_geo.density import Localisation, Target
 from pyro_geo.errors import ConvergenceWarning, ShapeError
 from pyro_geo.geometry.laplace import laplace
 from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
@@ -135,7 +135,8 @@ def llc(
     check(localization > 0, "localization", localization, "a positive number")
     check(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
     where = _position(target, at)
-    tempered = _tempered(target, where, beta, localization)
+    pull = Localisation(where, localization)
+    tempered = target.tempered(beta, prior=pull)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed % 2**63)
     metric, promise = _quadratic(tempered, where, localization)
@@ -215,23 +216,6 @@ class _Sampler:
             rates.append(self.move(self.step_size))
             q.append(self.chains.q)
         return torch.stack(q, 1), torch.stack(rates, 1)
-
-
-def _tempered(target: Target, where: Tensor, beta: float, pull: float) -> Target:
-    """The localised posterior, its temperature and centre among the data."""
-    density = target.density
-
-    def potential(
-        q: Tensor, beta: Tensor, pull: Tensor, where: Tensor, *data: Tensor
-    ) -> Tensor:
-        loss = -density.terms(q, data).log_likelihood
-        return beta * loss + 0.5 * pull * (q - where).square().sum()
-
-    numbers = [torch.tensor(x, dtype=target.dtype) for x in (beta, pull)]
-    numbers = [x.to(target.device) for x in numbers]
-    return Target.from_potential(
-        potential, target.dim, *numbers, where, *target.data, dtype=target.dtype
-    )
 
 
 def _quadratic(

@@ -1,0 +1,157 @@
+r"""Tempered densities: the prior times a power of the likelihood.
+
+.. math:: p_\beta(q) \propto \pi(q)\, p(y \mid q)^\beta
+
+The inverse temperature is a tensor among the data, so that another one needs no new
+graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_geo.density.layout import Layout
+from pyro_geo.density.model import ModelDensity
+from pyro_geo.density.protocol import Data, Density, Terms
+
+__all__ = ["Localisation", "Prior", "TemperedDensity", "TemperedModel", "temper"]
+
+
+class Localisation(NamedTuple):
+    r"""A prior that pulls to a point, :math:`-\tfrac{\gamma}{2} |q - q_0|^2`.
+
+    Attributes:
+        centre: the point, `(dim,)`.
+        strength: of the pull.
+    """
+
+    centre: Tensor
+    strength: float | Tensor
+
+
+Prior = Literal["model"] | None | Localisation
+
+
+class TemperedModel(ModelDensity):
+    """A model whose observed sites are scaled by the first tensor of its data.
+
+    It stays a model: its sites, their names and its curvature are there as before.
+
+    Args:
+        inner: the model as it is.
+    """
+
+    def __init__(self, inner: ModelDensity) -> None:
+        # what is known about the model holds at every temperature
+        self.__dict__.update(inner.__dict__)
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Data:
+        """Take the inverse temperature, and the tensors out of new arguments.
+
+        Args:
+            *args: the inverse temperature first, then the model's arguments.
+            **kwargs: the model's keyword arguments.
+
+        Returns:
+            The tensors in this order.
+        """
+        return (torch.as_tensor(args[0]), *super().rebind(*args[1:], **kwargs))
+
+    def terms(self, q: Tensor, data: Data) -> Terms:
+        """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""
+        terms = super().terms(q, data)
+        if not self.enumerated:
+            return terms
+        # a power of a sum over discrete values is no sum of powers
+        return terms._replace(log_likelihood=data[0] * terms.log_likelihood)
+
+    def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return super().arguments(data[1:])
+
+    def _conditioned(
+        self, values: Mapping[str, Tensor], data: Data
+    ) -> tuple[poutine.Trace, dict[str, Any]]:
+        trace, sites = super()._conditioned(values, data)
+        if not self.enumerated:
+            # each datum is scaled before the sum, as by `poutine.scale`
+            for name, site in sites.items():
+                if name not in self.latents and site["is_observed"]:
+                    site["scale"] = site["scale"] * data[0]
+        return trace, sites
+
+
+class TemperedDensity:
+    """Any density with its likelihood to a power, and perhaps another prior.
+
+    Its data are the inverse temperature, the centre and strength of a localisation if
+    there is one, and those of the density itself.
+
+    Args:
+        inner: the density as it is.
+        prior: `"model"` for its own, `"none"`, or `"pull"` for a localisation.
+    """
+
+    def __init__(self, inner: Density, prior: Literal["model", "none", "pull"]) -> None:
+        self.inner = inner
+        self.prior = prior
+        self.layout: Layout = inner.layout
+
+    def terms(self, q: Tensor, data: Data) -> Terms:
+        """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""
+        terms = self.inner.terms(q, data[self._own :])
+        log_prior = terms.log_prior
+        if self.prior == "none":
+            log_prior = torch.zeros_like(log_prior)
+        elif self.prior == "pull":
+            log_prior = -0.5 * data[2] * (q - data[1]).square().sum()
+        return Terms(log_prior, data[0] * terms.log_likelihood)
+
+    def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+        """Log-likelihood of each datum by observed site, unscaled and not tempered."""
+        return self.inner.pointwise(q, data[self._own :])
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Data:
+        """Take the own tensors, and those of the density out of new arguments.
+
+        Args:
+            *args: the own tensors first, then the density's arguments.
+            **kwargs: the density's keyword arguments.
+
+        Returns:
+            The tensors in this order.
+        """
+        own = tuple(torch.as_tensor(x) for x in args[: self._own])
+        return (*own, *self.inner.rebind(*args[self._own :], **kwargs))
+
+    def check_data(self, data: Data) -> None:
+        """Refuse what the density refuses."""
+        self.inner.check_data(data[self._own :])
+
+    @property
+    def _own(self) -> int:
+        """Number of own tensors among the data."""
+        return 3 if self.prior == "pull" else 1
+
+
+def temper(density: Density, prior: Prior) -> TemperedModel | TemperedDensity:
+    """Make the tempered form of a density.
+
+    Args:
+        density: as it is.
+        prior: see :meth:`pyro_geo.Target.tempered`.
+
+    Returns:
+        The density whose first tensor of data is the inverse temperature.
+    """
+    if isinstance(prior, Localisation):
+        return TemperedDensity(density, "pull")
+    if prior is None:
+        return TemperedDensity(density, "none")
+    if isinstance(density, ModelDensity):
+        return TemperedModel(density)
+    return TemperedDensity(density, "model")
