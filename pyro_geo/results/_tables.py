@@ -19,7 +19,9 @@ from pyro_geo.results.weights import Weights
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["diagnose", "tabulate"]
+__all__ = ["describe", "diagnose", "tabulate"]
+
+_SHOWN_SITES = 6  # in a representation
 
 
 def tabulate(
@@ -63,6 +65,29 @@ def tabulate(
         sample_dims=sample_dims,
     )
     return summary(idata, interval=prob)
+
+
+def describe(draws: Draws, chain_name: str, weighted: bool) -> str:
+    """Say in a few words how many draws of which sites there are.
+
+    Args:
+        draws: to describe; none of them is looked at.
+        chain_name: what a chain is called.
+        weighted: whether they have weights.
+
+    Returns:
+        A text of one line.
+    """
+    chains, each = draws.num_chains, draws.num_draws
+    shapes = list(draws.shapes.items())
+    sites = [f"{name} {tuple(shape)}" for name, shape in shapes[:_SHOWN_SITES]]
+    if len(shapes) > _SHOWN_SITES:
+        sites.append(f"{len(shapes) - _SHOWN_SITES} more sites")
+    return (
+        f"{chains} {chain_name}{'s' if chains != 1 else ''}, "
+        f"{each} draw{'s' if each != 1 else ''} of each"
+        f"{', with weights' if weighted else ''}; {', '.join(sites)}"
+    )
 
 
 def diagnose(table: pd.DataFrame, draws: Draws) -> dict[str, Any]:

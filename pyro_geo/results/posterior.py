@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
 from pyro_geo.io.names import SAMPLE_DIMS
 from pyro_geo.results._groups import arrays, check_prior, lazy_groups, make_groups
-from pyro_geo.results._tables import diagnose, tabulate
+from pyro_geo.results._picking import pick, pick_rows
+from pyro_geo.results._tables import describe, diagnose, tabulate
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import PredictiveModel, Replicator
 from pyro_geo.results.weights import Weights, equal_rows
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from pyro_geo.io.reports import Curves
 
 __all__ = ["PosteriorDraws"]
-
-_SHOWN_SITES = 6  # in the representation
 
 
 class PosteriorDraws:
@@ -133,17 +133,8 @@ class PosteriorDraws:
         kind = type(self).__name__
         if self._draws is None:
             return f"{kind}(no draws yet)"
-        chains, draws = self._draws.num_chains, self._draws.num_draws
-        weights = ", with weights" if self._weights is not None else ""
-        shapes = list(self._draws.shapes.items())
-        sites = [f"{name} {tuple(shape)}" for name, shape in shapes[:_SHOWN_SITES]]
-        if len(shapes) > _SHOWN_SITES:
-            sites.append(f"{len(shapes) - _SHOWN_SITES} more sites")
-        return (
-            f"{kind}({chains} {self.chain_name}{'s' if chains != 1 else ''}, "
-            f"{draws} draw{'s' if draws != 1 else ''} of each{weights}; "
-            f"{', '.join(sites)})"
-        )
+        shown = describe(self._draws, self.chain_name, self._weights is not None)
+        return f"{kind}({shown})"
 
     # -- draws ----------------------------------------------------------------------
 
@@ -187,26 +178,10 @@ class PosteriorDraws:
             Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`. Where a
             run kept some sites only, these.
         """
-        draws = self._finished()
-        sites = draws.sites(list(draws.shapes))
-        if self._weights is not None and resample:
-            if num_samples is None:
-                rows = equal_rows(self._weights.flat, self.run_seed)
-            else:
-                rows = self._weights.drawn(num_samples)
-            picked = {name: value.flatten(0, 1)[rows] for name, value in sites.items()}
-            if group_by_chain:
-                return {name: value.unsqueeze(0) for name, value in picked.items()}
-            return picked
-        if not group_by_chain:
-            sites = {name: value.flatten(0, 1) for name, value in sites.items()}
-        if num_samples is None:
-            return sites
-        each = draws.num_draws
-        most = each if group_by_chain else draws.num_chains * each
-        pick = torch.randint(most, (num_samples,))
-        axis = int(group_by_chain)
-        return {n: v.index_select(axis, pick.to(v.device)) for n, v in sites.items()}
+        draws, weights = self._finished(), self._weights if resample else None
+        good = num_samples is None or resample or self._weights is None
+        check(good, "num_samples", num_samples, "None beside resample=False")
+        return pick(draws, weights, num_samples, group_by_chain, self.run_seed)
 
     # -- weights --------------------------------------------------------------------
 
@@ -247,9 +222,7 @@ class PosteriorDraws:
         weights = self.log_weights
         if weights is None:
             weights = torch.zeros(draws.num_chains * draws.num_draws)
-        rows = equal_rows(weights, self._seed(seed), num_draws)
-        sites = draws.sites(list(draws.shapes))
-        return {n: v.flatten(0, 1)[rows.to(v.device)] for n, v in sites.items()}
+        return pick_rows(draws, equal_rows(weights, self._seed(seed), num_draws))
 
     # -- tables ---------------------------------------------------------------------
 
@@ -448,7 +421,7 @@ class PosteriorDraws:
                 where=type(self).__name__,
                 found="no finished block",
                 expected="a run",
-                todo="Call run first.",
+                todo="call run first",
             )
         return self._draws
 

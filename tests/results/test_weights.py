@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
-from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
+from pyro_geo.errors import ConfigurationError, ModelError, ShapeError, UnsupportedError
 from pyro_geo.io.arviz import get_group
 from pyro_geo.results import MemoryDraws, PosteriorDraws, Weights
 from pyro_geo.results.weights import equal_rows
@@ -51,6 +51,11 @@ def test_draws_at_random_follow_the_weights(fit):
     for count, share in zip(found[:3], (0.5, 0.25, 0.25), strict=True):
         z = (count - 8_000 * share) / (8_000 * share * (1 - share)) ** 0.5
         assert abs(z) < 4.9
+
+
+def test_draws_at_random_without_the_weights_are_refused(fit):
+    with pytest.raises(ConfigurationError, match="num_samples"):
+        fit.get_samples(10, resample=False)
 
 
 def test_every_group_is_of_the_same_draws(fit):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from pyro_geo.errors import CheckpointError, explain
 
-__all__ = ["HEADER", "damaged", "read_root", "refuse_occupied", "take", "unwritable"]
+__all__ = [
+    "HEADER",
+    "damaged",
+    "load_arrays",
+    "read_root",
+    "refuse_occupied",
+    "take",
+    "unwritable",
+]
 
 HEADER = "pyro_geo"  # of the root's attributes
 _LOCK = ".lock"
@@ -102,3 +112,25 @@ def unwritable(path: Path, reason: OSError) -> str:
         expected="a folder with room",
         todo="Free some space or choose another path.",
     )
+
+
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Load the arrays of a state; nothing in the file can execute code.
+
+    Args:
+        file: of NumPy's format `npz`.
+
+    Returns:
+        Array by name.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        # opened here: NumPy leaves what it cannot read open
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+        raise CheckpointError(
+            damaged(file, f"{type(reason).__name__}: {reason}")
+        ) from reason

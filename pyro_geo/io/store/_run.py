@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -24,6 +23,7 @@ from pyro_geo.io.store._array import ChunkedArray
 from pyro_geo.io.store._folder import (
     HEADER,
     damaged,
+    load_arrays,
     read_root,
     refuse_occupied,
     take,
@@ -288,10 +288,10 @@ class RunStore:
 
         """
         last = self.header["commit"]
-        arrays = _load_arrays(self._state(last))
+        arrays = load_arrays(self._state(last))
         doc = json.loads(arrays.pop(_DOC).tobytes())
         for commit in doc["commits"]:
-            arrays |= _load_arrays(self._state(commit))
+            arrays |= load_arrays(self._state(commit))
         arrays.pop(_DOC, None)
         return doc["doc"], arrays
 
@@ -497,17 +497,6 @@ class RunStore:
                 expected=f"format {expected[0]}, pyro_geo {expected[1]}",
                 todo="Go on with the version that began it; its draws can be read.",
             )
-
-
-def _load_arrays(file: Path) -> dict[str, np.ndarray]:
-    try:
-        # opened here: NumPy leaves what it cannot read open
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise CheckpointError(
-            damaged(file, f"{type(reason).__name__}: {reason}")
-        ) from reason
 
 
 def _umask() -> int:
