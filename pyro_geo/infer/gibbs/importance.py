@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro_geo.density import Target
 from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.gibbs.path import Mover, Stage, some
+from pyro_geo.infer.gibbs.path import Mover, Stage, check_survivors
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.ops.weights import ess
 
@@ -64,7 +64,7 @@ def weigh_guide(
     loss = mover.loss(q)
     log_weights = log_prior - log_q - beta * loss - math.log(num_particles)
     log_weights = torch.where(log_weights.isfinite(), log_weights, -math.inf)
-    some(log_weights, "importance draws")
+    check_survivors(log_weights, "importance draws")
     rate = torch.ones_like(loss)
     killed = int((~loss.isfinite()).sum())
     effective = float(ess(log_weights))

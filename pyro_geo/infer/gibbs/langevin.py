@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.infer.gibbs.path import Balance, Mover, Plan, Stage, Walk, some
+from pyro_geo.infer.gibbs.path import Balance, Mover, Plan, Stage, Walk, check_survivors
 from pyro_geo.ops.weights import ess
 
 __all__ = ["walk"]
@@ -74,7 +74,7 @@ def walk(
         killed = int((bad & ~dead).sum())
         dead = dead | bad
         log_weights = torch.where(dead, -math.inf, log_weights)
-        some(log_weights, f"beta {beta:.3g}")
+        check_survivors(log_weights, f"beta {beta:.3g}")
         rate = torch.ones_like(loss)
         effective = float(ess(log_weights))
         stage = Stage(beta, q, log_weights, loss, rate, effective, False, killed)

@@ -27,8 +27,8 @@ __all__ = [
     "Stage",
     "Walk",
     "anneal",
+    "check_survivors",
     "scout",
-    "some",
 ]
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
@@ -282,7 +282,7 @@ class Mover:
         return torch.cat([chains.q, rate[:, None]], 1)
 
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """Apply to all rows, always the same number at once."""
+        """Apply to all rows, the same number in each call."""
         return map_lanes(fn, rows, min(self.chunk, len(rows)))
 
 
@@ -320,7 +320,7 @@ def scout(
     while (beta := pilot.beta) < ends[-1]:
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
-        some(alive, "the pilot")
+        check_survivors(alive, "the pilot")
         end = next(end for end in ends if end > beta)
         new = next_temperature(alive, finite, beta, end, cess)
         log_weights = alive - (new - beta) * finite
@@ -382,7 +382,7 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
-        some(log_weights, f"beta {new:.3g}")
+        check_survivors(log_weights, f"beta {new:.3g}")
         effective = float(ess(log_weights))
         resampled = effective < plan.ess_threshold * len(q)
         if resampled:
@@ -395,14 +395,14 @@ def anneal(
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         killed += int(lost.sum())
         log_weights = torch.where(lost, -math.inf, log_weights)
-        some(log_weights, f"beta {new:.3g}")
+        check_survivors(log_weights, f"beta {new:.3g}")
         beta = new
         stage = Stage(beta, q, log_weights, loss, rate, effective, resampled, killed)
         yield Walk(q, index + 1, stage)
 
 
-def some(log_weights: Tensor, where: str) -> None:
-    """Refuse to go on without a particle."""
+def check_survivors(log_weights: Tensor, where: str) -> None:
+    """Refuse to go on if every particle has been dropped."""
     if not bool((log_weights > -math.inf).any()):
         raise EmptyEnsembleError(
             "no particle is left",
