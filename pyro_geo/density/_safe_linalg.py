@@ -90,4 +90,4 @@ REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.clamp_: _clamp_,
 }
-"""Function to what stands for it while a density is evaluated."""
+"""Function to its replacement while a density is evaluated."""

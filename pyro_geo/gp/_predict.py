@@ -66,8 +66,8 @@ def predict(
 
     .. math:: p(y^* \mid x^*) = \frac1S \sum_s N(y^*; \mu_s(x^*), \sigma_s^2(x^*))
 
-    The result has a `mean` and a `variance` (within draws and between them), `cdf`,
-    `log_prob` and `sample`, all of them of each point alone.
+    The result has a `mean`, a `variance` (within draws and between them), a `cdf`,
+    `log_prob` and `sample`, each for every point by itself.
 
     Args:
         gp: what :func:`load_exact_gp` gives, or any batched `ExactGP`.

@@ -49,7 +49,7 @@ class Ledger:
             The number of looks planned, among which `delta` is divided.
 
         Raises:
-            ConfigurationError: all of them are taken.
+            ConfigurationError: all looks planned for these data are taken.
         """
         key = content_hash(data)
         taken = self._taken.get(key, 0)
