@@ -1,4 +1,4 @@
-"""What we use of Pyro's private interfaces, seen with pyro-ppl 1.9.1 and 1.9.2.
+"""What we use of Pyro's private interfaces, seen with pyro-ppl 1.9.2.
 
 Each name below has a test in `tests/compat/test_pyro.py` that fails when Pyro changes
 it. `pyproject.toml` bounds pyro-ppl from above for the same reason.

@@ -1,4 +1,4 @@
-"""What we use of torch's private interfaces, seen with torch 2.10 to 2.13.
+"""What we use of torch's private interfaces, seen with torch 2.13.0.
 
 Each name below has a test in `tests/compat/test_torch.py` that fails when torch changes
 it. `pyproject.toml` bounds torch from above for the same reason.

@@ -40,8 +40,8 @@ _SAMPLING = ("num_samples", "tmc")  # annotations of Monte Carlo sums
 class Enumerate(ShapeEnumMessenger):
     """Give every discrete latent site all its values at once.
 
-    Annotations that ask for less, a Monte Carlo sum or one value after the other, are
-    overruled: the density has to be the exact sum.
+    Annotations that ask for a Monte Carlo sum, or for one value after the other, are
+    ignored: the density has to be the exact sum.
 
     Args:
         first_available_dim: first axis, from the right, left of all plates.
@@ -59,13 +59,24 @@ _LogSumRing = ring_of_logs(_log_sum.__name__)
 
 
 class _Factor(NamedTuple):
-    """Log-probability of one site, for every value of the discrete ones it follows."""
+    """Log-probability of one site, for every value of the discrete sites before it.
+
+    Attributes:
+        name: of the site.
+        plates: symbols of its plates.
+        full: log-probability with the axes that Pyro gave it.
+        log_prob: the same with axes named by symbols, those of length one dropped.
+        summed: symbols of the discrete sites among its axes.
+        latent: whether it is a continuous latent site.
+        observed: whether it is data.
+        site: its message in the trace.
+    """
 
     name: str
     plates: frozenset[str]
-    full: Tensor  # axes as Pyro has them
-    log_prob: Tensor  # axes named by symbols, those of length one dropped
-    summed: frozenset[str]  # symbols of discrete sites among these
+    full: Tensor
+    log_prob: Tensor
+    summed: frozenset[str]
     latent: bool
     observed: bool
     site: Mapping[str, Any]
@@ -78,8 +89,9 @@ class Joint:
         trace: of the model, under :class:`Enumerate`.
         sites: its random sites, deterministic ones left out.
         latents: names of the continuous latent sites.
-        scaled: as Pyro's potential counts: with the scales of `poutine.scale`, and
-            every value of a masked discrete site. Otherwise each datum for itself.
+        scaled: multiply by the scales of `poutine.scale` and count every value of a
+            masked discrete site, as Pyro's potential does. If False, each datum counts
+            once.
     """
 
     def __init__(
@@ -126,26 +138,28 @@ class Joint:
         Returns:
             The log-prior and the log-likelihood, `()` each.
         """
-        joined = []
+        rest = []
         for factor in self.factors:
             if factor.latent and not factor.summed:
                 log_prior = log_prior + factor.full.sum()
             else:
-                joined.append(factor)
-        both = self._contract(joined)
-        # what the priors of latents that follow discrete sites sum up to by themselves
-        unseen = [f for f in joined if not f.observed]
-        parts = [p for p in _connected(unseen) if any(f.latent for f in p)]
-        if not parts:
-            return log_prior, both
-        inner = self._contract([f for part in parts for f in part])
-        return log_prior + inner, both - inner
+                rest.append(factor)
+        joint = self._contract(rest)
+        # The same sum without the data is the prior of the latents that follow
+        # discrete sites; the likelihood is what the data add to it.
+        unobserved = [f for f in rest if not f.observed]
+        groups = [g for g in _connected(unobserved) if any(f.latent for f in g)]
+        if not groups:
+            return log_prior, joint
+        prior = self._contract([f for group in groups for f in group])
+        return log_prior + prior, joint - prior
 
     def site_log_probs(self) -> dict[str, Tensor]:
         """Log-probability of each site, at the likeliest values of the discrete ones.
 
         Returns:
-            Name to a scalar, not finite where no values of the discrete sites help.
+            Name to a scalar. It is finite if any values of the discrete sites make it
+            so.
         """
         return {f.name: self._likeliest(f).sum() for f in self.factors}
 
@@ -153,12 +167,12 @@ class Joint:
         """Log-likelihood of each datum, its own discrete sites summed out.
 
         Returns:
-            Observed site to one value for each datum; masked ones are zero.
-            :class:`~pyro_geo.errors.UnsupportedError` where discrete sites join data.
+            Observed site to one value for each datum; masked ones are zero. Data that
+            share a discrete site raise :class:`~pyro_geo.errors.UnsupportedError`.
         """
-        of = {f.name: part for part in _connected(self.factors) for f in part}
+        group_of = {f.name: group for group in _connected(self.factors) for f in group}
         return {
-            f.name: self._each_datum(f, of[f.name]) if f.summed else f.full
+            f.name: self._each_datum(f, group_of[f.name]) if f.summed else f.full
             for f in self.factors
             if f.observed
         }
@@ -168,12 +182,14 @@ class Joint:
         axes = tuple(names.index(symbol) for symbol in factor.summed)
         return factor.log_prob.amax(axes) if axes else factor.log_prob
 
-    def _each_datum(self, datum: _Factor, part: Sequence[_Factor]) -> Tensor:
-        _check_local(datum, part)
-        log_prob: Any = self._contract(part, datum.plates)
-        unseen = [f for f in part if not f.observed]
-        if any(f.latent for f in unseen):  # given the latents that follow them
-            log_prob = log_prob - self._contract(unseen, datum.plates)
+    def _each_datum(self, datum: _Factor, group: Sequence[_Factor]) -> Tensor:
+        """Sum out the discrete sites of every datum of one observed site."""
+        _check_local(datum, group)
+        log_prob: Any = self._contract(group, datum.plates)
+        unobserved = [f for f in group if not f.observed]
+        # p(datum | latents) = p(datum, latents) / p(latents)
+        if any(f.latent for f in unobserved):
+            log_prob = log_prob - self._contract(unobserved, datum.plates)
         frames = [f for f in datum.site["cond_indep_stack"] if f.vectorized]
         shape = [1] * max((-f.dim for f in frames), default=0)
         for frame in frames:
@@ -183,7 +199,7 @@ class Joint:
     def _contract(
         self, factors: Sequence[_Factor], plates: frozenset[str] = frozenset()
     ) -> Tensor:
-        """Sum out all discrete sites, and multiply over all but these plates."""
+        """Sum out all discrete sites, and multiply over all plates but these."""
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for factor in factors:
             tree.setdefault(factor.plates, []).append(factor.log_prob)
@@ -199,7 +215,8 @@ def _log_prob(name: str, site: Mapping[str, Any], scaled: bool) -> Tensor:
         return scale_and_mask(log_prob, site["scale"], site["mask"])
     if dim is None or site["mask"] is None:
         return scale_and_mask(log_prob, 1.0, site["mask"])
-    # Pyro counts every value of a masked site, which adds the log of their number
+    # Where a discrete site is masked, Pyro sums a one for each of its k values. A
+    # probability of 1/k for each keeps that sum from changing the data's likelihood.
     mask = torch.as_tensor(site["mask"], device=log_prob.device)
     return torch.where(mask, log_prob, -math.log(log_prob.shape[dim]))
 
@@ -222,21 +239,21 @@ def _connected(factors: Sequence[_Factor]) -> list[list[_Factor]]:
     groups: list[tuple[set[str], list[_Factor]]] = []
     for factor in factors:
         symbols, members = set(factor.summed), [factor]
-        apart = []
+        separate = []
         for group in groups:
             if group[0].isdisjoint(symbols):
-                apart.append(group)
-            else:
+                separate.append(group)
+            else:  # this factor joins the group to its own
                 symbols |= group[0]
                 members = group[1] + members
-        groups = [*apart, (symbols, members)]
+        groups = [*separate, (symbols, members)]
     return [members for _, members in groups]
 
 
-def _check_local(datum: _Factor, part: Sequence[_Factor]) -> None:
-    """Refuse data that discrete sites join: they have no likelihoods of their own."""
-    others = [f.name for f in part if f.observed and f.name != datum.name]
-    wider = [f.name for f in part if not f.plates >= datum.plates]
+def _check_local(datum: _Factor, group: Sequence[_Factor]) -> None:
+    """Refuse data that share a discrete site: no datum has a likelihood of its own."""
+    others = [f.name for f in group if f.observed and f.name != datum.name]
+    wider = [f.name for f in group if not f.plates >= datum.plates]
     if not others and not wider:
         return
     joined = (others or wider)[:3]

@@ -1,8 +1,9 @@
-"""Graphs whose lanes do not see where they are.
+"""Graphs in which a lane gives the same numbers wherever it stands.
 
-A matrix product of all lanes with shared data is one call of the BLAS, and for some
-sizes its kernels treat rows at the edge of a tile differently: the same trajectory then
-has other last bits in another lane. One product per lane, of one shape, has not.
+The product of all lanes with a shared matrix is one call of the BLAS. For some sizes
+its kernels treat the rows at the edge of a tile differently, so that the same
+trajectory has other last bits in another lane. One product for each lane avoids that,
+because all these products have the same shape.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-__all__ = ["depends_on_lane", "hide_places", "separate_products"]
+__all__ = ["depends_on_lane", "make_lanes_interchangeable", "separate_products"]
 
-_ROUNDS = 8  # of a few lanes one may round alike by luck
+_ROUNDS = 8  # with few lanes, one round may agree by luck
 _MM = torch.ops.aten.mm.default
 
 
-def hide_places(
+def make_lanes_interchangeable(
     graph: GraphModule, leaves: Sequence[Tensor], laned: Sequence[bool]
 ) -> bool:
-    """Change a graph, in place, whose lanes' numbers depend on their place.
+    """Change a graph, in place, if a lane's numbers depend on its place.
 
     Args:
         graph: function of the leaves.
         leaves: inputs of the shapes to come.
-        laned: whether each input has a leading axis of lanes; where none has, there is
+        laned: whether each input has a leading axis of lanes. If none has, there is
             nothing to do.
 
     Returns:
-        Whether lanes are now independent of their place.
+        Whether the numbers are now independent of the place.
     """
     if not any(laned) or not depends_on_lane(graph, leaves, laned):
         return True
@@ -46,8 +47,8 @@ def depends_on_lane(
 
     Args:
         graph: function of the leaves, its outputs all with a leading axis of lanes.
-        leaves: inputs; those with lanes are shaken, for lanes that are alike, or all
-            zeros, prove nothing.
+        leaves: inputs. Those with lanes are perturbed first, because lanes that are
+            equal, or all zeros, prove nothing.
         laned: whether each input has a leading axis of lanes.
 
     Returns:
@@ -55,13 +56,13 @@ def depends_on_lane(
     """
     num_lanes = len(leaves[list(laned).index(True)])
     orders = torch.arange(num_lanes).flip(0), torch.arange(num_lanes).roll(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)  # the same graph for the same model
     for _ in range(_ROUNDS):
-        shaken = [
-            _shaken(leaf, generator) if has_lanes else leaf
+        perturbed = [
+            _perturbed(leaf, generator) if has_lanes else leaf
             for leaf, has_lanes in zip(leaves, laned, strict=True)
         ]
-        if any(_differs(graph, shaken, laned, order) for order in orders):
+        if any(_differs(graph, perturbed, laned, order) for order in orders):
             return True
     return False
 
@@ -72,19 +73,20 @@ def _differs(
     laned: Sequence[bool],
     order: Tensor,
 ) -> bool:
-    moved = [
+    """Whether lanes in another order give other bits."""
+    permuted = [
         leaf[order] if has_lanes else leaf
         for leaf, has_lanes in zip(leaves, laned, strict=True)
     ]
     with torch.no_grad():
-        straight, other = graph(*leaves), graph(*moved)
+        straight, other = graph(*leaves), graph(*permuted)
     return not all(
         torch.equal(_bits(x[order]), _bits(y))
         for x, y in zip(straight, other, strict=True)
     )
 
 
-def _shaken(leaf: Tensor, generator: torch.Generator) -> Tensor:
+def _perturbed(leaf: Tensor, generator: torch.Generator) -> Tensor:
     """Change floating numbers a little, each by its own amount."""
     if not leaf.is_floating_point():
         return leaf
@@ -95,7 +97,7 @@ def _shaken(leaf: Tensor, generator: torch.Generator) -> Tensor:
 def separate_products(graph: GraphModule, num_lanes: int) -> None:
     """Make each matrix product over lanes one product per lane, in place.
 
-    Costs about twice the time of the products concerned.
+    The products concerned then take about twice their time.
 
     Args:
         graph: traced graph; its nodes know their shapes.
@@ -109,6 +111,7 @@ def separate_products(graph: GraphModule, num_lanes: int) -> None:
         if num_lanes not in (rows, columns):
             continue
         with graph.graph.inserting_before(node):
+            # Lanes may be the rows of the product or, as (A B)' = B' A', its columns.
             if rows == num_lanes:
                 product = _each_row(graph, first, second, num_lanes)
             else:
@@ -141,5 +144,5 @@ def _transposed(graph: GraphModule, node: Node) -> Node:
 
 
 def _bits(x: Tensor) -> Tensor:
-    """Compare NaN as a value like any other."""
+    """Replace NaN, which is not equal to itself, by infinity."""
     return torch.where(x.isnan(), torch.inf, x) if x.is_floating_point() else x

@@ -55,6 +55,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
         >>> einsum("ij,j->i", p.log(), torch.zeros(2)).exp()
         tensor([0.3000, 0.7000])
     """
+    # the sum over axes that the output lacks comes last, after all factors are added
     inputs, output = equation.split("->")
     names = inputs.split(",")
     summed = sorted(set("".join(names)) - set(output))

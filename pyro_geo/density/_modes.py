@@ -1,10 +1,10 @@
-"""What a density may do to tensors while it is evaluated and while it is traced.
+"""The mode in which a density is evaluated and traced.
 
-A graph has no Python numbers: `float(y.std())` cannot be traced where `y` is a graph
-input, and `y.numpy()` would be traced, but with this `y` for good. Where the data are
-constants of the graph, so are such numbers, and they are simply read. Under `vmap` a
-latent value has no single number and still raises, so that nothing but the data can
-become a constant.
+A graph holds no Python numbers. `float(y.std())` cannot be traced if `y` is an input of
+the graph. `y.numpy()` can, but then the graph keeps the values of this `y` for ever.
+If the data are constants of the graph, such numbers are constants too and are simply
+read. Latent values never become constants: under `vmap` they have no single number, and
+reading one raises.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ DataRole = Literal["inputs", "constants"]
 
 _TRACING: ContextVar[DataRole | None] = ContextVar("tracing", default=None)
 
+# These turn tensors into arrays, and the next ones into Python numbers.
 _ARRAYS = {torch.Tensor.numpy, torch.Tensor.__array__}
 _NUMBERS = {
     torch.Tensor.item,
@@ -49,9 +50,9 @@ _NUMBERS = {
 def _logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of binary outcomes with one exponential.
 
-    `vmap` takes torch's own function apart into two, which are most of the cost of a
-    logistic model. Both branches of `where` agree on the side of zero, so that the
-    derivatives at zero are right as well.
+    Under `vmap` torch's own function computes two exponentials, most of the cost of a
+    logistic model. At zero both branches of `where` have the same value and slope, so
+    that the derivatives are right there as well.
 
     Returns:
         The loss of each outcome, in nats.
@@ -64,7 +65,7 @@ def _logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 @contextmanager
 def tracing(role: DataRole) -> Iterator[None]:
-    """Tell densities evaluated inside what the data are in the graph to come."""
+    """Say what the data are in the graph that is traced inside this context."""
     token = _TRACING.set(role)
     try:
         yield
@@ -73,7 +74,11 @@ def tracing(role: DataRole) -> Iterator[None]:
 
 
 class default_dtype:
-    """Make a floating type torch's default, if one is given."""
+    """Make a floating type torch's default inside a `with` block.
+
+    Args:
+        dtype: the type; None changes nothing.
+    """
 
     __slots__ = ("after", "before")
 
@@ -91,9 +96,11 @@ class default_dtype:
 
 
 class DensityMode(TorchFunctionMode):
-    """Keep failures to their chain, and numbers out of graphs that data enter.
+    """Evaluate a density so that chains fail alone and graphs stay valid.
 
-    A failed factorisation gives NaN for its own chain, not an error for all.
+    A factorisation that fails gives NaN in its own chain and no error for all. While a
+    graph is traced, reading numbers from the data is refused or allowed as
+    :func:`tracing` says.
     """
 
     def __init__(self) -> None:
@@ -107,14 +114,15 @@ class DensityMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Intercept the few functions concerned, leave every other alone."""
+        """Replace the few functions concerned and call all others as they are."""
         kwargs = kwargs or {}
         if func in REPLACED:
             return REPLACED[func](*args, **kwargs)
         if func is binary_cross_entropy_with_logits and len(args) == 2:
-            given = {name: value for name, value in kwargs.items() if value is not None}
-            if given == {"reduction": "none"}:  # as log-probabilities ask for it
+            options = {k: value for k, value in kwargs.items() if value is not None}
+            if options == {"reduction": "none"}:  # as log-probabilities ask for it
                 return _logistic_loss(*args)
+        # read a number from the data themselves, not from what the trace put around
         if self.role == "constants" and (func in _NUMBERS or func in _ARRAYS):
             with disable_modes():
                 return func(*args, **kwargs)

@@ -46,13 +46,18 @@ def normal_log_prob(y: Tensor, covariance: Tensor) -> Tensor:
 
 
 class _Normal(torch.autograd.Function):
-    """Log-density up to a constant; precision and weights so that backward has them."""
+    """Log-density up to a constant, and two results that its derivatives need.
+
+    These are the precision :math:`P` and the weights :math:`a = P y`. As outputs they
+    have derivatives of their own, which makes the function twice differentiable.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(y: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, info = torch.linalg.cholesky_ex(covariance)
+        # no factor: this chain gets NaN, the others go on
         factor = torch.where((info > 0)[..., None, None], torch.nan, factor)
         eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
@@ -60,6 +65,7 @@ class _Normal(torch.autograd.Function):
         precision = inverse.mT @ inverse
         weights = (inverse.mT @ white).squeeze(-1)
         logs = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        # y' S^-1 y = |L^-1 y|^2 and log det S = 2 sum log diag L
         return -0.5 * white.square().sum((-2, -1)) - logs, precision, weights
 
     @staticmethod
@@ -72,6 +78,7 @@ class _Normal(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         precision, weights = ctx.saved_tensors
         of_y, of_covariance = tangents
+        # d log p = 1/2 tr[(a a' - P) dS] - a' dy,  dP = -P dS P,  da = P dy - P dS a
         slope = torch.zeros_like(weights[..., 0])
         to_precision = torch.zeros_like(precision)
         to_weights = torch.zeros_like(weights)
@@ -92,6 +99,7 @@ class _Normal(torch.autograd.Function):
         value, of_precision, of_weights = grads
         to_y = torch.zeros_like(weights)
         to_covariance = torch.zeros_like(precision)
+        # the adjoints of the three differentials that `jvp` has
         if value is not None:
             outer = weights.unsqueeze(-1) * weights.unsqueeze(-2)
             to_covariance = 0.5 * value[..., None, None] * (outer - precision)
@@ -100,7 +108,7 @@ class _Normal(torch.autograd.Function):
             back = (precision @ of_weights.unsqueeze(-1)).squeeze(-1)
             to_y = to_y + back
             outer = back.unsqueeze(-1) * weights.unsqueeze(-2)
-            to_covariance = to_covariance - 0.5 * (outer + outer.mT)
+            to_covariance = to_covariance - 0.5 * (outer + outer.mT)  # symmetric part
         if of_precision is not None:
             both = 0.5 * (of_precision + of_precision.mT)
             to_covariance = to_covariance - precision @ both @ precision

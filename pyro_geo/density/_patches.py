@@ -1,7 +1,7 @@
-"""Pieces of Pyro that cannot be mapped or traced, replaced while a density runs.
+"""Functions of Pyro that cannot be mapped or traced, replaced while a density runs.
 
-Other threads may see a replacement while a density is evaluated here. They lose
-nothing by it: each gives what the original gives.
+Another thread may see a replacement while a density is evaluated here. That does no
+harm: every replacement returns what the original returns.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.functional import logsigmoid
 
 from pyro_geo._compat.pyro import PLATE_PIECES, SAFE_LOG
 
-__all__ = ["mappable_pieces"]
+__all__ = ["mappable_pyro"]
 
 
 class SafeLog(torch.autograd.Function):
-    """Logarithm whose derivative stops growing at zero, for any transform of torch."""
+    """Logarithm with a bounded derivative at zero, for every transform of torch."""
 
     generate_vmap_rule = True
 
@@ -75,7 +75,7 @@ def ordered_log_probs(predictor: Tensor, cutpoints: Tensor) -> Tensor:
     gaps = cutpoints - predictor.unsqueeze(-1)
     below, above = logsigmoid(gaps), logsigmoid(-gaps)
     width = gaps[..., 1:] - gaps[..., :-1]
-    increases = width > 0
+    increases = width > 0  # elsewhere a width of one keeps the derivative finite
     width = torch.where(increases, width, torch.ones_like(width))
     between = below[..., 1:] + above[..., :-1] + torch.log(-torch.expm1(-width))
     between = torch.where(increases, between, -torch.inf)
@@ -86,6 +86,8 @@ def _ordered_logistic(
     self: Any, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None
 ) -> None:
     """Construct an `OrderedLogistic` without the writes in place of Pyro's own."""
+    # Pyro writes probabilities into a tensor of zeros, which vmap cannot map, and takes
+    # their logarithm, which loses the digits of small ones.
     log_probs = ordered_log_probs(predictor, cutpoints)
     shape = log_probs.shape[:-1]
     self.predictor = predictor.expand(shape)
@@ -93,6 +95,7 @@ def _ordered_logistic(
     Categorical.__init__(self, logits=log_probs, validate_args=validate_args)
 
 
+# Object, name of its attribute, and what replaces it.
 _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (*SAFE_LOG, SafeLog),
     (OrderedLogistic, "__init__", _ordered_logistic),
@@ -113,9 +116,10 @@ _USERS = _Users()
 
 
 @contextmanager
-def mappable_pieces() -> Iterator[None]:
-    """Replace the pieces, and put the originals back when the last user leaves."""
+def mappable_pyro() -> Iterator[None]:
+    """Replace the functions, and restore them when the last user leaves."""
     with _USERS.lock:
+        # only the first user knows the originals: a later one sees replacements
         if _USERS.count == 0:
             _USERS.originals = [getattr(o, name) for o, name, _ in _REPLACEMENTS]
             for owner, name, new in _REPLACEMENTS:

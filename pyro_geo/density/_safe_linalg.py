@@ -1,8 +1,8 @@
-"""Functions of torch that fail for all chains together, made to fail for one.
+"""Functions of torch that fail for a whole batch, made to fail for one chain.
 
-A factorisation raises when one matrix of a batch has none. Here the chain with that
-matrix gets NaN, which is an infinite energy, and the others what they would get alone.
-Some writes in place have no rule under `vmap`; they are done out of place.
+A factorisation raises if a single matrix of the batch has none. Here the chain with
+that matrix gets NaN, which counts as infinite energy, and every other chain gets its
+own result. Some writes in place have no rule under `vmap`; they are done out of place.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def _inverse(a: Tensor) -> Tensor:
 
 def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     result, info = torch.linalg.solve_ex(a, b, left=left)
+    # torch takes `b` as a batch of vectors if it has the batch shape of `a`
     vector = b.dim() == 1 or b.shape == a.shape[:-1]
     return _where(info > 0, result, 1 if vector else 2)
 
 
 def _on_finite(fn: Callable[..., Any], *axes: int) -> Callable[..., Any]:
-    """Keep from a decomposition what it raises on: matrices that are not finite.
+    """Keep matrices that are not finite from a decomposition that raises on them.
 
     Args:
         fn: function of a matrix to a tensor or a named tuple of them.
@@ -49,12 +50,13 @@ def _on_finite(fn: Callable[..., Any], *axes: int) -> Callable[..., Any]:
     """
 
     def guarded(a: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # decompose the identity instead, then overwrite the result
         bad = ~a.isfinite().all(-1).all(-1)
         eye = torch.eye(*a.shape[-2:], dtype=a.dtype, device=a.device)
         found = fn(torch.where(bad[..., None, None], eye, a), *args, **kwargs)
         if isinstance(found, Tensor):
             return _where(bad, found, axes[0])
-        parts = zip(found, axes, strict=True)
+        parts = zip(found, axes, strict=True)  # a named tuple, (values, vectors) say
         return type(found)([_where(bad, part, n) for part, n in parts])
 
     return guarded
@@ -88,4 +90,4 @@ REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.clamp_: _clamp_,
 }
-"""Function to what stands for it while a density is evaluated."""
+"""Function to its replacement while a density is evaluated."""

@@ -1,4 +1,8 @@
-"""Trees of tensors: tuples and named tuples, taken apart and put together fast."""
+"""Trees of tensors: tuples and named tuples, flattened and rebuilt.
+
+Written out because a small compiled graph takes microseconds: torch's own trees would
+cost as much again.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +44,9 @@ def flatten(tree: Tree, into: list[Tensor]) -> None:
 
 def rebuilder(tree: Tree) -> Rebuild:
     """Make the function that puts a reversed list of leaves back in `tree`'s shape."""
+    # Leaves come in reverse order because popping the last item of a list is cheap.
     if isinstance(tree, Tensor):
         return list.pop
     branches = [rebuilder(branch) for branch in tree]
-    make = getattr(type(tree), "_make", tuple)
+    make = getattr(type(tree), "_make", tuple)  # of a named tuple, or else a tuple
     return lambda leaves: make([branch(leaves) for branch in branches])

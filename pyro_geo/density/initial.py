@@ -1,4 +1,4 @@
-"""Starts of finite density."""
+"""Starting positions of finite density and gradient."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import torch
 from pyro.infer.autoguide.initialization import init_to_median, init_to_sample
 from torch import Tensor
 
+from pyro_geo.checks import check
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity
-from pyro_geo.errors import (
-    ConfigurationError,
-    InitializationError,
-    UnsupportedError,
-)
+from pyro_geo.errors import InitializationError, UnsupportedError
 from pyro_geo.ops.derivatives import value_and_grad
 
 if TYPE_CHECKING:
@@ -34,7 +31,7 @@ def initial_positions(
     strategy: Strategy,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Draw starts and redraw the rows whose density or gradient is not finite."""
+    """Draw a start for each chain, again where density or gradient is not finite."""
     return _search(
         target,
         num_chains,
@@ -45,7 +42,7 @@ def initial_positions(
 def initial_each(
     target: Target, generators: Sequence[torch.Generator], strategy: Strategy
 ) -> Tensor:
-    """Draw each start from its own generator; try all, and redraw, together."""
+    """Draw each start from its own generator, but evaluate all of them together."""
 
     def draw(rows: list[int]) -> Tensor:
         return torch.cat([_draw(target, 1, strategy, generators[i]) for i in rows])
@@ -56,10 +53,11 @@ def initial_each(
 def _search(
     target: Target, num_chains: int, draw: Callable[[list[int]], Tensor]
 ) -> Tensor:
+    """Draw rows until all have a finite density, at most a hundred times."""
     q = torch.empty(num_chains, target.dim, dtype=target.dtype, device=target.device)
     bad = list(range(num_chains))
     for _ in range(_TRIES):
-        fresh = draw(bad).to(q)
+        fresh = draw(bad).to(q)  # only the rows that failed so far
         q[bad] = fresh
         value, grad = value_and_grad(target.log_prob, fresh)
         finite = (value.isfinite() & grad.isfinite().all(-1)).tolist()
@@ -70,7 +68,7 @@ def _search(
     log_prob = float(target.log_prob(q[chain : chain + 1]))
     raise InitializationError(
         f"no finite start in {_TRIES} tries",
-        where=f"chain {chain}, {_culprit(target, q[chain])}",
+        where=f"chain {chain}, {_first_bad_site(target, q[chain])}",
         found=f"log-density {log_prob}",
         expected="a finite log-density and gradient",
         todo="Check the data and the site named, or pass initial positions.",
@@ -87,7 +85,7 @@ def _draw(
         return target.density.fresh_starts(count, generator).to(target.dtype)
     if strategy == "uniform":
         unit = torch.rand(count, target.dim, dtype=target.dtype, generator=generator)
-        return 4 * unit - 2
+        return 4 * unit - 2  # on (-2, 2), as Pyro's init_to_uniform
     if not isinstance(target.density, ModelDensity):
         raise UnsupportedError(
             "this start needs a Pyro model",
@@ -97,15 +95,12 @@ def _draw(
             todo="Use 'uniform' or pass initial positions.",
         )
     named = {"prior": init_to_sample, "median": init_to_median}
-    if isinstance(strategy, str) and strategy not in named:
-        raise ConfigurationError(
-            "unknown start",
-            where="argument strategy",
-            found=repr(strategy),
-            expected="'uniform', 'prior', 'median' or a function",
-            todo="Use one of these, or pass initial positions.",
-        )
+    known = not isinstance(strategy, str) or strategy in named
+    expected = "'uniform', 'prior', 'median' or a function"
+    check(known, "strategy", repr(strategy), expected)
     init_fn = named[strategy] if isinstance(strategy, str) else strategy
+    # One run of the model for each start, with a seed of its own: strategies of Pyro
+    # give one value for each site.
     rows = []
     for _ in range(count):
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -116,8 +111,8 @@ def _draw(
     return torch.stack(rows)
 
 
-def _culprit(target: Target, q: Tensor) -> str:
-    """Name the first site whose log-probability is not finite, with its value."""
+def _first_bad_site(target: Target, q: Tensor) -> str:
+    """Name the first site whose log-probability is not finite, and its value."""
     if not isinstance(target.density, ModelDensity):
         return "the potential"
     density = target.density
@@ -125,26 +120,28 @@ def _culprit(target: Target, q: Tensor) -> str:
     for name, log_prob in density.site_log_probs(q, target.data).items():
         if not log_prob.isfinite():
             if name in values:
-                shown = f"value {_short(values[name])}"
+                shown = f"value {_abbreviated(values[name])}"
             elif name in density.enumerated:
                 shown = "each of its values"
             else:
-                shown = _observed(density.observed_values(q, target.data)[name])
+                shown = _describe_data(density.observed_values(q, target.data)[name])
             return f"site {name!r} ({shown}, log-probability {float(log_prob)})"
+    # All sites are finite: what is left is the Jacobian, the sum over discrete sites,
+    # or a gradient that is not finite where the density is.
     terms = density.terms(q, target.data)
     if not (terms.log_prior + terms.log_likelihood).isfinite():
         if terms.log_likelihood.isfinite() or not density.enumerated:
-            return f"the log-Jacobian at {_short(q)}"
+            return f"the log-Jacobian at {_abbreviated(q)}"
         return f"the sum over the discrete sites {list(density.enumerated)}"
-    return f"the gradient at {_short(q)}"
+    return f"the gradient at {_abbreviated(q)}"
 
 
-def _observed(value: Tensor) -> str:
+def _describe_data(value: Tensor) -> str:
     bad = int((~value.isfinite()).sum())
     if bad:
         return f"observed data, {bad} of {value.numel()} not finite"
     return "observed data"
 
 
-def _short(value: Tensor) -> str:
+def _abbreviated(value: Tensor) -> str:
     return str(value.detach().flatten()[:4].tolist())

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from pyro_geo._compat.torch import compile_graph, make_fx
 from pyro_geo._process import Seconds, uninterrupted
 from pyro_geo.density._lane_memory import separate_lane_memory
-from pyro_geo.density._lane_order import hide_places
+from pyro_geo.density._lane_order import make_lanes_interchangeable
 from pyro_geo.density._modes import DataRole, default_dtype, tracing
 from pyro_geo.density._trees import FlatFunction, Rebuild, Tree, flatten, rebuilder
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
@@ -249,7 +249,7 @@ class Lifted:
             self._step_down(rung, "mapped", reason)
             return None
         marks = [False] * (len(leaves) - len(flat)) + laned
-        if not hide_places(graph, leaves, marks):
+        if not make_lanes_interchangeable(graph, leaves, marks):
             self._say(
                 explain(
                     f"{self.name} rounds by lane",

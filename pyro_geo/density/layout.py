@@ -17,7 +17,7 @@ __all__ = ["Layout", "Site"]
 
 
 def apply(transform: Transform, value: Tensor) -> Tensor:
-    """Call a transform, whose own annotation leaves the type open."""
+    """Call a transform; torch does not annotate what it returns."""
     result: Any = transform(value)
     return result
 
@@ -102,6 +102,7 @@ class Layout:
         for name, (shape, support) in supports.items():
             transform = torch.distributions.biject_to(support)
             shape = torch.Size(shape)
+            # a simplex of k numbers, for instance, has k - 1 free coordinates
             flat_shape = torch.Size(transform.inverse_shape(shape))
             site_dims = tuple((dims or {}).get(name, ()))
             sites[name] = Site(name, start, flat_shape, shape, transform, site_dims)
@@ -119,7 +120,7 @@ class Layout:
             shape raises :class:`~pyro_geo.errors.LayoutMismatchError`.
         """
         self._check_names(values)
-        parts = []
+        parts = []  # in the order of the layout, whatever that of `values`
         for name, site in self.sites.items():
             value = torch.as_tensor(values[name])
             self._check_shape(name, value, site.shape)
@@ -199,7 +200,7 @@ class Layout:
         for name, value in self.unflatten(q).items():
             transform = self.sites[name].transform
             values[name] = apply(transform, value)
-            if transform is not identity_transform:
+            if transform is not identity_transform:  # its log-Jacobian is zero
                 jacobian = transform.log_abs_det_jacobian(value, values[name])
                 log_jacobian = log_jacobian + jacobian.sum()
         return values, log_jacobian

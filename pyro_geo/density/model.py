@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_geo._compat.torch import pytree
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
-from pyro_geo.density._patches import mappable_pieces
+from pyro_geo.density._patches import mappable_pyro
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.protocol import Data, Observation, Terms, cast
 from pyro_geo.density.sites import (
@@ -52,18 +52,18 @@ __all__ = ["ModelDensity"]
 
 @contextmanager
 def evaluation_mode(dtype: torch.dtype) -> Iterator[None]:
-    """Run a model without validation, in `dtype`, with failures kept to their chain."""
+    """Run a model without validation and in `dtype`, so that chains fail alone."""
     with (
         default_dtype(dtype),
         pyro.validation_enabled(False),
-        mappable_pieces(),
+        mappable_pyro(),
         DensityMode(),
     ):
         yield
 
 
-class _Slot:
-    """Place of a tensor among the arguments of a model."""
+class _TensorPlace:
+    """Stands for a tensor among the arguments of a model."""
 
     def __repr__(self) -> str:
         return "tensor"
@@ -90,10 +90,11 @@ class ModelDensity:
         self.model = model
         self.dtype = dtype
         arguments = (args, dict(sorted(kwargs.items())))
-        # kept as a tree because tree specifications warn when they are unpickled
-        self._blank = pytree.tree_map(_Slot.of, arguments)
+        # a tree and not its specification, which warns when it is unpickled
+        self._template = pytree.tree_map(_TensorPlace.of, arguments)
         leaves = pytree.tree_leaves(arguments)
         data = cast([x for x in leaves if isinstance(x, Tensor)], dtype)
+        # two traces from different seeds show what depends on the values of latents
         first, second = self.prior_trace(data, 0), self.prior_trace(data, 1)
         self.layout: Layout = layout_of(first)
         self.enumerated = enumerable_sites(first)
@@ -109,7 +110,9 @@ class ModelDensity:
             if frame.vectorized
         ]
         self.coords = {frame.name: range(frame.size) for frame in frames}
+        # plates take axes from the right; enumeration gets those left of all plates
         self._first_free_dim = min((frame.dim for frame in frames), default=0) - 1
+        # under enumeration a deterministic site with another shape has several values
         self._fixed_shapes = {
             name: site["value"].shape
             for name, site in sites.items()
@@ -123,9 +126,10 @@ class ModelDensity:
         seed: int,
         init_fn: Callable[..., Any] | None = None,
     ) -> poutine.Trace:
-        """Trace the model once with its own randomness, or with `init_fn`'s values."""
+        """Trace the model once, drawing from its priors or with `init_fn`."""
         args, kwargs = self.arguments(data)
-        # innermost, so that no strategy samples what cannot be sampled
+        # This handler is the innermost one: it gives improper sites a value before a
+        # strategy tries to sample them.
         model = SiteStart(seed)(self.model)
         if init_fn is not None:
             model = InitMessenger(init_fn)(model)
@@ -133,7 +137,7 @@ class ModelDensity:
             return poutine.trace(model).get_trace(*args, **kwargs)
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the tensors out of new arguments, which otherwise are as they were.
+        """Take the tensors out of new arguments; the others must be the old ones.
 
         Returns:
             The tensors in the order of the arguments.
@@ -143,15 +147,17 @@ class ModelDensity:
             ConfigurationError: an argument that is no tensor differs.
         """
         arguments = (args, dict(sorted(kwargs.items())))
-        old_leaves, old_tree = pytree.tree_flatten(self._blank)
+        old_leaves, old_tree = pytree.tree_flatten(self._template)
         leaves, tree = pytree.tree_flatten(arguments)
         kinds = [isinstance(x, Tensor) for x in leaves]
-        if tree != old_tree or kinds != [isinstance(x, _Slot) for x in old_leaves]:
+        if tree != old_tree or kinds != [
+            isinstance(x, _TensorPlace) for x in old_leaves
+        ]:
             raise ShapeError(
-                "new arguments are not built like the old",
+                "new arguments have another structure than the old ones",
                 where="arguments of with_data",
-                found=str(pytree.tree_map(_Slot.of, arguments)),
-                expected=str(self._blank),
+                found=str(pytree.tree_map(_TensorPlace.of, arguments)),
+                expected=str(self._template),
                 todo="Pass them in the way they were passed to from_model.",
             )
         for old, new in zip(old_leaves, leaves, strict=True):
@@ -166,7 +172,7 @@ class ModelDensity:
         return tuple(x for x in leaves if isinstance(x, Tensor))
 
     def check_data(self, data: Data) -> None:
-        """Refuse new data under which sites, shapes or supports are other ones."""
+        """Refuse new data that change the sites, their shapes or their supports."""
         trace, when = self.prior_trace(data, 0), "with the data"
         check_same_layout(self.layout, layout_of(trace), when)
         check_same_values(self.enumerated, enumerable_sites(trace), when)
@@ -239,8 +245,8 @@ class ModelDensity:
     def deterministics(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Values of the `pyro.deterministic` sites at `q`.
 
-        Those that follow a discrete latent have no value of their own at `q` and are
-        left out.
+        Those that depend on a discrete latent have several values at `q` and are left
+        out.
 
         Returns:
             Name to value.
@@ -270,10 +276,12 @@ class ModelDensity:
         model: Any = self.model
         if self.enumerated:
             model = Enumerate(self._first_free_dim)(model)
+        # condition marks the latents as observed: the layout tells them from data
         model = poutine.condition(model, data=dict(values))
         trace = poutine.trace(model).get_trace(*args, **kwargs)
         sites = random_sites(trace)
         known = self.latents | set(self.enumerated)
+        # a sample statement that nothing conditions would draw random numbers
         stray = [
             name
             for name, site in sites.items()
@@ -302,7 +310,8 @@ class ModelDensity:
         """Return the model's arguments with these tensors in their places."""
         tensors = iter(data)
         return pytree.tree_map(
-            lambda leaf: next(tensors) if isinstance(leaf, _Slot) else leaf, self._blank
+            lambda leaf: next(tensors) if isinstance(leaf, _TensorPlace) else leaf,
+            self._template,
         )
 
     def _site_log_probs(
@@ -326,6 +335,7 @@ class ModelDensity:
         """Refuse a model that draws random numbers outside its sample statements."""
         device = data[0].device if data else None
         q = torch.full((self.layout.dim,), 0.1, dtype=self.dtype, device=device)
+        # no seed is reset between the two: random operations of the model differ
         with torch.no_grad(), private_randomness(2):
             first = self._first_log_probs(q, data)
             second = self.site_log_probs(q, data)
@@ -341,7 +351,7 @@ class ModelDensity:
                 )
 
     def _first_log_probs(self, q: Tensor, data: Data) -> dict[str, Tensor]:
-        """Run the model as every evaluation will, and say what enumeration needs."""
+        """Run the model as all evaluations will; explain errors of enumeration."""
         if not self.enumerated:
             return self.site_log_probs(q, data)
         try:

@@ -21,14 +21,14 @@ __all__ = ["ModuleDensity", "PotentialDensity"]
 
 
 class _OnTensors:
-    """A density whose arguments are its tensors, and whose layout is fixed."""
+    """A density whose arguments are its data tensors and whose layout is fixed."""
 
     def rebind(self, *tensors: Tensor) -> Data:
         """Return the tensors themselves."""
         return tensors
 
     def check_data(self, data: Data) -> None:
-        """Accept all."""
+        """Accept all tensors: the layout does not depend on them."""
 
 
 class PotentialDensity(_OnTensors):
@@ -48,7 +48,7 @@ class PotentialDensity(_OnTensors):
         return Terms(q.new_zeros(()), -potential.reshape(()))
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
-        """Nothing: a potential has no data points."""
+        """Return nothing: a potential has no data points."""
         return {}
 
 
@@ -85,7 +85,7 @@ class ModuleDensity(_OnTensors):
 
     def fresh_starts(self, count: int, generator: torch.Generator | None) -> Tensor:
         """Draw starts as the module's layers initialise themselves, `(count, dim)`."""
-        module = copy.deepcopy(self.module)
+        module = copy.deepcopy(self.module)  # the layers draw in place
         rows = []
         for _ in range(count):
             with private_randomness(int(torch.randint(2**31, (), generator=generator))):
@@ -105,6 +105,7 @@ class ModuleDensity(_OnTensors):
         q = self.layout.flatten(parameters)
         with torch.no_grad(), private_randomness(0):
             first, second = self._loss(q, data).sum(), self._loss(q, data).sum()
+        # a loss of NaN is no sign of randomness
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise UnsupportedModelError(
                 "the module's loss is not a function of its parameters",
@@ -122,6 +123,7 @@ class ModuleDensity(_OnTensors):
         """Normal log-prior (zero for precision 0) and minus the summed loss."""
         log_prior = q.new_zeros(())
         if self.prior_precision > 0:
+            # log N(q | 0, 1 / precision) for each coordinate
             constant = 0.5 * math.log(self.prior_precision / (2 * math.pi))
             log_prior = len(q) * constant - 0.5 * self.prior_precision * (q * q).sum()
         return Terms(log_prior, -self._loss(q, data).sum())

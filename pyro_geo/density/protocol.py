@@ -16,14 +16,26 @@ Data = tuple[Tensor, ...]
 
 
 class Terms(NamedTuple):
-    """Log-density of one position, in nats, split in two."""
+    """Log-density of one position in nats, in two parts.
+
+    Attributes:
+        log_prior: of the latent sites, with log-Jacobians.
+        log_likelihood: of the data.
+    """
 
     log_prior: Tensor
     log_likelihood: Tensor
 
 
 class Observation(NamedTuple):
-    """One observed site at one position."""
+    """One observed site at one position.
+
+    Attributes:
+        fn: its distribution there.
+        value: the data.
+        scale: factor of its log-probability.
+        mask: which data count; None for all.
+    """
 
     fn: Any
     value: Tensor
@@ -45,7 +57,7 @@ class Density(Protocol):
         ...
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Tensors among new arguments, given as they were at first."""
+        """Take the tensors out of new arguments of the same structure."""
         ...
 
     def check_data(self, data: Data) -> None:
@@ -54,7 +66,7 @@ class Density(Protocol):
 
 
 def cast(leaves: Sequence[Any], dtype: torch.dtype) -> Data:
-    """Copy nothing but what has another floating type than `dtype`."""
+    """Detach tensors and cast the floating ones to `dtype`; others are not copied."""
     return tuple(
         leaf.detach().to(dtype) if leaf.is_floating_point() else leaf.detach()
         for leaf in leaves

@@ -26,15 +26,20 @@ __all__ = [
 ]
 
 
-# given by a covariance; one of a factor or of a precision has what it needs
+# Where these are given by a covariance, our own log-density is faster. Given by a
+# factor or by a precision, they need no factorisation and stay as they are.
 _NORMALS = (dist.MultivariateNormal, torch.distributions.MultivariateNormal)
 
 
 class SiteStart(Messenger):
-    """Give every site randomness of its own, and a value where no strategy has one.
+    """Seed every site by its name, and draw the sites that strategies cannot start.
 
-    Improper sites have nothing to sample from, discrete ones no place to start at.
-    Seeded by name, so that starts do not depend on the order of the sites.
+    An improper prior cannot be sampled: its site is drawn uniformly in unconstrained
+    space. A discrete site is drawn from its prior. Because seeds come from the names,
+    starts do not depend on the order in which a model samples its sites.
+
+    Args:
+        seed: of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -56,8 +61,9 @@ class SiteStart(Messenger):
 def unvalidated(fn: Any) -> Any:
     """Copy a distribution so that neither it nor its base checks values.
 
-    One that was built while validation was on, as the priors of a `PyroModule` are,
-    keeps checking; a check branches on the value and cannot be mapped.
+    A check branches on the value and cannot be mapped over chains. A distribution that
+    was built while validation was on, such as a prior of a `PyroModule`, keeps checking
+    when validation is off.
 
     Returns:
         The distribution itself where nothing checks.
@@ -74,7 +80,7 @@ def unvalidated(fn: Any) -> Any:
 
 
 def log_prob_of(name: str, site: Mapping[str, Any]) -> Tensor:
-    """Log-probability of a site's value, an error in it told by the site.
+    """Log-probability of a site's value; an error in it names the site.
 
     Args:
         name: of the site.
@@ -109,5 +115,5 @@ def equal(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def without_deterministics(sites: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Leave out what is a name for a value and no random variable."""
+    """Leave out deterministic sites, which are no random variables."""
     return ((name, site) for name, site in sites.items() if not is_deterministic(site))

@@ -1,4 +1,4 @@
-"""What a trace of a Pyro model says about its latent sites, and what is refused."""
+"""The latent sites of a Pyro model, read from a trace, and what models are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro import poutine
 
 from pyro_geo._compat.pyro import Subsample, is_marked_deterministic
 from pyro_geo.density.layout import Layout
-from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError, explain
+from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
 
 __all__ = [
     "Values",
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def random_sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Sample statements of a trace by name, without what plates put there."""
+    """Sample statements of a trace by name, without the sites that plates add."""
     nodes: Any = trace.nodes
     return {
         name: site
@@ -53,12 +53,13 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
         site: its message in a trace.
 
     Returns:
-        True for those of `pyro.deterministic`, and for what a reparametrised site
-        leaves in its place: a point mass at a value, observed to be that value.
+        True for sites of `pyro.deterministic`, and for the point mass that a
+        reparametrised site leaves in its place: observed, at its own value.
     """
     if is_marked_deterministic(site):
         return True
     fn = site["fn"]
+    # to_event and mask wrap the point mass that a reparametrisation leaves
     while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
         fn = fn.base_dist
     point = isinstance(fn, dist.Delta) and fn.v is site["value"]
@@ -103,7 +104,7 @@ def enumerable_sites(trace: poutine.Trace) -> dict[str, Values]:
 
 
 def first_line(reason: BaseException) -> str:
-    """Shorten an error of others for a message of ours."""
+    """First line of another library's error, at most 200 characters."""
     return (str(reason).strip().splitlines() or ["no message"])[0][:200]
 
 
@@ -120,12 +121,10 @@ def check_same_values(
         when: what lies between the two, for the message.
 
     Raises:
-        ModelError: a site is in one of them only.
         ShapeError: a site has two shapes, or two numbers of values.
     """
-    for name in sorted(set(first) | set(second)):
-        if name not in first or name not in second:
-            raise ModelError(_stray(name, when))
+    _check_same_names(first, second, when)
+    for name in sorted(first):
         if first[name] != second[name]:
             raise ShapeError(
                 f"a discrete site changed {when}",
@@ -136,21 +135,24 @@ def check_same_values(
             )
 
 
-def _stray(name: str, when: str) -> str:
-    return explain(
-        f"the model's latent sites changed {when}",
-        where=f"site {name!r}",
-        found="a site that comes or goes",
-        expected="the same latent sites in every run",
-        todo="Write the choice with torch.where or a mask instead of if.",
-    )
+def _check_same_names(
+    first: Mapping[str, object], second: Mapping[str, object], when: str
+) -> None:
+    for name in sorted(set(first) ^ set(second)):
+        raise ModelError(
+            f"the model's latent sites changed {when}",
+            where=f"site {name!r}",
+            found="a site that comes or goes",
+            expected="the same latent sites in every run",
+            todo="Write the choice with torch.where or a mask instead of if.",
+        )
 
 
 def layout_of(trace: poutine.Trace) -> Layout:
     """Lay out the continuous unobserved sites of a trace, by name.
 
-    In order of their names, as Pyro has them: draws then do not depend on the order in
-    which a model samples its sites.
+    Sites stand in the order of their names, as in Pyro. So draws do not depend on the
+    order in which a model samples its sites.
 
     Args:
         trace: of the model, with no latent site conditioned.
@@ -169,7 +171,7 @@ def layout_of(trace: poutine.Trace) -> Layout:
             _check_not_subsampled(name, site["fn"])
     supports, dims = {}, {}
     sites = random_sites(trace)
-    for name, site in sorted(sites.items()):
+    for name, site in sorted(sites.items()):  # by name, as Pyro has them
         if not site["is_observed"] and not is_enumerable(site):
             support = _continuous_support(name, site["fn"])
             supports[name] = (site["value"].shape, support)
@@ -206,6 +208,7 @@ def _check_not_subsampled(name: str, fn: Any) -> None:
 
 
 def _continuous_support(name: str, fn: Any) -> Any:
+    # a distribution without a support, or without a map onto it, raises
     support, discrete = None, True
     try:
         support = fn.support
@@ -240,7 +243,7 @@ def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
     plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
     names = [f"{name}_dim_{axis}" for axis in range(value.dim())]
     for axis in range(batch):
-        frame = plates.get(axis - batch)
+        frame = plates.get(axis - batch)  # plates count their axes from the right
         if frame is not None and value.shape[axis] == frame.size:
             names[axis] = frame.name
     return tuple(names)
@@ -257,12 +260,10 @@ def check_same_layout(
         when: what lies between the two, for the message.
 
     Raises:
-        ModelError: a site is in one of them only.
         ShapeError: a site has two shapes.
         UnsupportedModelError: a site has two supports.
     """
-    for name in sorted(set(first.sites) ^ set(second.sites)):
-        raise ModelError(_stray(name, when))
+    _check_same_names(first.sites, second.sites, when)
     for name, site in first.sites.items():
         other = second.sites[name]
         shapes = tuple(site.constrained_shape), tuple(other.constrained_shape)
@@ -274,6 +275,8 @@ def check_same_layout(
                 expected="one fixed shape",
                 todo="Fix the shape by the data, not by another latent.",
             )
+        # Supports have no equality of their own: compare what their transforms do to a
+        # few numbers.
         probe = torch.linspace(-1.0, 1.0, max(site.size, 1))[: site.size]
         probe = probe.reshape(site.shape)
         values: list[Any] = [site.transform(probe), other.transform(probe)]

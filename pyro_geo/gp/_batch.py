@@ -1,6 +1,7 @@
-"""The batched process itself, in the one file that needs GPyTorch to be imported.
+"""The batched process, in the only file that imports GPyTorch.
 
-The package imports it when a process is asked for, because GPyTorch takes a second.
+Importing GPyTorch takes a second, so that this file is imported by the functions that
+need it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 with warnings.catch_warnings():
-    # a package under it scripts two functions, which torch has deprecated
+    # linear_operator, under GPyTorch, calls torch.jit.script, which is deprecated
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     import gpytorch
     from gpytorch.constraints import Positive
@@ -35,7 +36,8 @@ class MaternGP(ExactGP):
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch: torch.Size) -> None:
-        # the floor of the noise belongs to the model: no second one here
+        # The model has a least noise of its own. GPyTorch's default constraint would
+        # add a second one.
         likelihood = GaussianLikelihood(noise_constraint=Positive(), batch_shape=batch)
         super().__init__(x, y, likelihood)
         self.mean_module = ConstantMean(batch_shape=batch)
@@ -69,5 +71,5 @@ class MaternGP(ExactGP):
 
 
 def dense_algebra() -> gpytorch.settings.fast_computations:
-    """Factorise matrices of any size, no iterations that stop early."""
+    """Factorise matrices of any size exactly, without iterative solvers."""
     return gpytorch.settings.fast_computations(False, False, False)

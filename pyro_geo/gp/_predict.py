@@ -1,4 +1,4 @@
-"""A batched process from draws, and the mixture of what its draws predict."""
+"""One batched process from many draws, and the mixture of their predictions."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def predict(
 
     .. math:: p(y^* \mid x^*) = \frac1S \sum_s N(y^*; \mu_s(x^*), \sigma_s^2(x^*))
 
-    The result has a `mean` and a `variance` (within draws and between them), `cdf`,
-    `log_prob` and `sample`, all of them of each point alone.
+    The result has a `mean`, a `variance` (within draws and between them), a `cdf`,
+    `log_prob` and `sample`, each for every point by itself.
 
     Args:
         gp: what :func:`load_exact_gp` gives, or any batched `ExactGP`.
@@ -92,7 +92,8 @@ def predict(
     assert gp.likelihood is not None
     batch = gp.train_inputs[0].shape[:-2]
     draws = batch.numel()
-    # the process gives covariances of all points with each other: a few at a time
+    # The process computes the covariance of all points with each other, which is a
+    # large matrix for each draw: hence few points at a time.
     size = max(1, int((_ENTRIES / draws) ** 0.5))
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +118,7 @@ _AXES = {"mean": 0, "outputscale": 0, "noise": 0, "lengthscale": 1}
 
 
 def _check(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> torch.Size:
-    """Check everything against everything and return the shape of the draws."""
+    """Check that shapes fit together and return the shape of the draws."""
     missing = sorted(set(_AXES) - set(samples))
     if missing:
         raise LayoutMismatchError(

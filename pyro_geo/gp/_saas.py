@@ -1,4 +1,4 @@
-"""Sites of a sparse-axis-aligned process, and what they say about each input."""
+"""Draws of a sparse-axis-aligned process: hyperparameters and relevance of inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, LayoutMismatchError
+from pyro_geo.checks import check_number
+from pyro_geo.errors import LayoutMismatchError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,7 @@ def saas_hyperparameters(
             expected=str(list(_SITES)),
             todo="Pass draws of all sites, with BoTorch's names.",
         )
+    # the kernel has inverse squared lengthscales: a global one times a local one
     mean, outputscale, noise, tausq, local = (samples[name] for name in _SITES)
     return {
         "mean": mean,
@@ -74,28 +76,26 @@ def relevance(
 ) -> pd.DataFrame:
     r"""Tabulate which inputs a process depends on, the most important first.
 
-    Going once through the range :math:`R_d` of an input, all others at rest, changes
-    the function of a draw by a normal number of deviation
+    Take two inputs that differ only in coordinate `d`, by its range :math:`R_d`. The
+    values that a draw's function has there differ by a normal number of deviation
 
     .. math:: c_d = \sqrt{2 s\,(1 - k_{5/2}(R_d / \ell_d))}.
 
-    The input matters in that draw if this is more than `change` deviations of `y`.
+    The coordinate matters in that draw if this is more than `change` standard
+    deviations of `y`.
 
     Args:
         values: draws of `lengthscale`, `(*batch, num_dims)`, and `outputscale`,
             `(*batch,)`; what :func:`saas_hyperparameters` gives.
         x: inputs that were observed, `(n, num_dims)`; their ranges are the ranges.
         y: observations, `(n,)`.
-        change: the least that matters, in deviations of `y`.
+        change: the least change that matters, in standard deviations of `y`.
 
     Returns:
         One row per input, named by its column: medians of its `lengthscale`, of the
         `inverse` lengthscale with its 90 % interval, of the `change` above in
         deviations of `y`, and `matters`, the share of draws in which it does. Sorted by
         `change`.
-
-    Raises:
-        ConfigurationError: `change` is not positive.
 
     Example:
         >>> lengthscale = torch.tensor([[0.5, 100.0], [0.4, 90.0]])
@@ -106,16 +106,10 @@ def relevance(
     """
     import pandas as pd
 
-    if not change > 0:
-        raise ConfigurationError(
-            "change out of range",
-            where="argument change",
-            found=change,
-            expected="a number above 0",
-            todo="Pass 0.5, say, for half a deviation of y.",
-        )
+    check_number("change", change, strict=True)
     length = values["lengthscale"].detach().reshape(-1, x.shape[-1]).double()
     scale = values["outputscale"].detach().reshape(-1, 1).double()
+    # correlation of two points a range apart, by the Matern-5/2 kernel
     d = 5**0.5 * (x.amax(0) - x.amin(0)).double() / length
     drop = 1 - (1 + d + d.square() / 3) * torch.exp(-d)
     changes = (2 * scale * drop).sqrt() / y.double().std()

@@ -1,4 +1,4 @@
-"""How good the predictions of a process are, beside those of one best fit."""
+"""Scores of the predictions of a Gaussian process, beside those of a single fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["mixture_scores", "saas_scores"]
 
-_DRAWS = 512  # draws that predict; more cost memory and change nothing
+_DRAWS = 512  # draws that predict: more cost memory and change no digit of a score
 _STARTS = 8
 
 
@@ -59,12 +59,13 @@ def mixture_scores(prediction: Distribution, y: Tensor) -> dict[str, float]:
         )
     with torch.no_grad():
         below = prediction.cdf(y)
-        off = (2.0 * below - 1.0).abs()  # the smallest central interval that holds y
+        # probability of the smallest central interval that holds the observation
+        central = (2.0 * below - 1.0).abs()
         return {
             "nll": float(-prediction.log_prob(y).mean()),
             "rmse": float((prediction.mean - y).square().mean().sqrt()),
-            "inside_50": float((off <= 0.5).double().mean()),
-            "inside_90": float((off <= 0.9).double().mean()),
+            "inside_50": float((central <= 0.5).double().mean()),
+            "inside_90": float((central <= 0.9).double().mean()),
             "calibration": float(calibration_error(below)),
         }
 
@@ -80,9 +81,8 @@ def saas_scores(
 ) -> pd.DataFrame:
     """Score a SAAS posterior at new points, beside its mode and maximum likelihood.
 
-    The mode is the highest of the joint density in unconstrained space, the maximum
-    likelihood that of the evidence with the priors left out, both the best of eight
-    random starts.
+    The mode maximises the joint density in unconstrained space, maximum likelihood the
+    density of the data without the priors. Both are the best of eight random starts.
 
     Args:
         target: the model on the known points.
@@ -131,7 +131,7 @@ def saas_scores(
 
 
 def _evidence(target: Target) -> Target:
-    """Density of the data alone, flat where they say nothing."""
+    """Make the density of the data alone, without the priors."""
 
     def potential(q: Tensor, *data: Tensor) -> Tensor:
         return -target.bind(data).log_likelihood(q.unsqueeze(0)).squeeze(0)
@@ -142,7 +142,7 @@ def _evidence(target: Target) -> Target:
 
 
 def _best(target: Target, num_steps: int, seed: int) -> Tensor:
-    """Highest point of a density, `(1, dim)`, from several random starts."""
+    """Find the highest point of a density, `(1, dim)`, from several random starts."""
     from pyro_geo.evaluation.baselines import map_estimate
 
     target = target.with_rung("traced")  # too short to pay for compiling

@@ -119,8 +119,8 @@ def _joined(chunks: Iterable[Outputs], total: int) -> Outputs:
             spec = found
             joined = [leaf.new_empty((total, *leaf.shape[1:])) for leaf in leaves]
         stop = start + len(leaves[0]) if leaves else start
-        for whole, leaf in zip(joined, leaves, strict=True):
-            whole[start:stop] = leaf
+        for result, leaf in zip(joined, leaves, strict=True):
+            result[start:stop] = leaf
         start = stop
     assert spec is not None
     return pytree.tree_unflatten(joined, spec)

@@ -1,10 +1,10 @@
 """Value, gradient and Hessian-vector product of a batch of separate losses.
 
-A batched loss maps `(lanes, dim)` to `(lanes,)` and lane `i` of the output depends
-on lane `i` of the input alone. The gradient of the sum then holds every lane's own
-gradient, exactly, and a second reverse pass holds every lane's Hessian-vector
-product. Reverse over reverse traces with `make_fx` and shares the forward pass;
-forward over reverse is several times slower once traced.
+A batched loss maps `(lanes, dim)` to `(lanes,)`, and lane `i` of the output depends on
+lane `i` of the input alone. So the gradient of the sum holds the gradient of every
+lane, exactly, and a second reverse pass holds every lane's Hessian-vector product.
+Reverse over reverse can be traced with `make_fx` and shares the forward pass. Forward
+over reverse is several times slower once it is traced.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def value_and_grad(loss: BatchedLoss, q: Tensor) -> tuple[Tensor, Tensor]:
         ([5.0, 9.0], [[2.0, 4.0], [0.0, 6.0]])
     """
     with torch.enable_grad():
-        x = q.detach().requires_grad_(True)
+        x = q.detach().requires_grad_(True)  # a new tensor: `q` keeps its flag
         value = loss(x)
         gradient = _gradient(value, x, create_graph=False)
     return value.detach(), gradient.detach()
@@ -80,6 +80,7 @@ def value_grad_hvp(
         x = q.detach().requires_grad_(True)
         value = loss(x)
         gradient = _gradient(value, x, create_graph=True)
+        # the gradient of (gradient . v) at fixed v is H v
         product = _gradient(gradient * v.detach(), x, create_graph=False)
     return value.detach(), gradient.detach(), product.detach()
 

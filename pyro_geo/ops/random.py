@@ -1,4 +1,4 @@
-"""Seeds that have nothing in common, and randomness that leaves no trace."""
+"""Independent seeds, and random numbers that leave the global generators alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORD = (1 << 64) - 1
 
 @contextmanager
 def private_randomness(seed: int) -> Iterator[None]:
-    """Draw from a seed of our own and leave every global random state as it was."""
+    """Draw from a seed inside this context and restore every global random state."""
     state = get_rng_state()
     set_rng_seed(seed)
     try:
@@ -25,14 +25,15 @@ def private_randomness(seed: int) -> Iterator[None]:
 
 
 def substream(seed: int, *path: int) -> int:
-    """Return one of many seeds that have nothing in common with each other.
+    """Return one of many independent seeds.
 
     Args:
         seed: any integer; only its lowest 64 bits count.
-        *path: what tells this one from the others.
+        *path: numbers that identify this seed among the others.
 
     Returns:
-        A seed of 32 bits, for torch's generator keeps no more.
+        A seed of 32 bits, because torch's generator keeps no more.
     """
+    # SeedSequence mixes its words: close seeds give streams that are not related
     words = [int(seed) & _WORD, *path]
     return int(np.random.SeedSequence(words).generate_state(1)[0])

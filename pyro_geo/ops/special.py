@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check
+from pyro_geo.checks import check, check_choice, check_count
 
 __all__ = ["binary_kl", "kl_inverse", "log_xi"]
 
-_HALVINGS = 1100  # from any double to any other
+_HALVINGS = 1100  # enough for bisection between any two doubles
 _EXACT_XI = 100_000
-_SLACK = 8 * torch.finfo(torch.float64).eps  # more than a divergence is rounded by
+_SLACK = 8 * torch.finfo(torch.float64).eps  # above the rounding error of binary_kl
 
 
 def _double(value: float | Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def kl_inverse(
         >>> round(float(kl_inverse(0.1, 0.05)), 4)
         0.2201
     """
-    check(side in ("upper", "lower"), "side", side, "'upper' or 'lower'")
+    check_choice("side", side, ("upper", "lower"))
     chance, radius = torch.broadcast_tensors(_double(q), _double(c))
     inside = bool(((chance >= 0) & (chance <= 1)).all())
     check(inside, "q", chance.flatten()[:4].tolist(), "chances in [0, 1]")
@@ -98,7 +98,8 @@ class _Inverse(torch.autograd.Function):
             within = binary_kl(q, middle) <= radius
             inner = torch.where(between & within, middle, inner)
             outer = torch.where(between & ~within, middle, outer)
-        # at the other edge there is a closed form, and nothing to round in it but once
+        # If q lies on the opposite edge, the inverse has a closed form, which is
+        # rounded only once.
         closed = -torch.expm1(-c) if edge else torch.exp(-c)
         closed = torch.nextafter(closed, torch.full_like(c, 3 * edge - 1))
         p = torch.where(q == 1 - edge, closed.clamp(0.0, 1.0), outer)
@@ -135,7 +136,7 @@ def log_xi(n: int) -> float:
         >>> log_xi(1) == math.log(2), log_xi(1000) < math.log(2 * 1000**0.5)
         (True, True)
     """
-    check(n >= 1, "n", n, "at least 1")
+    check_count("n", n)
     if n > _EXACT_XI:
         return math.log(2 * math.sqrt(n))
     k = torch.arange(n + 1, dtype=torch.float64)

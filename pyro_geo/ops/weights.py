@@ -27,6 +27,7 @@ def ess(log_weights: Tensor) -> Tensor:
         >>> float(ess(torch.zeros(8))), float(ess(torch.tensor([0.0, -torch.inf])))
         (8.0, 1.0)
     """
+    # all in logarithms: weights of e^-1000 would be zero
     doubled = torch.logsumexp(2 * log_weights, -1)
     return (2 * torch.logsumexp(log_weights, -1) - doubled).exp()
 
@@ -63,7 +64,7 @@ def systematic(
     """
     count = len(log_weights) if num_draws is None else num_draws
     edges = log_weights.double().softmax(-1).cumsum(-1)
-    edges = edges / edges[-1]
+    edges = edges / edges[-1]  # rounding may leave the last one below 1
     marks = (torch.arange(count, device=edges.device) + uniform.double()) / count
     rows = torch.searchsorted(edges, marks, right=True)
     return rows.clamp(max=len(log_weights) - 1)
@@ -72,7 +73,7 @@ def systematic(
 def next_temperature(
     log_weights: Tensor, loss: Tensor, beta: float, end: float, cess: float
 ) -> float:
-    r"""Furthest temperature whose conditional effective size is still a given share.
+    r"""Largest inverse temperature whose conditional effective size is large enough.
 
     .. math:: \frac{(\sum_i w_i u_i)^2}{\sum_i w_i u_i^2} \ge c, \qquad
               u_i = e^{-(\beta' - \beta) \ell_i}
@@ -80,12 +81,12 @@ def next_temperature(
     Args:
         log_weights: of the particles, `(particles,)`.
         loss: of each, `(particles,)`.
-        beta: where they are.
-        end: not beyond this.
-        cess: the share, between 0 and 1.
+        beta: their inverse temperature now.
+        end: largest value to return.
+        cess: least conditional effective size, as a share of all particles.
 
     Returns:
-        The temperature, above `beta` and at most `end`.
+        The inverse temperature, above `beta` and at most `end`.
 
     References:
         Zhou, Johansen & Aston (2016), Towards automatic model comparison, 1303.3123.
@@ -98,18 +99,22 @@ def next_temperature(
     weights = log_weights.double().log_softmax(-1)
 
     def share(step: float) -> float:
+        """Conditional effective size after a step, relative to all particles."""
+        # a dropped particle stays dropped, even if its loss is NaN
         tilted = torch.where(
             weights > -math.inf, weights - step * loss.double(), weights
         )
         both = torch.where(weights > -math.inf, tilted - step * loss.double(), weights)
         return float((2 * tilted.logsumexp(-1) - both.logsumexp(-1)).exp())
 
+    # bisection: the share falls as the step grows
     low, high = 0.0, end - beta
     if share(high) >= cess:
         return end
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if share(middle) >= cess else (low, middle)
+    # a step of at least the smallest number, so that a path of temperatures ends
     return beta + (low if low > 0 else high)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from pyro_geo.density import Target
 from pyro_geo.density._modes import DensityMode
-from pyro_geo.density._patches import mappable_pieces
+from pyro_geo.density._patches import mappable_pyro
 from tests.density.kinds import KINDS
 
 
@@ -21,9 +21,9 @@ def test_pieces_are_put_back_when_the_last_density_leaves():
         return pyro.ops.special._SafeLog, dist.OrderedLogistic.__init__
 
     def fail():
-        with mappable_pieces():
+        with mappable_pyro():
             assert current()[0] is not original[0]
-            with mappable_pieces():
+            with mappable_pyro():
                 pass
             assert current()[1] is not original[1]
             raise ZeroDivisionError
@@ -35,14 +35,14 @@ def test_pieces_are_put_back_when_the_last_density_leaves():
     inside, leave = threading.Event(), threading.Event()
 
     def other():
-        with mappable_pieces():
+        with mappable_pyro():
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
     thread.start()
     inside.wait(10)
-    with mappable_pieces():
+    with mappable_pyro():
         pass
     assert current()[0] is not original[0]
     leave.set()
@@ -58,7 +58,7 @@ def test_steps_of_sequential_plates_are_numbers():
 
     plain = steps(pyro.plate("rows", 3))
     given = steps(pyro.plate("rows", 3, subsample=torch.tensor([2, 0, 1])))
-    with mappable_pieces():
+    with mappable_pyro():
         assert steps(pyro.plate("rows", 3)) == plain
         again = pyro.plate("rows", 3, subsample=torch.tensor([2, 0, 1]))
         assert steps(again) == given
@@ -74,7 +74,7 @@ def test_the_safe_logarithm_has_pyros_value_and_every_derivative():
     x = torch.tensor([0.0, 1e-20, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
     value: Any = pyro.ops.special.safe_log(x)
     (grad,) = torch.autograd.grad(value.sum(), x)
-    with mappable_pieces():
+    with mappable_pyro():
         mapped = torch.func.vmap(torch.func.grad_and_value(pyro.ops.special.safe_log))
         found: Any = mapped(x.detach())
         forward: Any = torch.func.jvp(
@@ -121,7 +121,7 @@ def test_ordered_categories_far_from_the_predictor_keep_their_digits():
 
 
 def test_cutpoints_that_do_not_increase_have_nothing_between_them():
-    with mappable_pieces(), pyro.validation_enabled(False):
+    with mappable_pyro(), pyro.validation_enabled(False):
         cuts = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
         log_probs = dist.OrderedLogistic(torch.zeros(()), cuts).logits
     assert log_probs[1] == -torch.inf
@@ -131,7 +131,7 @@ def test_cutpoints_that_do_not_increase_have_nothing_between_them():
 
 
 def test_ordered_distributions_expand_and_sample_as_before():
-    with mappable_pieces():
+    with mappable_pyro():
         ours = dist.OrderedLogistic(torch.zeros(()), torch.tensor([-1.0, 0.5]))
         wide: Any = ours.expand([5])
         assert wide.sample((7,)).shape == (7, 5)

@@ -359,9 +359,9 @@ def test_new_data_must_be_like_the_old():
     target = Target.from_model(normal_model, Y)
     with pytest.raises(ShapeError, match="new data do not match"):
         target.with_data(Y[:3])
-    with pytest.raises(ShapeError, match="not built like"):
+    with pytest.raises(ShapeError, match="another structure"):
         target.with_data(Y, Y)
-    with pytest.raises(ShapeError, match="not built like"):
+    with pytest.raises(ShapeError, match="another structure"):
         target.with_data(y=Y)
     target = Target.from_model(normal_scaled, Y, 2.0)
     assert target.with_data(Y + 1, 2.0).data[0].equal((Y + 1).float())

@@ -7,8 +7,8 @@ Each takes the empirical risk `r` of a weighted ensemble, its complexity `k` in 
 double precision, and differentiable where the bound is smooth.
 
 `seeger` and its relaxations hold for all complexities at once. The others have a free
-number (`beta`, `eta`, `omega`) that must be fixed before the data: `certify` takes a
-union over a grid.
+number (`beta`, `eta` or `omega`) that must be fixed before the data are seen; `certify`
+takes the best of a grid of them, each with its share of `delta`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import BetaRangeError, ConfigurationError
+from pyro_geo.checks import check, check_number
+from pyro_geo.errors import BetaRangeError
 from pyro_geo.ops.special import binary_kl, kl_inverse, log_xi
 
 __all__ = [
@@ -41,11 +42,11 @@ __all__ = [
 
 Number = float | Tensor
 
-_SMALL_BETA = 1e-6  # below it the closed form cancels
+_SMALL_BETA = 1e-6  # below it the closed form loses its digits to cancellation
 
 
 def radius(k: Number, delta: float) -> Tensor:
-    """Complexity and confidence together, at least 0.
+    """Add the confidence to a complexity, :math:`C` of the bounds.
 
     Args:
         k: complexity in nats; may be negative.
@@ -54,21 +55,11 @@ def radius(k: Number, delta: float) -> Tensor:
     Returns:
         `max(k + log(1/delta), 0)`.
 
-    Raises:
-        ConfigurationError: `delta` is no probability between 0 and 1.
-
     Example:
         >>> round(float(radius(2.0, 0.05)), 4)
         4.9957
     """
-    if not 0 < delta < 1:
-        raise ConfigurationError(
-            "no such confidence",
-            where="argument delta",
-            found=delta,
-            expected="a probability between 0 and 1, both left out",
-            todo="Pass 0.05 for a bound that holds 19 times out of 20.",
-        )
+    check_number("delta", delta, 0.0, 1.0, strict=True)
     return (_double(k) - math.log(delta)).clamp(min=0.0)
 
 
@@ -77,7 +68,7 @@ def seeger(r: Number, k: Number, n: int, delta: float) -> Tensor:
 
     .. math:: \sup\{p : \mathrm{kl}(r \| p) \le (C + \log\xi(n)) / n\}
 
-    The tightest of those that need nothing but the range, and the default.
+    The tightest bound that assumes nothing but the range, and the default.
 
     Returns:
         The bound.
@@ -98,7 +89,7 @@ def mcallester(r: Number, k: Number, n: int, delta: float) -> Tensor:
 
     .. math:: r + \sqrt{(C + \log\xi(n)) / (2n)}
 
-    Never below it, and as smooth as a training objective wants.
+    It is never smaller, and smooth enough to be a training objective.
 
     Returns:
         The bound.
@@ -140,7 +131,7 @@ def thiemann(r: Number, k: Number, n: int, delta: float, *, lam: Number) -> Tens
     .. math:: \frac{r}{1 - \lambda/2}
               + \frac{C + \log\xi(n)}{n \lambda (1 - \lambda/2)}
 
-    Holds for all `lam` in (0, 2) at once: it may be chosen last.
+    Holds for all `lam` in (0, 2) at once, so that it may be chosen after the data.
 
     Returns:
         The bound. Where `lam` is not between 0 and 2, a
@@ -178,6 +169,7 @@ def catoni(r: Number, k: Number, n: int, delta: float, *, beta: Number) -> Tenso
     r, beta = _double(r), _double(beta)
     _within(beta > 0, "beta", beta, "above 0")
     share = radius(k, delta) / n
+    # For a tiny beta, 1 - e^-x <= x bounds the numerator, and the denominator is beta.
     safe = beta.clamp(min=_SMALL_BETA)
     closed = torch.expm1(-safe * r - share) / torch.expm1(-safe)
     return torch.where(beta < _SMALL_BETA, r + share / beta, closed)
@@ -295,6 +287,7 @@ def unexpected_bernstein(
     """
     eta = _double(eta)
     _within((eta > 0) & (eta * upper < 1), "eta", eta, f"below 1/{upper}")
+    # the factor of the second moment, (-log(1 - eta b) - eta b) / (eta b^2)
     weight = (-torch.log1p(-eta * upper) - eta * upper) / (eta * upper**2)
     return _double(r) + radius(k, delta) / (eta * n) + weight * _double(square)
 
@@ -347,15 +340,12 @@ def clopper_pearson(mistakes: int, n: int, delta: float) -> float:
     """Bound the risk of one fixed predictor by its mistakes on new data.
 
     Args:
-        mistakes: how many.
-        n: of how many.
+        mistakes: number of mistakes.
+        n: number of predictions.
         delta: probability that the bound may fail with.
 
     Returns:
-        The exact upper limit of the binomial, of one side.
-
-    Raises:
-        ConfigurationError: the numbers are no counts.
+        The exact one-sided upper limit of a binomial probability.
 
     References:
         Clopper & Pearson (1934), The use of confidence or fiducial limits.
@@ -366,15 +356,10 @@ def clopper_pearson(mistakes: int, n: int, delta: float) -> float:
     """
     from scipy import stats
 
-    radius(0.0, delta)
-    if not 0 <= mistakes <= n or n < 1:
-        raise ConfigurationError(
-            "no counts",
-            where="arguments mistakes and n",
-            found=f"{mistakes} of {n}",
-            expected="0 <= mistakes <= n",
-            todo="Pass how many of how many predictions are wrong.",
-        )
+    check_number("delta", delta, 0.0, 1.0, strict=True)
+    good = 0 <= mistakes <= n and n >= 1
+    check(good, "mistakes", f"{mistakes} of {n}", "at least 0 and at most n")
+    # the upper quantile of a beta distribution inverts the binomial's tail
     if mistakes == n:
         return 1.0
     return float(stats.beta.isf(delta, mistakes + 1, n - mistakes))

@@ -1,4 +1,4 @@
-"""What a certificate says, and how several become one."""
+"""A certificate, and the choice of the best of several."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook
 
@@ -20,26 +21,26 @@ Predictor = Literal["retilted", "gibbs", "single", "holdout"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """An upper bound on the risk of a predictor, with all that it rests on.
+    """An upper bound on the risk of a predictor, with its assumptions.
 
     Attributes:
         value: the bound.
-        lower: a lower bound that holds together with it; None where there is none.
+        lower: a lower bound that holds together with it, or None.
         empirical_risk: the predictor's mean loss on the certifying data.
-        complexity: nats paid for it.
-        n: certifying examples.
+        complexity: of the predictor, in nats.
+        n: number of certifying examples.
         delta: probability that the bound may fail with, choices and looks included.
-        looks: looks at the data that share `delta`.
+        looks: number of looks at the data that share `delta`.
         bound: name of the bound.
-        assumptions: what must be true for it, sentence by sentence.
+        assumptions: what must be true for the bound, in sentences.
         predictor: what is certified: the `"retilted"` or the `"gibbs"` ensemble, whose
             members are drawn anew for each prediction, a `"single"` particle, or the
-            network of a `"holdout"`.
-        status: `"finite_sample"`; `"oracle"` where it contains unknowns;
+            network that a `"holdout"` set tested.
+        status: `"finite_sample"`; `"oracle"` for a bound with unknown terms;
             `"asymptotic"`; or `"heuristic"`, which certifies nothing.
-        vacuous: whether it says no more than the range of the loss does.
+        vacuous: whether the range of the loss alone implies the bound.
         log_rho: logarithms of the ensemble's weights, `(particles,)`.
-        codebook: of the particles.
+        codebook: the particles.
     """
 
     value: float
@@ -58,7 +59,7 @@ class Certificate:
     codebook: Codebook | None = None
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Summarise the certificate in one line."""
         what = {
             "retilted": "the re-weighted ensemble",
             "gibbs": "the Gibbs ensemble",
@@ -76,11 +77,11 @@ class Certificate:
 
     @property
     def index(self) -> int:
-        """Particle of the largest weight; the one certified if it is a single one."""
+        """Index of the particle of largest weight, which a single predictor is."""
         return int(self._weights().argmax())
 
     def sample(self, num_draws: int, seed: int = 0) -> Tensor:
-        """Draw the members that predict; each prediction takes a fresh one.
+        """Draw members of the ensemble; every prediction takes a new one.
 
         Args:
             num_draws: how many.
@@ -91,7 +92,7 @@ class Certificate:
         """
         weights = self._weights().exp()
         assert self.codebook is not None
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)  # torch's own state stays
         rows = weights.multinomial(num_draws, replacement=True, generator=generator)
         return self.codebook.q[rows]
 
@@ -102,26 +103,23 @@ class Certificate:
                 where="Certificate",
                 found=f"predictor {self.predictor!r}",
                 expected="an ensemble of a codebook",
-                todo="Use the network that was held out for.",
+                todo="Use the network that the held-out set tested.",
             )
         return self.log_rho
 
     @staticmethod
     def union(certificates: Sequence[Certificate]) -> Certificate:
-        """Choose the best of several, each made with its share of `delta`.
+        """Choose the best of several certificates, each made with a share of `delta`.
 
-        `J` bounds at `delta / J` each hold together with probability `1 - delta`: the
-        choice costs `log J` in the complexity. Pooling codebooks before the data costs
-        no more, and usually less.
+        `J` bounds at `delta / J` each hold together with probability `1 - delta`, so
+        that the choice adds `log J` to the complexity. Pooling the codebooks before the
+        data are seen adds no more, and usually less.
 
         Args:
             certificates: on the same data.
 
         Returns:
             The one of the smallest value, its `delta` the sum of all.
-
-        Raises:
-            ConfigurationError: there is none, or their deltas sum to 1 or more.
 
         Example:
             >>> from pyro_geo.infer.certificates import certify_holdout
@@ -133,16 +131,12 @@ class Certificate:
             (0.0362, 0.05)
         """
         total = sum(certificate.delta for certificate in certificates)
-        if not 0 < total < 1:
-            raise ConfigurationError(
-                "no union",
-                where="argument certificates",
-                found=f"{len(certificates)} with deltas that sum to {total:g}",
-                expected="at least one, the sum below 1",
-                todo="Make each of J certificates with delta / J.",
-            )
+        found = f"{len(certificates)} certificates with deltas that sum to {total:g}"
+        expected = "at least one, made with delta / J each, so that the sum is below 1"
+        check(0 < total < 1, "certificates", found, expected)
         best = min(certificates, key=lambda certificate: certificate.value)
         looks = sum(certificate.looks for certificate in certificates)
         ranks = ("finite_sample", "oracle", "asymptotic", "heuristic")
+        # the choice promises no more than the weakest certificate it chose from
         worst = max((c.status for c in certificates), key=ranks.index)
         return replace(best, delta=total, looks=looks, status=worst)

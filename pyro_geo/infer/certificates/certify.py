@@ -1,4 +1,4 @@
-"""From a codebook and a loss to a certificate."""
+"""The certificate of an ensemble of particles, from a codebook and a loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_choice, check_count, check_number
 from pyro_geo.errors import (
     ConfigurationError,
     NotProperlyWeightedError,
@@ -32,8 +33,9 @@ from pyro_geo.infer.gibbs.codebook import Codebook, Losses
 
 __all__ = ["certify"]
 
+# Candidates for the tilt of the ensemble, and rounds that refine the best one.
 _TILTS = torch.logspace(-3, 3, 61, dtype=torch.float64)
-_ROUNDS, _POINTS = 3, 21  # of refining the best tilt
+_ROUNDS, _POINTS = 3, 21
 
 _ALWAYS = (
     "The examples are independent draws from one distribution, the one predicted on.",
@@ -68,30 +70,31 @@ def certify(
               K(\rho) = \sum_i \rho_i \log(\rho_i / p_i),
 
     however badly the sampler has mixed. The `"retilted"` ensemble weighs particles by
-    :math:`p_i e^{-c n r_i}` with the best `c`; the `"single"` one is the particle of
-    the best bound; `"gibbs"` keeps the weights of the last temperature.
+    :math:`p_i e^{-c n r_i}` with the `c` of the best bound; `"single"` is the one
+    particle of the best bound; `"gibbs"` keeps the weights of the last temperature.
 
     Args:
-        codebook: the particles and their prices.
+        codebook: the particles and their prior weights.
         risk: what is certified, `risk(prediction, *targets)`, one value for each
             example.
         data: `(args, targets)` to certify on, each a tuple or one tensor.
-        losses: in place of both, the risk of each particle at each example,
-            `(particles, n)`.
+        losses: instead of `risk` and `data`, the risk of each particle at each
+            example, `(particles, n)`.
         bound: name of the bound; see the module `bounds`.
         predictor: what is deployed.
         delta: probability that the bound may fail with, all looks together.
-        loss_range: smallest and largest loss, for bounds that rest on it.
-        clip: certify the loss cut off at its range.
-        hedge: a predictor that has not seen these data, its position `(dim,)`, or
-            with `losses` its losses `(n,)`: it is bounded by its mistakes alone, each
-            side has half of delta, and the smaller bound is reported.
-        looks: certificates planned on these data.
-        ledger: counts them, in place of `looks`.
-        prior_index: rows that the prior was made with.
-        certify_index: rows certified on; those of the prior must not be among them.
-        **parameters: what a bound needs to know of the loss, such as `variance`, and
-            its free number (`beta`, `eta` or `omega`): one or a grid, fixed beforehand.
+        loss_range: smallest and largest loss, for bounds that assume a range.
+        clip: certify the loss clamped to its range.
+        hedge: a predictor that has not seen these data: its position `(dim,)`, or with
+            `losses` its losses `(n,)`. Its risk is bounded by its mean loss alone. Both
+            bounds have half of `delta`, and the smaller one is returned.
+        looks: number of certificates planned on these data.
+        ledger: counts the certificates, instead of `looks`.
+        prior_index: rows of the data that the prior was made from.
+        certify_index: rows certified on, none of which may be a row of the prior.
+        **parameters: what a bound must know of the loss, such as `variance`; and its
+            free number (`beta`, `eta` or `omega`), one or a grid, fixed before the data
+            are seen.
 
     Returns:
         The certificate. Particles that the theorem does not cover are a
@@ -120,22 +123,24 @@ def certify(
     parameters = {**parameters, **ranged}
     if ledger is not None:
         looks = ledger.look(losses if data is None else data)
-    share = delta / looks if looks >= 1 else delta
-    half = share / 2 if hedge is not None else share
-    bounds.radius(0.0, half)  # refuses a delta that is no probability
+    check_count("looks", looks)
+    share = delta / looks
+    half = share / 2 if hedge is not None else share  # the hedge has the other half
+    check_number("delta", half, 0.0, 1.0, strict=True)
     limits = loss_range if rule.in_range else None
-    measured = _measure(codebook, risk, data, losses, limits, clip)
+    moments = _moments(codebook, risk, data, losses, limits, clip)
     low, span, most = 0.0, 1.0, math.inf
-    if bound in ("kl", "catoni"):  # made for losses in [0, 1]
+    if bound in ("kl", "catoni"):  # these two need losses in [0, 1]
         low, span, most = loss_range[0], loss_range[1] - loss_range[0], 1.0
     elif rule.in_range:
         most = loss_range[1]
-    scaled = Losses((measured.mean - low) / span, measured.square / span**2, measured.n)
+    # Moments of (loss - low) / span. The bounds that use the square do not shift.
+    scaled = Losses((moments.mean - low) / span, moments.square / span**2, moments.n)
     log_rho = _choose(codebook, scaled, predictor, rule, half, parameters)
     found = _candidates(codebook, scaled, log_rho[None])
     value = float(evaluate(rule, found, scaled.n, half, parameters)[0])
     lower = None
-    if bound == "kl":  # both sides are one event
+    if bound == "kl":  # the same event bounds the risk from below
         c = (bounds.radius(found.complexity, half) + bounds.log_xi(scaled.n)) / scaled.n
         lower = low + span * float(bounds.kl_inverse(found.risk, c, "lower")[0])
     certificate = Certificate(
@@ -156,6 +161,7 @@ def certify(
     )
     if hedge is None:
         return certificate
+    # a predictor from elsewhere pays no complexity: it has not seen these data
     row = hedge if data is None else _losses_at(codebook, risk, data, hedge)
     other = certify_holdout(row, delta=half, loss_range=loss_range)
     other = replace(other, delta=half * looks, looks=looks)
@@ -174,15 +180,15 @@ def _check(
         raise NotProperlyWeightedError(
             "these particles certify nothing",
             where="argument codebook",
-            found=f"status {codebook.status!r}: moved or weighed by something that "
-            "does not leave the Gibbs posterior invariant",
+            found=f"status {codebook.status!r}: their moves or weights do not leave "
+            "the Gibbs posterior invariant",
             expected="a frozen annealed run, its extension by a frozen HMC, or "
             "importance draws",
             todo="Run GibbsPosterior; certify_plugin gives a figure without a promise.",
         )
     if (losses is None) == (risk is None or data is None):
         raise ConfigurationError(
-            "say once what the losses are",
+            "losses must be given in exactly one way",
             where="arguments risk, data and losses",
             found=f"risk {risk is not None}, data {data is not None}, "
             f"losses {losses is not None}",
@@ -198,14 +204,14 @@ def _check(
                 where="argument codebook",
                 found=codebook.target.dtype,
                 expected=torch.float64,
-                todo="Run the posterior in double precision: rounding of the tilt "
-                "goes into the certificate.",
+                todo="Run the posterior in double precision: rounding errors of the "
+                "weights enter the certificate.",
             ),
             stacklevel=3,
         )
 
 
-def _measure(
+def _moments(
     codebook: Codebook,
     risk: Callable[..., Tensor] | None,
     data: tuple[Any, Any] | None,
@@ -214,7 +220,7 @@ def _measure(
     clip: bool,
 ) -> Losses:
     if losses is not None:
-        return codebook.given(losses, limits, clip=clip)
+        return codebook.losses_from(losses, limits, clip=clip)
     assert risk is not None
     assert data is not None
     return codebook.losses(risk, *data, limits, clip=clip)
@@ -228,7 +234,7 @@ def _losses_at(
 ) -> Tensor:
     """Losses of one position, `(n,)`."""
     book = codebook
-    while book.parts:
+    while book.parts:  # any part of a mixture can evaluate the loss
         book = book.parts[0]
     assert book.model is not None
     assert book.target is not None
@@ -254,24 +260,20 @@ def _choose(
                 where="argument predictor",
                 found="'gibbs'",
                 expected="the codebook of one Gibbs posterior",
-                todo="Use 'retilted', which is never worse.",
+                todo="Use 'retilted', whose bound is never larger.",
             )
         return codebook.log_weights
     if predictor == "single":
         found = Candidates(losses.mean, losses.square, -codebook.log_p)
         values = evaluate(rule, found, losses.n, delta, parameters)
+        # one particle as an ensemble: all its weight on one row
         values = torch.where(codebook.alive, values, math.inf)
         log_rho = torch.full_like(codebook.log_p, -math.inf)
         log_rho[values.argmin()] = 0.0
         return log_rho
-    if predictor != "retilted":
-        raise ConfigurationError(
-            "no such predictor",
-            where="argument predictor",
-            found=repr(predictor),
-            expected="'retilted', 'gibbs' or 'single'",
-            todo="Use 'retilted' for the tightest bound.",
-        )
+    check_choice("predictor", predictor, ("retilted", "gibbs", "single"))
+    # The bound holds for all weights at once, so that the tilt may be chosen by the
+    # data: search a grid, then finer grids around its best point.
     tilts = _TILTS
     best, value = codebook.log_p, math.inf
     for _ in range(_ROUNDS):
@@ -281,6 +283,7 @@ def _choose(
         i = int(values.argmin())
         if float(values[i]) < value:
             best, value = log_rho[i], float(values[i])
+        # the next grid lies between the neighbours of the best tilt
         low, high = tilts[max(i - 1, 0)], tilts[min(i + 1, len(tilts) - 1)]
         tilts = torch.logspace(
             math.log10(low), math.log10(high), _POINTS, dtype=torch.float64

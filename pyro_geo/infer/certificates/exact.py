@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyro_geo.errors import NotProperlyWeightedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.gibbs.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_loss_range
 
 if TYPE_CHECKING:
     from pyro_geo.infer.gibbs.posterior import WeightedPosterior
@@ -24,30 +24,30 @@ def certify_exact(
     .. math:: \frac{1 - \exp\bigl(-(F + \log(1/\delta_1)) / n\bigr)}{1 - e^{-\beta}},
               \qquad F \le -\log \hat Z + \log(1/\delta_2)
 
-    Catoni's bound, where the loss that tilts is the loss that is certified: complexity
-    and risk are then one number, the free energy. The second inequality is Markov's,
-    for an unbiased estimate of the normaliser. Particles are drawn from it only in the
-    limit: what is deployed is better certified by
-    :func:`~pyro_geo.infer.certificates.certify`.
+    This is Catoni's bound for a certified loss that is also the loss of the Gibbs
+    posterior. Risk and complexity then enter through one number, the free energy `F`.
+    The second inequality is Markov's, for an unbiased estimate of the normaliser.
+    Particles follow the exact posterior only in the limit of many of them, so that
+    predictions are better certified by :func:`~pyro_geo.infer.certificates.certify`.
 
     Args:
-        posterior: at a temperature fixed before the data.
+        posterior: at a temperature fixed before the data were seen.
         delta: probability that the bound may fail with.
-        share: of delta that goes to the estimate of the normaliser.
+        share: part of `delta` for the estimate of the normaliser.
 
     Returns:
-        The certificate. A tilt outside [0, 1] is a
+        The certificate. A loss outside [0, 1] is a
         :class:`~pyro_geo.errors.LossRangeError`.
 
     Raises:
-        NotProperlyWeightedError: the particles estimate no normaliser.
+        NotProperlyWeightedError: the particles give no estimate of the normaliser.
 
     References:
         Catoni (2007), PAC-Bayesian supervised classification, 0712.0248.
     """
     if posterior.status != "finite_sample":
         raise NotProperlyWeightedError(
-            "these particles estimate no normaliser",
+            "these particles give no estimate of the normaliser",
             where="argument posterior",
             found=f"status {posterior.status!r}",
             expected="an annealed run, or importance draws",
@@ -57,10 +57,12 @@ def certify_exact(
     losses = posterior.model.losses(
         posterior.target, posterior.positions.flatten(0, 1)[alive]
     )
-    check_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
+    check_loss_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
     n, beta = losses.shape[1], posterior.beta
+    # F <= -log Z + log(1/delta_2) by Markov's inequality for the unbiased estimate of Z
     free_energy = -posterior.log_z - math.log(share * delta)
     radius = bounds.radius(free_energy, (1 - share) * delta)
+    # both signs of 1 - e^-x cancel in the ratio of the formula
     value = float(math.expm1(-float(radius) / n) / math.expm1(-beta))
     weights = posterior.log_weights[alive].softmax(0)
     return Certificate(
@@ -73,8 +75,8 @@ def certify_exact(
         looks=1,
         bound="catoni, free energy",
         assumptions=(
-            "The loss that tilts lies in [0, 1] and is the one certified.",
-            "The temperature was fixed before the data.",
+            "The loss of the Gibbs posterior lies in [0, 1] and is the one certified.",
+            "The temperature was fixed before the data were seen.",
             "The examples are independent draws from one distribution.",
         ),
         predictor="gibbs",

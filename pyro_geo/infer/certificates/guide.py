@@ -1,4 +1,4 @@
-"""The classical certificate of a trained guide: its divergence and draws from it."""
+"""The classical certificate of a trained guide, from its divergence and its draws."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_geo.checks import check_count, check_number
 from pyro_geo.density import Target
 from pyro_geo.density.structure import random_sites
-from pyro_geo.errors import ConfigurationError, UnsupportedError
+from pyro_geo.errors import UnsupportedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.gibbs.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_loss_range
 from pyro_geo.infer.gibbs.model import GibbsModel, as_tuple
 from pyro_geo.ops.random import private_randomness
 
@@ -43,11 +44,10 @@ def certify_guide(
               \tfrac{\log(2/\delta_1)}{m}\bigr), \tfrac{1}{n}\bigl[
               \mathrm{KL}(q \| \pi) + \log\tfrac{\xi(n)}{\delta_2}\bigr]\Bigr)
 
-    from `m` draws of the guide. The divergence must be known in closed form, site by
-    site: a mean-field guide on real sites with priors of the same family. For any
-    other guide weigh its draws instead, by `GibbsPosterior(model,
-    method="importance", guide=guide)`,
-    which is often tighter as well.
+    from `m` draws of the guide. The divergence of each site must have a closed form,
+    as for a mean-field guide on real sites with priors of the same family. For any
+    other guide weigh its draws by `GibbsPosterior(model, method="importance",
+    guide=guide)`, which is often tighter as well.
 
     Args:
         model: prior and predictor.
@@ -56,45 +56,38 @@ def certify_guide(
         data: `(args, targets)`, each a tuple or one tensor.
         num_draws: `m`.
         delta: probability that the bound may fail with.
-        share: of delta that goes to the draws.
+        share: part of `delta` for the error of the draws, between 0 and 1.
         seed: of the draws; the global random state is left alone.
 
     Returns:
         The certificate. Without a divergence in closed form it raises
         :class:`~pyro_geo.errors.UnsupportedError`.
 
-    Raises:
-        ConfigurationError: no draws, or a share that is none.
-
     References:
         Dziugaite & Roy (2017), Computing nonvacuous generalization bounds, 1703.11008;
         Perez-Ortiz et al. (2021), Tighter risk certificates for neural networks,
         2007.12911.
     """
-    if num_draws < 1 or not 0 < share < 1:
-        raise ConfigurationError(
-            "no such certificate",
-            where="arguments num_draws and share",
-            found=(num_draws, share),
-            expected="at least one draw, a share between 0 and 1",
-            todo="Leave them out.",
-        )
+    check_count("num_draws", num_draws)
+    check_number("share", share, 0.0, 1.0, strict=True)
     arguments = as_tuple(data[0]), as_tuple(data[1])
     certified = model.with_loss(risk)
     target = certified.target(*arguments, dtype=torch.float64)
     rows, divergences = [], []
     with torch.no_grad(), private_randomness(seed):
-        for i in range(num_draws):
+        for i in range(num_draws):  # a guide draws one set of weights in each run
             sites = random_sites(poutine.trace(guide).get_trace(*arguments))
             values = {name: sites[name]["value"] for name in target.layout.sites}
             rows.append(target.unconstrain(values))
-            if i < 2:
+            if i < 2:  # two draws show whether sites depend on one another
                 divergences.append(_divergence(model, sites, target, values, arguments))
     if abs(divergences[0] - divergences[-1]) > 1e-9 * (1 + abs(divergences[0])):
         _refuse("sites whose distributions depend on one another")
+    # (draws, n); drawing exactly from the guide needs no weights
     losses = certified.losses(target, torch.stack(rows))
-    check_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
+    check_loss_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
     n, mean = losses.shape[1], float(losses.mean())
+    # first from m draws to the guide's empirical risk, then from that to its true risk
     drawn = bounds.kl_inverse(mean, math.log(2 / (share * delta)) / num_draws)
     k = divergences[0]
     value = float(bounds.seeger(drawn, k, n, (1 - share) * delta))
@@ -131,10 +124,11 @@ def _divergence(
     total = 0.0
     for name, site in target.layout.sites.items():
         fn, prior = sites[name]["fn"], priors[name]["fn"]
-        if isinstance(_bare(fn), dist.Delta):  # an AutoNormal draws beside the site
+        # AutoNormal samples an auxiliary site; the latent site is a point mass at it
+        if isinstance(_bare(fn), dist.Delta):
             one = torch.ones(1)
-            moved: Any = site.transform(one)
-            real = torch.equal(moved, one)
+            constrained: Any = site.transform(one)
+            real = torch.equal(constrained, one)
             fn = sites.get(f"{name}_unconstrained", {}).get("fn") if real else None
         try:
             total += float(kl_divergence(_flat(fn), _flat(prior)).sum())
@@ -150,7 +144,7 @@ def _bare(fn: Any) -> Any:
 
 
 def _flat(fn: Any) -> Any:
-    """Take events apart into independent scalars, where they are that."""
+    """Take an event of independent scalars apart."""
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
     return fn

@@ -1,4 +1,4 @@
-"""Bounds that need no codebook: a held-out set, and figures without a promise."""
+"""Bounds without a codebook: from a held-out set, and from estimates alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_geo.errors import ShapeError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
-from pyro_geo.infer.gibbs.codebook import check_range
+from pyro_geo.infer.gibbs.codebook import check_loss_range
 
 __all__ = ["certify_holdout", "certify_plugin"]
 
@@ -23,9 +23,9 @@ def certify_holdout(
 ) -> Certificate:
     r"""Bound the risk of one predictor by its losses on data that it has not seen.
 
-    Losses of 0 and 1 are counted (Clopper and Pearson, exact); others are bounded by
-    Chernoff's :math:`\mathrm{kl}(r \| R) \le \log(1/\delta) / n`. With few hundred
-    examples this is hard to beat, but half of them are then lost to learning.
+    Losses of 0 and 1 get the exact bound of Clopper and Pearson, others Chernoff's
+    :math:`\mathrm{kl}(r \| R) \le \log(1/\delta) / n`. With a few hundred examples
+    these are hard to beat, but the predictor cannot learn from those held out.
 
     Args:
         losses: `(n,)`.
@@ -54,9 +54,10 @@ def certify_holdout(
         )
     low, high = loss_range
     values = losses.double()
-    check_range(values.amin()[None], values.amax()[None], low, high)
-    scaled = (values - low) / (high - low)
+    check_loss_range(values.amin()[None], values.amax()[None], low, high)
+    scaled = (values - low) / (high - low)  # to [0, 1], where the bounds hold
     n, mean = len(values), float(scaled.mean())
+    # losses of 0 and 1 have an exact binomial bound
     counts = bool(((scaled == 0) | (scaled == 1)).all())
     if counts:
         value = bounds.clopper_pearson(int(scaled.sum()), n, delta)
@@ -84,10 +85,11 @@ def certify_holdout(
 def certify_plugin(
     losses: Tensor, complexity: float, *, delta: float = 0.05
 ) -> Certificate:
-    """Put draws and an estimated divergence into the bound, without any promise.
+    """Put draws and an estimated divergence into the bound, without a guarantee.
 
-    What one gets from MCMC draws and thermodynamic integration. Where chains are stuck
-    it can be far below the true risk: on random labels 0.054 was seen for 0.5.
+    This is the figure that MCMC draws and thermodynamic integration give. If chains are
+    stuck it can lie far below the true risk: on random labels it was 0.054 for a true
+    risk of 0.5.
 
     Args:
         losses: of each draw at each example, in [0, 1], `(draws, n)`.
@@ -114,7 +116,7 @@ def certify_plugin(
             todo="Pass one row for each draw.",
         )
     values = losses.double()
-    check_range(values.amin(1), values.amax(1), 0.0, 1.0)
+    check_loss_range(values.amin(1), values.amax(1), 0.0, 1.0)
     mean, n = float(values.mean()), values.shape[1]
     value = float(bounds.seeger(mean, complexity, n, delta))
     return Certificate(

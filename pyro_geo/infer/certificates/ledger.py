@@ -1,4 +1,4 @@
-"""Looks at certifying data: how many were planned, and how many were taken."""
+"""A count of the certificates made on each set of data, against a plan."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
+from pyro_geo.checks import check_count
 from pyro_geo.errors import ConfigurationError
 
 __all__ = ["Ledger", "content_hash"]
@@ -16,16 +17,13 @@ __all__ = ["Ledger", "content_hash"]
 class Ledger:
     """Count the certificates made on each set of data, against a plan.
 
-    Every certificate computed from the same data is a look, a run again with another
-    seed included, and all looks share `delta`. Say beforehand how many there may be;
-    `certify(..., ledger=ledger)` then gives each its share, and refuses one too many.
-    Data are known by their content, not by their name.
+    Every certificate computed from the same data is a look at them, even if only the
+    seed is new, and all looks share `delta`. Plan their number beforehand:
+    `certify(..., ledger=ledger)` then gives each look its share of `delta` and refuses
+    one too many. Data are recognised by their content.
 
     Args:
-        looks: planned for each set of data.
-
-    Raises:
-        ConfigurationError: fewer than one look.
+        looks: number planned for each set of data.
 
     Example:
         >>> import torch
@@ -37,10 +35,7 @@ class Ledger:
     """
 
     def __init__(self, looks: int = 1) -> None:
-        if looks < 1:
-            raise ConfigurationError(
-                "no look at all", "argument looks", looks, ">= 1", "Pass 1."
-            )
+        check_count("looks", looks)
         self.looks = looks
         self._taken: dict[str, int] = {}
 
@@ -54,13 +49,13 @@ class Ledger:
             The number of looks planned, among which `delta` is divided.
 
         Raises:
-            ConfigurationError: all of them are taken.
+            ConfigurationError: all looks planned for these data are taken.
         """
         key = content_hash(data)
         taken = self._taken.get(key, 0)
         if taken >= self.looks:
             raise ConfigurationError(
-                "the looks at these data are used up",
+                "all planned looks at these data are taken",
                 where="argument ledger",
                 found=f"look {taken + 1}",
                 expected=f"at most {self.looks}, as planned",
@@ -75,7 +70,7 @@ class Ledger:
 
 
 def content_hash(data: Any) -> str:
-    """Digest of tensors by type, shape and content.
+    """Hash tensors by type, shape and content.
 
     Args:
         data: tree of tensors.

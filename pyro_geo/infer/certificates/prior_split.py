@@ -8,11 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import (
-    ConfigurationError,
-    PriorDependsOnDataError,
-    ShapeError,
-)
+from pyro_geo.checks import check
+from pyro_geo.errors import PriorDependsOnDataError, ShapeError
 
 __all__ = ["PriorSplit", "check_disjoint", "split_prior"]
 
@@ -34,13 +31,13 @@ class PriorSplit(NamedTuple):
 
 
 def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> PriorSplit:
-    """Divide examples at random: a prior may use one part, a certificate the other.
+    """Divide examples at random, one part for the prior and one for the certificate.
 
-    Whatever was chosen by looking at data, the scale of the inputs included, makes the
-    prior depend on them, and a certificate on the same data is then void.
+    Every choice made by looking at data, such as scaling the inputs, makes the prior
+    depend on these data. A certificate on the same data is then void.
 
     Args:
-        *tensors: of one length `n`, rows belonging together.
+        *tensors: inputs and targets with one row for each of `n` examples.
         fraction: share of the examples for the prior.
         seed: of the division.
 
@@ -49,7 +46,6 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
 
     Raises:
         ShapeError: no tensors, or of several lengths.
-        ConfigurationError: a part would be empty.
 
     Example:
         >>> split = split_prior(torch.arange(10.0), torch.arange(10), fraction=0.3)
@@ -67,14 +63,9 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
         )
     n = lengths.pop()
     first = round(fraction * n)
-    if not 0 < first < n:
-        raise ConfigurationError(
-            "a part would be empty",
-            where="argument fraction",
-            found=fraction,
-            expected=f"a share that leaves examples on both sides, of {n}",
-            todo="Pass 0.5 for halves.",
-        )
+    expected = f"a share that leaves some of the {n} examples in both parts"
+    check(0 < first < n, "fraction", fraction, expected)
+    # sorted rows keep the order of the examples, as for series
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     rows = order[:first].sort().values, order[first:].sort().values
     parts = [tuple(t[index.to(t.device)] for t in tensors) for index in rows]

@@ -1,4 +1,4 @@
-"""The certificates of a Gibbs posterior side by side, and how they came about."""
+"""The certificates of a Gibbs posterior side by side, with tables and curves."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _PREDICTORS: dict[str, Predictor] = {
 
 
 class CertificateReport(NamedTuple):
-    """Certificates, and what to show beside them.
+    """Certificates with the tables and curves of a report.
 
     Attributes:
-        certificates: name to certificate; those of one codebook hold together.
+        certificates: name to certificate; those of one codebook hold at the same time.
         tables: caption to table, for :meth:`WeightedPosterior.report`.
         curves: risk, complexity and certificate by temperature, and the free energy.
     """
@@ -54,28 +54,30 @@ def certificate_report(
     test: tuple[Any, Any] | None = None,
     seed: int = 0,
 ) -> CertificateReport:
-    """Certify what can be deployed, beside a held-out half of the same data.
+    """Certify the ensembles of a posterior, and a network with half the data held out.
 
     Args:
         posterior: an annealed run on the data.
         risk: what is certified, with values in [0, 1].
         data: `(args, targets)`, each a tuple or one tensor, of one length.
-        delta: probability that the certificates of the codebook may fail with, all
-            together; likewise the held-out one, and the hedge of both.
-        test: data that nothing else has seen, to compare with.
-        seed: of the network that is held out for.
+        delta: probability that any certificate of the codebook may fail with; the
+            certificate of the held-out half and the best of both have the same.
+        test: data that nothing else has seen, to estimate the true risk.
+        seed: of the division into halves and of the network trained on one.
 
     Returns:
-        Certificates, tables and pictures.
+        Certificates, tables and curves.
     """
     book = posterior.codebook()
     found = {
         name: certify(book, risk, data, predictor=predictor, delta=delta)
         for name, predictor in _PREDICTORS.items()
     }
+    # the usual way to compare with: half of the data is spent on testing one network
     network, losses = _held_out(posterior, risk, data, seed)
     name = "network of one half, the other held out"
     found[name] = certify_holdout(losses, delta=delta)
+    # each with half of delta: then the better of the two may be chosen
     best = certify(book, risk, data, delta=delta / 2)
     found["hedge of the first and the last"] = Certificate.union(
         [best, certify_holdout(losses, delta=delta / 2)]
@@ -132,19 +134,20 @@ def _ladder(
     data: tuple[Any, Any],
     delta: float,
 ) -> pd.DataFrame:
-    """Each temperature's own ensemble, at its price in the pooled codebook."""
+    """Tabulate the ensemble of each temperature with its complexity in the codebook."""
     losses = book.losses(risk, *data, (0.0, 1.0))
     # the codebook has the last stage first
     stages = [posterior.stages[-1], *posterior.stages[:-1]]
     shape = (len(stages), len(book))
     log_rho = torch.full(shape, -math.inf, dtype=torch.float64)
+    # the ensemble of a stage has weight on the particles of that stage alone
     for i, stage in enumerate(stages):
         own = (book.source == i).to(log_rho.device)
         weights = posterior.log_weights if i == 0 else stage.log_weights
         log_rho[i, own] = weights.log_softmax(0).to(log_rho.device)
     mean, k = log_rho.exp() @ losses.mean, book.kl(log_rho)
     table = posterior.path()
-    order = [*range(1, len(stages)), 0]
+    order = [*range(1, len(stages)), 0]  # back to rising temperatures
     table["risk"] = mean[order].tolist()
     table["price"] = k[order].tolist()
     values = bounds.seeger(mean, k, losses.n, delta)
@@ -162,7 +165,9 @@ def _curves(ladder: pd.DataFrame, n: int) -> tuple[Curves, ...]:
         "complexity / n": (ladder["complexity"] / n).tolist(),
     }
     energy = {"free energy": ladder["free_energy"].tolist()}
-    caption = "The hotter, the cheaper; the colder, the better it fits."
+    caption = (
+        "Hot stages have the least complexity, cold ones the least empirical risk."
+    )
     return (
         Curves(caption, beta, lines, "inverse temperature", "risk"),
         Curves(
@@ -181,7 +186,7 @@ def _held_out(
     data: tuple[Any, Any],
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Fit one network to a half of the data; its losses on the other."""
+    """Fit one network to half of the data and return its losses on the other half."""
     from pyro_geo.evaluation.baselines import map_estimate
 
     args, targets = as_tuple(data[0]), as_tuple(data[1])

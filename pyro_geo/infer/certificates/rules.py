@@ -1,4 +1,4 @@
-"""Each bound as `certify` uses it: its free number, and what it rests on."""
+"""The bounds that `certify` offers, with their free numbers and assumptions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_choice
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.certificates import bounds
 
@@ -43,11 +44,12 @@ class Rule(NamedTuple):
 
     Attributes:
         fn: from `bounds`.
-        free: name of the number that must be fixed before the data, or None.
-        grid: default values of it, of the number of examples and other parameters.
-        parameters: what the user must say.
+        free: name of the number that must be fixed before the data are seen, or None.
+        grid: its default values, a function of the number of examples and the other
+            parameters.
+        parameters: names of what the user must state about the loss.
         in_range: whether the loss must lie in a known interval.
-        assumption: what must be true.
+        assumption: what must be true for the bound.
     """
 
     fn: Callable[..., Tensor]
@@ -62,6 +64,7 @@ def _ladder(low: float, high: float, count: int) -> Tensor:
     return torch.logspace(low, high, count, dtype=torch.float64)
 
 
+# Values of a free number that must stay below one, in units of its limit.
 _BELOW_ONE = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9])
 
 _RULES: dict[str, Rule] = {
@@ -121,36 +124,29 @@ _RULES: dict[str, Rule] = {
 
 
 def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
-    """Look a bound up.
+    """Look up a bound.
 
     Args:
         name: of the bound.
-        parameters: what the user says of the loss.
+        parameters: what the user states about the loss.
 
     Returns:
         The rule.
 
     Raises:
-        ConfigurationError: there is none of that name, or it wants other parameters.
+        ConfigurationError: the bound needs other parameters.
     """
-    if name not in _RULES:
-        raise ConfigurationError(
-            "no such bound",
-            where="argument bound",
-            found=repr(name),
-            expected=f"one of {sorted(_RULES)}",
-            todo="The default, 'kl', holds for every loss in [0, 1].",
-        )
+    check_choice("bound", name, sorted(_RULES))
     rule = _RULES[name]
     free = {rule.free} if rule.free else set()
     if set(parameters) - free != set(rule.parameters) - {"upper"}:
         raise ConfigurationError(
-            f"the bound {name!r} wants other parameters",
+            f"the bound {name!r} needs other parameters",
             where="keyword arguments",
             found=sorted(parameters),
             expected=f"{sorted(set(rule.parameters) - {'upper'})}"
             + (f", and {rule.free} if you like" if rule.free else ""),
-            todo="Say what you know of the loss, before you see the data.",
+            todo="State what is known of the loss before the data are seen.",
         )
     return rule
 
@@ -162,7 +158,7 @@ def evaluate(
     delta: float,
     parameters: dict[str, Any],
 ) -> Tensor:
-    """Bound the risk of each candidate, for a union over the grid.
+    """Bound the risk of each candidate, with the best free number of the grid.
 
     Args:
         rule: the bound.
@@ -179,16 +175,17 @@ def evaluate(
     known = {name: parameters[name] for name in rule.parameters}
     grid = parameters.get(rule.free)
     grid = rule.grid(n, parameters) if grid is None else grid
+    # (grid, 1) broadcasts against (candidates,)
     grid = torch.as_tensor(grid, dtype=torch.float64).reshape(-1, 1)
     if rule.fn is bounds.unexpected_bernstein:
         known["square"] = found.square
     if rule.fn is bounds.squared_excess:
         from scipy import stats
 
-        # the truth's own loss on these data, from below; half of delta is spent on it
+        # A lower bound on the true function's loss on these data takes half of delta.
         delta = delta / 2
         known["best"] = known["noise"] ** 2 * stats.chi2.ppf(delta, n) / n
-    share = delta / len(grid)
+    share = delta / len(grid)  # a union bound over the values of the free number
     values = rule.fn(
         found.risk, found.complexity, n, share, **known, **{rule.free: grid}
     )

@@ -1,4 +1,4 @@
-"""Codebooks: particles with a price each, and what an ensemble of them costs."""
+"""Codebooks: particles with a prior weight each, and the complexity of ensembles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check
 from pyro_geo.errors import (
     ConfigurationError,
     EmptyEnsembleError,
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from pyro_geo.density import Target
     from pyro_geo.infer.gibbs.model import GibbsModel
 
-__all__ = ["Codebook", "Losses", "Status", "check_range"]
+__all__ = ["Codebook", "Losses", "Status", "check_loss_range"]
 
 Status = Literal["finite_sample", "heuristic"]
 
 
 class Losses(NamedTuple):
-    """What a bound needs of a loss at each particle, in double precision.
+    """Moments of a loss at each particle, in double precision.
 
     Attributes:
         mean: over the examples, `(particles,)`.
@@ -43,7 +44,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Codebook:
-    r"""Particles that the data may have made, with weights that the prior pays for.
+    r"""Particles made from data, with weights that stand for the prior.
 
     A random measure :math:`\hat P = \sum_i p_i \delta_{\theta_i}` is a *proper*
     codebook of a prior if :math:`E[\hat P(f) \mid D] \le \pi(f)` for all
@@ -54,21 +55,21 @@ class Codebook:
     .. math:: \rho(A) \le K(\rho) + \log(1/\delta), \qquad
               K(\rho) = \sum_i \rho_i \log(\rho_i / p_i).
 
-    So a certificate does not ask whether the sampler has converged. Proper are: draws
-    from the prior with `p = 1/N`; importance draws; the stages of a frozen annealed
-    sampler; and mixtures of these. A weight may always be lowered, so that a particle
-    may be dropped, but no particle may be moved.
+    So a certificate holds whether or not the sampler has converged. Proper codebooks
+    are draws from the prior with `p = 1/N`, importance draws, the stages of an annealed
+    sampler that no longer adapts, and mixtures of these. A weight may always be
+    lowered, and a particle thus be dropped, but no particle may be moved.
 
     Attributes:
         q: positions, `(particles, dim)`.
         log_p: logarithms of the weights, `(particles,)`; minus infinity drops one.
         status: `"finite_sample"` where it is proper, else `"heuristic"`.
-        log_weights: logarithms of a Gibbs posterior's own weights, summing to 1.
-        source: which of the sources each came from, `(particles,)`.
-        sources: their names.
-        model: evaluates losses, with `target`.
+        log_weights: logarithms of the weights in the Gibbs posterior, which sum to 1.
+        source: index of the source of each particle, `(particles,)`.
+        sources: names of the sources.
+        model: the Gibbs model, which evaluates losses together with `target`.
         target: density of the model at the data that made the particles.
-        parts: what it is pooled of; they evaluate their own losses.
+        parts: codebooks that this one is a mixture of; each evaluates its own losses.
 
     Example:
         >>> prior = Codebook(torch.randn(4, 2), torch.full((4,), 0.25).log())
@@ -156,14 +157,14 @@ class Codebook:
         *,
         clip: bool = False,
     ) -> Losses:
-        """Evaluate a loss at every particle, as many at once as fit.
+        """Evaluate a loss at every particle, as many particles at once as fit.
 
         Args:
             loss: `loss(prediction, *targets)`, one value for each example.
             args: arguments of the model, a tuple or one tensor.
-            targets: what the loss compares with, likewise.
+            targets: what predictions are compared with, a tuple or one tensor.
             loss_range: smallest and largest value allowed; None allows all.
-            clip: cut values off there instead of refusing them.
+            clip: clamp values to the range instead of refusing them.
 
         Returns:
             Means over the examples; of a dropped particle, zero. A value outside the
@@ -208,25 +209,25 @@ class Codebook:
 
         alive = self.alive
         found = map_chunks(moments, self.q[alive])
-        check_range(found["low"], found["high"], low, high)
+        check_loss_range(found["low"], found["high"], low, high)
         mean, square = torch.zeros(2, len(self.q), dtype=torch.float64).unbind()
         mean[alive], square[alive] = found["mean"], found["square"]
         n = target.pointwise_log_likelihood(self.q[:1])["gibbs"].shape[1]
         return Losses(mean, square, n)
 
-    def given(
+    def losses_from(
         self,
         values: Tensor,
         loss_range: tuple[float, float] | None = None,
         *,
         clip: bool = False,
     ) -> Losses:
-        """Take losses that are known already.
+        """Average losses that are known already.
 
         Args:
             values: losses, `(particles, n)`.
             loss_range: smallest and largest value allowed; None allows all.
-            clip: cut values off there instead of refusing them.
+            clip: clamp values to the range instead of refusing them.
 
         Returns:
             Means over the examples; of a dropped particle, zero.
@@ -247,39 +248,35 @@ class Codebook:
         if clip:
             values = values.clamp(low, high)
         rows = values[self.alive]
-        check_range(rows.amin(1), rows.amax(1), low, high)
+        check_loss_range(rows.amin(1), rows.amax(1), low, high)
         return Losses(values.mean(1), values.square().mean(1), values.shape[1])
 
     @staticmethod
     def pool(
         codebooks: Sequence[Codebook], weights: Sequence[float] | None = None
     ) -> Codebook:
-        r"""Mix codebooks that were planned before the data: proper if each of them is.
+        r"""Mix codebooks that were planned before the data were seen.
+
+        The mixture is proper if each of them is.
 
         .. math:: \hat P = \sum_j c_j \hat P_j, \qquad \sum_j c_j \le 1
 
         Args:
-            codebooks: of temperatures, seeds, widths, scales of the prior.
-            weights: the `c_j`, 1/J each if None.
+            codebooks: those of several temperatures, seeds, widths of a network or
+                scales of the prior.
+            weights: the :math:`c_j`, each at least 0; 1/J each if None.
 
         Returns:
-            The mixture; it has no Gibbs weights of its own.
-
-        Raises:
-            ConfigurationError: nothing to pool, or weights that are negative or sum to
-                more than 1.
+            The mixture, without weights of a Gibbs posterior.
         """
         count = len(codebooks)
         shares = weights if weights is not None else [1 / max(count, 1)] * count
         low = min(shares, default=0.0)
-        if count == 0 or len(shares) != count or low < 0 or sum(shares) > 1 + 1e-12:
-            raise ConfigurationError(
-                "codebooks cannot be pooled",
-                where="argument weights",
-                found=f"{count} codebooks with weights {list(shares)}",
-                expected="a weight of at least 0 each, their sum at most 1",
-                todo="Leave the weights out for equal ones.",
-            )
+        good = count > 0 and len(shares) == count and low >= 0
+        found = f"{count} codebooks with weights {list(shares)}"
+        expected = "a weight of at least 0 for each codebook, their sum at most 1"
+        check(good and sum(shares) <= 1 + 1e-12, "weights", found, expected)
+        # sources are numbered through all codebooks
         source, names = [], []
         for book in codebooks:
             source.append(book.source + len(names))
@@ -296,8 +293,18 @@ class Codebook:
         )
 
 
-def check_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:
-    """Refuse losses outside the range that a bound rests on."""
+def check_loss_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:
+    """Refuse losses outside the range that a bound assumes.
+
+    Args:
+        lows: smallest loss of each particle, `(particles,)`.
+        highs: largest loss of each particle, `(particles,)`.
+        low: lower end of the range.
+        high: upper end of the range.
+
+    Raises:
+        LossRangeError: a loss is outside, or not finite.
+    """
     good = (lows >= low) & (highs <= high) & lows.isfinite() & highs.isfinite()
     if bool(good.all()):
         return

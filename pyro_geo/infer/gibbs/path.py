@@ -27,8 +27,8 @@ __all__ = [
     "Stage",
     "Walk",
     "anneal",
-    "scout",
     "check_alive",
+    "scout",
 ]
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
@@ -284,7 +284,7 @@ class ParticleMover:
         return torch.cat([chains.q, rate[:, None]], 1)
 
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """Apply to all rows, always the same number at once."""
+        """Apply to all rows, the same number in each call."""
         return map_lanes(fn, rows, min(self.chunk, len(rows)))
 
 
@@ -404,7 +404,7 @@ def anneal(
 
 
 def check_alive(log_weights: Tensor, where: str) -> None:
-    """Refuse to go on without a particle."""
+    """Refuse to go on if every particle has been dropped."""
     if not bool((log_weights > -math.inf).any()):
         raise EmptyEnsembleError(
             "no particle is left",

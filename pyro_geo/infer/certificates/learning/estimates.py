@@ -1,4 +1,4 @@
-"""Learning coefficients from losses at one temperature, at two, or along a path."""
+"""Learning coefficients from losses at one or two temperatures, or along a path."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_count
 from pyro_geo.density import Target
-from pyro_geo.errors import BetaRangeError, ConfigurationError, ShapeError
+from pyro_geo.errors import BetaRangeError, ShapeError
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
@@ -25,7 +26,7 @@ __all__ = [
     "wbic",
 ]
 
-_DECADES = 3.0
+_DECADES = 3.0  # of temperature, at the cold end of a path, that are fitted
 
 
 class Estimate(NamedTuple):
@@ -49,7 +50,7 @@ def tempered_losses(
     num_chains: int = 16,
     seed: int | None = None,
 ) -> Tensor:
-    r"""Sample a posterior at a temperature and return the summed loss of each draw.
+    r"""Sample a posterior at one temperature and return the summed loss of each draw.
 
     .. math:: w \sim \pi(w) e^{-\beta n L_n(w)}, \qquad n L_n = -\log p(D \mid w)
 
@@ -77,7 +78,7 @@ def tempered_losses(
     """
     if not 0 < beta < math.inf:
         raise BetaRangeError(
-            "no inverse temperature",
+            "not an inverse temperature",
             where="argument beta",
             found=beta,
             expected="a positive number",
@@ -147,15 +148,15 @@ def two_temperature(
 
     Args:
         first: summed losses at one temperature, `(chains, draws)`.
-        beta_first: it.
-        second: at another.
-        beta_second: that.
+        beta_first: inverse temperature of these.
+        second: summed losses at another temperature, `(chains, draws)`.
+        beta_second: inverse temperature of these.
 
     Returns:
         The estimate.
 
     Raises:
-        BetaRangeError: the temperatures are one.
+        BetaRangeError: the temperatures are equal, or not positive.
 
     References:
         Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14,
@@ -171,7 +172,7 @@ def two_temperature(
             where="arguments beta_first and beta_second",
             found=(beta_first, beta_second),
             expected="two different positive numbers",
-            todo="Take 1 / log(n) and one and a half times that, say.",
+            todo="Pass 1 / log(n) and 1.5 / log(n), say.",
         )
     a, b = _mean(first), _mean(second)
     gap = 1 / beta_first - 1 / beta_second
@@ -203,13 +204,13 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
 
     .. math:: F(t) + (m - 1) \log\log t = \lambda \log t + c, \qquad t = n \beta
 
-    over the last three decades. The multiplicity must be given: a fit cannot find it,
-    the two logarithms are too much alike.
+    over the last three decades. The multiplicity must be known. A fit cannot find it,
+    because `log t` and `log log t` are nearly proportional there.
 
     Args:
         t: inverse temperatures times `n`, above 1, `(points,)`.
-        free_energy: there, less `t` times the least mean loss, `(points,)`.
-        multiplicity: known.
+        free_energy: at each, less `t` times the least mean loss, `(points,)`.
+        multiplicity: the known order of the pole, :math:`m`.
 
     Returns:
         The coefficient, and the standard error of the regression.
@@ -234,29 +235,27 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
         )
     x = t[late].log()
     y = free_energy[late] + (multiplicity - 1) * x.log()
+    # ordinary least squares with a constant, and the standard error of its slope
     x = x - x.mean()
     slope = (x * y).sum() / x.square().sum()
-    rest = y - y.mean() - slope * x
+    residual = y - y.mean() - slope * x
     freedom = max(len(x) - 2, 1)
-    error = (rest.square().sum() / freedom / x.square().sum()).sqrt()
+    error = (residual.square().sum() / freedom / x.square().sum()).sqrt()
     return Estimate(float(slope), float(error))
 
 
 def sbic(loss: float, n: int, coefficient: Coefficient) -> float:
-    r"""Singular BIC: the least loss and what the coefficient makes of it, in nats.
+    r"""Singular BIC: the least loss and the penalty of a coefficient, in nats.
 
     .. math:: n L_n(\hat w) + \lambda \log n - (m - 1) \log\log n
 
     Args:
         loss: least summed loss.
         n: number of examples, at least 3.
-        coefficient: known, or assumed.
+        coefficient: learning coefficient, known or assumed.
 
     Returns:
         An estimate of the free energy.
-
-    Raises:
-        ConfigurationError: too few examples.
 
     References:
         Drton & Plummer (2017), A Bayesian information criterion for singular models,
@@ -266,10 +265,7 @@ def sbic(loss: float, n: int, coefficient: Coefficient) -> float:
         >>> round(sbic(10.0, 100, Coefficient(0.5, 1)), 4)
         12.3026
     """
-    if n < 3:
-        raise ConfigurationError(
-            "too few examples", "argument n", n, "at least 3", "Pass more."
-        )
+    check_count("n", n, 3)
     log_n = math.log(n)
     return (
         loss
@@ -279,6 +275,7 @@ def sbic(loss: float, n: int, coefficient: Coefficient) -> float:
 
 
 def _mean(losses: Tensor) -> Estimate:
+    """Mean of `(chains, draws)`, its error from the spread of the chains' means."""
     means = losses.double().mean(1)
     error = float(means.std()) / len(means) ** 0.5 if len(means) > 1 else math.nan
     return Estimate(float(means.mean()), error)

@@ -1,4 +1,4 @@
-"""The published bound on the population risk, which holds but cannot be computed."""
+"""The published bound on the population risk, which holds but has unknown terms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from pyro_geo.errors import BetaRangeError, ConfigurationError
+from pyro_geo.checks import check_choice, check_count, check_number
+from pyro_geo.errors import BetaRangeError
 from pyro_geo.infer.certificates.certificate import Certificate
 
 __all__ = ["population_bound"]
@@ -31,27 +32,27 @@ def population_bound(
     .. math:: \frac{2}{(1 - \omega L/2)\, \omega n} \Bigl[
               \Phi\bigl((1 + \omega L/2)\, \omega n / 2\bigr) + \log(2/\delta) \Bigr]
 
-    and the sharp one, which needs no second divergence and is never larger,
+    and the sharp form, which needs no second divergence and is never larger,
 
     .. math:: \frac{1}{(1 - \omega L/2)\, \omega n} \Bigl[
               \Phi\bigl((1 + \omega L/2)\, \omega n\bigr) + 2 \log(2/\delta) \Bigr].
 
-    Both contain the best parameter: they tell what to expect, and certify nothing.
+    Both depend on the unknown best parameter :math:`\theta^*`. They say what risk to
+    expect, and certify nothing.
 
     Args:
         phi: the function :math:`\Phi`, by quadrature or by an annealed run.
-        omega: temperature of one example.
+        omega: inverse temperature of one example.
         lipschitz: constant `L` of the loss's moment condition.
         n: number of examples.
         delta: probability that the bound may fail with.
-        form: which.
+        form: `"sharp"` or `"published"`.
 
     Returns:
         The bound, of status `"oracle"`.
 
     Raises:
         BetaRangeError: `omega * lipschitz` is not below 2.
-        ConfigurationError: there is no such form, or `delta` is no probability.
 
     References:
         Wang & Yang (2026), PAC-Bayes bounds for Gibbs posteriors via singular learning
@@ -70,14 +71,9 @@ def population_bound(
             expected="between 0 and 2",
             todo="Lower omega.",
         )
-    if form not in ("sharp", "published") or not 0 < delta < 1 or n < 1:
-        raise ConfigurationError(
-            "no such bound",
-            where="arguments form, delta and n",
-            found=(form, delta, n),
-            expected="'sharp' or 'published', a probability, a count",
-            todo="Leave them out.",
-        )
+    check_choice("form", form, ("sharp", "published"))
+    check_number("delta", delta, 0.0, 1.0, strict=True)
+    check_count("n", n)
     low, high = 1 - omega * lipschitz / 2, (1 + omega * lipschitz / 2) * omega * n
     if form == "sharp":
         complexity = phi(high)
@@ -96,7 +92,7 @@ def population_bound(
         bound=f"population, {form}",
         assumptions=(
             "The prior's mass near the best parameter is known.",
-            "The excess loss has the moments that the constant says.",
+            "The excess loss satisfies the moment condition with the constant given.",
         ),
         predictor="gibbs",
         status="oracle",

@@ -1,6 +1,6 @@
 """Learning coefficients that are known in closed form.
 
-Sizes that no model has raise :class:`~pyro_geo.errors.ConfigurationError`.
+Sizes that no model can have raise :class:`~pyro_geo.errors.ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Coefficient(NamedTuple):
 
 
 def regular(dim: int) -> Coefficient:
-    """Of a model whose parameters are all identified.
+    """Coefficient of a model whose parameters are all identified.
 
     Args:
         dim: number of parameters.
@@ -55,7 +55,9 @@ def regular(dim: int) -> Coefficient:
 
 
 def normal_crossing(k: Sequence[int], h: Sequence[int] | None = None) -> Coefficient:
-    r"""Of :math:`\prod_j x_j^{2 k_j}` under a prior :math:`\prod_j |x_j|^{h_j}`.
+    r"""Coefficient of :math:`\prod_j x_j^{2 k_j}` under :math:`\prod_j |x_j|^{h_j}`.
+
+    The first is the loss, the second the prior density.
 
     .. math:: \lambda = \min_j \frac{h_j + 1}{2 k_j}, \qquad
               m = \#\{j : \text{the minimum is taken}\}
@@ -83,7 +85,7 @@ def normal_crossing(k: Sequence[int], h: Sequence[int] | None = None) -> Coeffic
 
 
 def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Coefficient:
-    """Of reduced-rank regression: a linear network with one hidden layer.
+    """Coefficient of reduced-rank regression, a linear network of one hidden layer.
 
     Args:
         inputs: width of the input.
@@ -116,7 +118,7 @@ def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Coefficie
 
 
 def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
-    """Of a linear network of any depth.
+    """Coefficient of a linear network of any depth.
 
     Args:
         widths: of all layers, input and output included.
@@ -151,7 +153,8 @@ def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
 
 
 def _narrow(spare: list[int]) -> list[int]:
-    """Choose the layers that count: narrow enough for those beside them."""
+    """Choose the narrow layers that determine the coefficient, as Aoyagi's theorem."""
+    # the spare widths chosen are at most their sum / (size - 1), all others above it
     ordered = sorted(spare)
     for size in range(2, len(ordered) + 1):
         inside, outside = ordered[:size], ordered[size:]
@@ -164,7 +167,7 @@ def _narrow(spare: list[int]) -> list[int]:
 
 
 def tanh_zero(hidden: int) -> Coefficient:
-    """Of `hidden` tanh units without biases, one input, where the truth is zero.
+    """Coefficient of tanh units without biases, with one input and a true map of zero.
 
     Args:
         hidden: number of units.
@@ -187,17 +190,17 @@ def tanh_zero(hidden: int) -> Coefficient:
 
 
 def relu_upper(widths: Sequence[int], *, rescaled: bool = True) -> float:
-    r"""Upper bound for a ReLU network, from the smallest one that is the truth.
+    r"""Upper bound for a ReLU network, from the smallest one that is the true map.
 
     .. math:: \lambda \le \tfrac12 \sum_k H^*_k (H^*_{k-1} + 1)
 
-    whatever the width that is trained. Scaling a hidden unit up and its output down
-    changes nothing, so that each has a flat direction more: half their number can be
-    taken off.
+    whatever width is trained. Scaling a hidden unit up and its output down changes
+    nothing, so that each hidden unit adds a flat direction. Half their number can
+    therefore be subtracted.
 
     Args:
         widths: of all layers of the smallest network, input and output included.
-        rescaled: whether to take those directions off.
+        rescaled: whether to subtract these directions.
 
     Returns:
         The bound.
