@@ -71,6 +71,7 @@ class TemperedModel(ModelDensity):
         return terms._replace(log_likelihood=data[0] * terms.log_likelihood)
 
     def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the model's arguments; the inverse temperature is none of them."""
         return super().arguments(data[1:])
 
     def _conditioned(
