@@ -18,8 +18,8 @@ from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.testing.hmc import (
     FixedHMC,
-    FixedInfo,
-    FixedState,
+    FixedHMCInfo,
+    FixedHMCState,
     choose,
     kinetic_energy,
     leapfrog,
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 Potential = Callable[[Tensor], Tensor]
-Step = tuple[Any, FixedInfo]
+Step = tuple[Any, FixedHMCInfo]
 
 _AIM = 0.8  # acceptance that the adapting twin steers towards
 _GAIN = 2.0  # how far one transition moves the logarithm of its step size
@@ -54,7 +54,7 @@ _GAIN = 2.0  # how far one transition moves the logarithm of its step size
 
 def always_accept(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -69,7 +69,7 @@ def always_accept(
 
 def flipped_acceptance(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -83,7 +83,7 @@ def flipped_acceptance(
 
 def without_kinetic_energy(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -96,7 +96,7 @@ def without_kinetic_energy(
 
 def stale_gradient(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -111,7 +111,7 @@ def stale_gradient(
 
 def stale_potential(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -129,7 +129,7 @@ def stale_potential(
 
 def heavy_momentum(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -142,7 +142,7 @@ def heavy_momentum(
 
 def missing_half_kick(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -157,7 +157,7 @@ def missing_half_kick(
 
 def early_turn(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -179,7 +179,7 @@ def early_turn(
 
 def stuck_chain(
     potential: Potential,
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
@@ -199,7 +199,7 @@ class ReusedNoise(FixedHMC):
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: FixedHMCState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -214,7 +214,7 @@ class SharedNoise(FixedHMC):
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: FixedHMCState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -238,7 +238,7 @@ class KeptMomentum(FixedHMC):
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        if isinstance(state, FixedState):
+        if isinstance(state, FixedHMCState):
             momentum = noise.normal(target.dim, dtype=target.dtype)
             state = _Moving(*state, momentum)
         return super().block(target, state, chains, draws, noise)
@@ -259,7 +259,7 @@ class AdaptsForever(FixedHMC):
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        if isinstance(state, FixedState):
+        if isinstance(state, FixedHMCState):
             state = _Adapting(*state, torch.full_like(state.potential, self.step_size))
         return super().block(target, state, chains, draws, noise)
 
@@ -286,7 +286,7 @@ def _keep_momentum(
     step_size: Tensor,
     num_steps: int,
 ) -> Step:
-    at = FixedState(*state[:-1])
+    at = FixedHMCState(*state[:-1])
     moved, p = leapfrog(potential, at, state.momentum, step_size, num_steps)
     error = _energy_error(at, state.momentum, moved, p)
     new, info = _metropolis(at, moved, error, uniform)
@@ -305,7 +305,7 @@ def _adapt_step(
 ) -> Step:
     new, info = leapfrog_transition(
         potential,
-        FixedState(*state[:-1]),
+        FixedHMCState(*state[:-1]),
         momentum,
         uniform,
         state.step_size[:, None],
@@ -335,7 +335,7 @@ class _Repeated(BlockNoise):
 
 
 def _energy_error(
-    state: FixedState, momentum: Tensor, moved: FixedState, p: Tensor
+    state: FixedHMCState, momentum: Tensor, moved: FixedHMCState, p: Tensor
 ) -> Tensor:
     """Energy at the end of a trajectory minus energy at its start."""
     kinetic = kinetic_energy(p)
@@ -343,10 +343,10 @@ def _energy_error(
 
 
 def _metropolis(
-    state: FixedState, moved: FixedState, error: Tensor, uniform: Tensor
-) -> tuple[FixedState, FixedInfo]:
+    state: FixedHMCState, moved: FixedHMCState, error: Tensor, uniform: Tensor
+) -> tuple[FixedHMCState, FixedHMCInfo]:
     """Accept with the probability that goes with an error of the energy."""
     error = torch.where(error.isnan(), torch.inf, error)
     rate = (-error).exp().clamp(max=1.0)
     new = choose(uniform < (-error).exp(), moved, state)
-    return new, FixedInfo(state.potential, error, rate, error > math.inf)
+    return new, FixedHMCInfo(state.potential, error, rate, error > math.inf)

@@ -15,12 +15,12 @@ from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.ops.derivatives import value_and_grad
 
-__all__ = ["FixedHMC", "FixedState", "leapfrog_transition"]
+__all__ = ["FixedHMC", "FixedHMCState", "leapfrog_transition"]
 
 _LARGEST_ERROR = 1e3  # energy error beyond which a transition counts as divergent
 
 
-class FixedState(NamedTuple):
+class FixedHMCState(NamedTuple):
     """Positions with their potential and gradient.
 
     Attributes:
@@ -34,7 +34,7 @@ class FixedState(NamedTuple):
     grad: Tensor
 
 
-class FixedInfo(NamedTuple):
+class FixedHMCInfo(NamedTuple):
     """What happened in one transition, `(chains,)` each."""
 
     energy: Tensor
@@ -45,11 +45,11 @@ class FixedInfo(NamedTuple):
 
 def leapfrog(
     potential: Callable[[Tensor], Tensor],
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[FixedState, Tensor]:
+) -> tuple[FixedHMCState, Tensor]:
     """Follow a trajectory of every chain to its end.
 
     Args:
@@ -71,7 +71,7 @@ def leapfrog(
     return state._replace(q=q, potential=value, grad=grad), p
 
 
-def choose(first: Tensor, one: FixedState, other: FixedState) -> FixedState:
+def choose(first: Tensor, one: FixedHMCState, other: FixedHMCState) -> FixedHMCState:
     """Take each chain's state from `one` where `first` is true, else from `other`."""
     row = first.unsqueeze(-1)
     return one._replace(
@@ -88,12 +88,12 @@ def kinetic_energy(momentum: Tensor) -> Tensor:
 
 def leapfrog_transition(
     potential: Callable[[Tensor], Tensor],
-    state: FixedState,
+    state: FixedHMCState,
     momentum: Tensor,
     uniform: Tensor,
     step_size: Tensor,
     num_steps: int,
-) -> tuple[FixedState, FixedInfo]:
+) -> tuple[FixedHMCState, FixedHMCInfo]:
     r"""Make one transition of every chain: leapfrog, then Metropolis.
 
     Args:
@@ -116,7 +116,7 @@ def leapfrog_transition(
     error = torch.where(error.isnan(), torch.inf, error)
     new = choose(uniform < (-error).exp(), end, state)
     rate = (-error).exp().clamp(max=1.0)
-    return new, FixedInfo(start, error, rate, error > _LARGEST_ERROR)
+    return new, FixedHMCInfo(start, error, rate, error > _LARGEST_ERROR)
 
 
 class FixedHMC(Kernel):
@@ -148,7 +148,7 @@ class FixedHMC(Kernel):
         "diverging",
     )
     settings = ("step_size", "num_steps", "transition")
-    state_type = FixedState
+    state_type = FixedHMCState
     draws_per_block = 25
 
     @known_options
@@ -158,7 +158,9 @@ class FixedHMC(Kernel):
         *,
         step_size: float = 0.1,
         num_steps: int = 10,
-        transition: Callable[..., tuple[FixedState, FixedInfo]] = leapfrog_transition,
+        transition: Callable[
+            ..., tuple[FixedHMCState, FixedHMCInfo]
+        ] = leapfrog_transition,
     ) -> None:
         super().__init__(model)
         self.step_size = step_size
@@ -169,12 +171,12 @@ class FixedHMC(Kernel):
         """Start every chain from its own stream."""
         q = group.starts(target)
         value, grad = value_and_grad(lambda q: -target.log_prob(q), q)
-        return group.burn_in(FixedState(q, value, grad))
+        return group.burn_in(FixedHMCState(q, value, grad))
 
     def block(
         self,
         target: Target,
-        state: FixedState,
+        state: FixedHMCState,
         chains: Sequence[int],
         draws: int,
         noise: BlockNoise,
@@ -217,6 +219,6 @@ class FixedHMC(Kernel):
         }
         return Block(state, torch.stack(positions, 1), stats, draws, lifted.rung)
 
-    def describe(self, states: Sequence[FixedState]) -> dict[str, str | int | float]:
+    def describe(self, states: Sequence[FixedHMCState]) -> dict[str, str | int | float]:
         """Record what was fixed by hand."""
         return {"step_size": self.step_size, "num_steps": self.num_steps}

@@ -26,7 +26,7 @@ from pyro_geo.testing.gates import (
     draws_needed,
 )
 from pyro_geo.testing.geweke import check_geweke
-from pyro_geo.testing.hmc import FixedHMC, FixedState, leapfrog, leapfrog_transition
+from pyro_geo.testing.hmc import FixedHMC, FixedHMCState, leapfrog, leapfrog_transition
 from pyro_geo.testing.sbc import check_sbc
 from pyro_geo.testing.targets import GammaTarget, NormalTarget
 from pyro_geo.testing.twins import (
@@ -347,7 +347,7 @@ def test_the_parts_that_twins_are_made_of_are_sound(normal):
     generator = torch.Generator().manual_seed(0)
     q, p = normal.sample(50, generator), normal.sample(50, generator)
     uniform = torch.rand(50, generator=generator, dtype=F64)
-    state = FixedState(q, potential(q), q.clone())
+    state = FixedHMCState(q, potential(q), q.clone())
     size = torch.tensor(1.5, dtype=F64)
     sound, info = leapfrog_transition(potential, state, p, uniform, size, 3)
     moved, end = leapfrog(potential, state, p, size, 3)

@@ -13,7 +13,7 @@ from pyro_geo.infer.mcmc.hmc.transition import (
     chains_at,
 )
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.testing.hmc import FixedState, leapfrog_transition
+from pyro_geo.testing.hmc import FixedHMCState, leapfrog_transition
 from tests.cases import numbers
 from tests.infer.mcmc.hmc.test_metric import KINDS, example
 
@@ -121,7 +121,7 @@ def test_one_transition_is_the_textbook_one():
     step = Stepper(target.with_rung("traced"), chains, metric, 1)
     found, flight = step(metric, chains, momentum, uniform, h.expand(32).clone(), 6)
     state, info = leapfrog_transition(
-        potential, FixedState(*at(q)), momentum, uniform, h, 6
+        potential, FixedHMCState(*at(q)), momentum, uniform, h, 6
     )
     moved = (state.q != q).any(-1)
     assert 0 < int(moved.sum()) < 32  # some accepted, some not
