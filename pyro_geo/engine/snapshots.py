@@ -22,15 +22,16 @@ def state_types(*roots: Any) -> dict[str, type]:
     """Collect the record types that a state of a given type can hold.
 
     Args:
-        *roots: types, or annotations such as `ChainState | None`.
+        *roots: types, or annotations such as `State | None`.
 
     Returns:
         Named tuples and data classes by name, found through their annotations.
 
     Example:
-        >>> from pyro_geo.infer.transition import ChainState
-        >>> list(state_types(ChainState | None))
-        ['ChainState']
+        >>> class State(typing.NamedTuple):
+        ...     q: Tensor
+        >>> list(state_types(State | None))
+        ['State']
     """
     types: dict[str, type] = {}
     for root in roots:
@@ -48,14 +49,15 @@ class StateCodec:
         *roots: types of the states.
 
     Example:
-        >>> from pyro_geo.infer.transition import ChainState
-        >>> codec = StateCodec(ChainState)
-        >>> chains = ChainState(torch.ones(2, 3), torch.zeros(2), torch.ones(2, 3))
-        >>> first = codec.snapshot(chains, commit=0)
-        >>> second = codec.snapshot(chains._replace(potential=torch.ones(2)), commit=1)
+        >>> class State(typing.NamedTuple):
+        ...     q: Tensor
+        ...     potential: Tensor
+        >>> codec, state = StateCodec(State), State(torch.ones(2, 3), torch.zeros(2))
+        >>> first = codec.snapshot(state, commit=0)
+        >>> second = codec.snapshot(state._replace(potential=torch.ones(2)), commit=1)
         >>> list(first.arrays), list(second.arrays), second.commits
-        (['0.0', '0.1', '0.2'], ['1.0'], frozenset({0}))
-        >>> StateCodec(ChainState).restore(first.doc, first.arrays).q.shape
+        (['0.0', '0.1'], ['1.0'], frozenset({0}))
+        >>> StateCodec(State).restore(first.doc, first.arrays).q.shape
         torch.Size([2, 3])
     """
 

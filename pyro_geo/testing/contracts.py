@@ -8,17 +8,14 @@ with :func:`check_all`.
 from __future__ import annotations
 
 import pickle
-import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_geo._compat.arviz import get_group
@@ -26,9 +23,14 @@ from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Rung, Target
 from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.kernel import Kernel
-from pyro_geo.engine.noise import Noise
-from pyro_geo.engine.schedule import warm_up
 from pyro_geo.infer.mcmc.runner import MCMC
+from pyro_geo.testing._assertions import (
+    assert_close,
+    assert_equal,
+    assert_true,
+    global_state,
+)
+from pyro_geo.testing._driven import drive
 from pyro_geo.testing._resume import check_resume
 
 __all__ = [
@@ -120,44 +122,6 @@ class Case:
             return fit.run()
 
 
-class _Blocks(NamedTuple):
-    """A kernel driven by hand through its first two blocks."""
-
-    kernel: Kernel
-    target: Target
-    chains: Sequence[int]
-    draws: int
-    state: Any
-
-    def block(self, state: Any, index: int) -> Block:
-        noise = Noise(0).block(self.chains, index)
-        return self.kernel.block(self.target, state, self.chains, self.draws, noise)
-
-
-def _blocks(
-    case: Case,
-    chains: Sequence[int] | None = None,
-    kernel: Kernel | None = None,
-) -> _Blocks:
-    kernel = case.kernel(case.target) if kernel is None else kernel
-    target = case.target.with_rung("traced")
-    chains = range(case.chains) if chains is None else chains
-    warmup = case.warmup
-    if warmup is None:
-        warmup = kernel.default_warmup(case.draws, case.chains)
-    *_, warm = warm_up(
-        kernel,
-        lambda: target,
-        chains,
-        num_samples=case.draws,
-        num_chains=case.chains,
-        warmup_steps=warmup,
-        noise=Noise(0, region=1),
-    )
-    draws = min(case.draws, kernel.block_draws(case.target, case.draws, case.chains))
-    return _Blocks(kernel, target, chains, draws, warm.state)
-
-
 def check_output(case: Case) -> None:
     """Draws and statistics have the right names, shapes and dtypes, and are finite.
 
@@ -166,22 +130,24 @@ def check_output(case: Case) -> None:
     """
     fit, kernel = case.fit, case.kernel(case.target)
     lead = (case.chains, case.draws)
-    _equal(
+    assert_equal(
         case, "shape of the draws", tuple(fit.positions.shape), (*lead, fit.target.dim)
     )
-    _equal(case, "dtype of the draws", fit.positions.dtype, case.target.dtype)
-    _true(case, "draws are finite", bool(fit.positions.isfinite().all()))
-    _equal(case, "names of the statistics", list(fit.stats), list(kernel.statistics))
+    assert_equal(case, "dtype of the draws", fit.positions.dtype, case.target.dtype)
+    assert_true(case, "draws are finite", bool(fit.positions.isfinite().all()))
+    assert_equal(
+        case, "names of the statistics", list(fit.stats), list(kernel.statistics)
+    )
     for name, value in fit.stats.items():
-        _equal(case, f"shape of {name!r}", tuple(value.shape), lead)
+        assert_equal(case, f"shape of {name!r}", tuple(value.shape), lead)
         plain = value.dtype in (case.target.dtype, torch.long, torch.bool)
-        _true(case, f"{name!r} is a number of the run's dtype or a count", plain)
+        assert_true(case, f"{name!r} is a number of the run's dtype or a count", plain)
     for name in ("lp", "diverging"):
-        _true(case, f"the statistic {name!r} exists", name in fit.stats)
+        assert_true(case, f"the statistic {name!r} exists", name in fit.stats)
     samples = fit.get_samples(group_by_chain=True)
     for name, site in case.target.layout.sites.items():
         shape = (*lead, *site.constrained_shape)
-        _equal(case, f"shape of site {name!r}", tuple(samples[name].shape), shape)
+        assert_equal(case, f"shape of site {name!r}", tuple(samples[name].shape), shape)
 
 
 def check_seed(case: Case) -> None:
@@ -192,14 +158,14 @@ def check_seed(case: Case) -> None:
     """
     _same(case, "a run with the same seed", case.run(), case.fit, 0.0)
     other = case.run(seed=case.seed + 1).positions
-    _true(
+    assert_true(
         case,
         "another seed gives other draws",
         not torch.equal(other, case.fit.positions),
     )
     for chain in range(1, case.chains):
         alike = torch.equal(case.fit.positions[0], case.fit.positions[chain])
-        _true(case, f"chains 0 and {chain} differ", not alike)
+        assert_true(case, f"chains 0 and {chain} differ", not alike)
 
 
 def check_rungs(case: Case, rungs: Sequence[Rung] = ("mapped", "traced")) -> None:
@@ -209,13 +175,15 @@ def check_rungs(case: Case, rungs: Sequence[Rung] = ("mapped", "traced")) -> Non
         case: the case.
         rungs: the rungs to hold against each other.
     """
-    run = _blocks(case)
+    run = drive(case)
     first: Block | None = None
     for rung in rungs:
         found = run._replace(target=case.target.with_rung(rung)).block(run.state, 0)
-        _equal(case, "rung of the block", found.rung, rung)
+        assert_equal(case, "rung of the block", found.rung, rung)
         first = first or found
-        _close(case, f"draws on the rung {rung!r}", found.q, first.q, case.rounding)
+        assert_close(
+            case, f"draws on the rung {rung!r}", found.q, first.q, case.rounding
+        )
 
 
 def check_site_order(case: Case) -> None:
@@ -228,13 +196,17 @@ def check_site_order(case: Case) -> None:
         return
     other = Target.from_model(case.permuted, *case.args, dtype=case.dtype)
     sites, samples = case.target.layout.sites, case.fit.get_samples()
-    _equal(case, "sites of the permuted model", set(other.layout.sites), set(sites))
+    assert_equal(
+        case, "sites of the permuted model", set(other.layout.sites), set(sites)
+    )
     q = case.fit.positions.flatten(0, 1)
     same = other.unconstrain(samples)
     for name in ("log_prob", "log_likelihood"):
         found, expected = getattr(other, name)(same), getattr(case.target, name)(q)
-        _close(case, f"{name} of the permuted model", found, expected, case.rounding)
-    _equal(case, "order of the layout", list(other.layout.sites), list(sites))
+        assert_close(
+            case, f"{name} of the permuted model", found, expected, case.rounding
+        )
+    assert_equal(case, "order of the layout", list(other.layout.sites), list(sites))
     settings: Any = {"seed": case.seed, "progress_bar": False, "compile": False}
     fit = MCMC(case.kernel(other), case.draws, case.warmup, case.chains, **settings)
     _same(case, "the permuted model", fit.run(), case.fit, case.rounding)
@@ -249,11 +221,11 @@ def check_groups(case: Case) -> None:
     for size in {1, max(1, case.chains - 1)}:
         fit = case.run(chain_batch_size=size)
         _same(case, f"chain_batch_size={size}", fit, case.fit, case.regrouping)
-    run = _blocks(case)
-    backwards = _blocks(case, list(run.chains)[::-1])
+    run = drive(case)
+    backwards = drive(case, list(run.chains)[::-1])
     found = backwards.block(backwards.state, 0).q.flip(0)
     expected = run.block(run.state, 0).q
-    _close(case, "chains in reverse order", found, expected, case.regrouping)
+    assert_close(case, "chains in reverse order", found, expected, case.regrouping)
 
 
 def check_repeat(case: Case) -> None:
@@ -262,16 +234,18 @@ def check_repeat(case: Case) -> None:
     Args:
         case: the case.
     """
-    run = _blocks(case)
+    run = drive(case)
     first = run.block(run.state, 0)
     second = run.block(first.state, 1)
     stored = pickle.loads(pickle.dumps(first.state))
     for what, state in (("the same state", first.state), ("a stored state", stored)):
         again = run.block(state, 1)
-        _close(case, f"a block run again from {what}", again.q, second.q, 0.0)
+        assert_close(case, f"a block run again from {what}", again.q, second.q, 0.0)
         for name, value in second.stats.items():
-            _close(case, f"{name!r}, {what}", again.stats[name], value, 0.0)
-    _close(case, "a block run again later", run.block(run.state, 0).q, first.q, 0.0)
+            assert_close(case, f"{name!r}, {what}", again.stats[name], value, 0.0)
+    assert_close(
+        case, "a block run again later", run.block(run.state, 0).q, first.q, 0.0
+    )
 
 
 def check_inputs(case: Case) -> None:
@@ -280,7 +254,7 @@ def check_inputs(case: Case) -> None:
     Args:
         case: the case.
     """
-    run = _blocks(case)
+    run = drive(case)
     trees = {"arguments": case.args, "data": case.target.data, "state": run.state}
     before = {name: _copies(tree) for name, tree in trees.items()}
     run.block(run.state, 0)
@@ -288,7 +262,7 @@ def check_inputs(case: Case) -> None:
     for name, tree in trees.items():
         for now, then in zip(_tensors(tree), before[name], strict=True):
             equal = torch.equal(now.nan_to_num(), then.nan_to_num())
-            _true(case, f"the {name} are untouched", equal)
+            assert_true(case, f"the {name} are untouched", equal)
 
 
 def check_global_state(case: Case) -> None:
@@ -297,10 +271,10 @@ def check_global_state(case: Case) -> None:
     Args:
         case: the case.
     """
-    before = _global_state()
+    before = global_state()
     case.run()
-    for name, value in _global_state().items():
-        _true(case, f"{name} is as it was", value == before[name])
+    for name, value in global_state().items():
+        assert_true(case, f"{name} is as it was", value == before[name])
 
 
 def check_pickle(case: Case) -> None:
@@ -311,14 +285,14 @@ def check_pickle(case: Case) -> None:
     """
     if isinstance(case.model, Target):
         return
-    run = _blocks(case)
+    run = drive(case)
     expected = run.block(run.state, 0).q
     kernel = case.kernel(case.model)
     for when in ("before", "after"):
         kernel = pickle.loads(pickle.dumps(kernel))
-        again = _blocks(case, kernel=kernel)
+        again = drive(case, kernel=kernel)
         found = again.block(again.state, 0).q
-        _close(case, f"a kernel pickled {when} a run", found, expected, 0.0)
+        assert_close(case, f"a kernel pickled {when} a run", found, expected, 0.0)
 
 
 def check_arviz(case: Case) -> None:
@@ -332,19 +306,21 @@ def check_arviz(case: Case) -> None:
     posterior, stats = (_group(case, idata, n) for n in ("posterior", "sample_stats"))
     lead = ("chain", "draw")
     for name in target.layout.sites:
-        _equal(case, f"axes of {name!r}", posterior[name].dims[:2], lead)
+        assert_equal(case, f"axes of {name!r}", posterior[name].dims[:2], lead)
         named = target.dims.get(name)
         if named is not None:
-            _equal(case, f"axes of {name!r}", posterior[name].dims[2:], named)
-    _equal(case, "statistics", set(stats.data_vars), set(fit.kernel.statistics))
+            assert_equal(case, f"axes of {name!r}", posterior[name].dims[2:], named)
+    assert_equal(case, "statistics", set(stats.data_vars), set(fit.kernel.statistics))
     for name, value in fit.stats.items():
         same = np.array_equal(stats[name].to_numpy(), value.numpy(), equal_nan=True)
-        _true(case, f"{name!r} is the run's", same)
+        assert_true(case, f"{name!r} is the run's", same)
     for group in ("log_likelihood", "observed_data") if target.observed else ():
         found = set(_group(case, idata, group).data_vars)
-        _true(case, f"{group} has the observed sites", set(target.observed) <= found)
+        assert_true(
+            case, f"{group} has the observed sites", set(target.observed) <= found
+        )
     for name in ("seed", "num_chains", "rung", "notes", "inference_library"):
-        _true(case, f"attribute {name!r} is recorded", name in posterior.attrs)
+        assert_true(case, f"attribute {name!r} is recorded", name in posterior.attrs)
 
 
 def check_no_warning(case: Case) -> None:
@@ -358,8 +334,8 @@ def check_no_warning(case: Case) -> None:
         settings: Any = {"seed": case.seed, "progress_bar": False, "compile": False}
         kernel = case.kernel(case.target)
         fit = MCMC(kernel, case.draws, case.warmup, case.chains, **settings).run()
-    _equal(case, "warnings", [str(w.message) for w in caught], [])
-    _equal(case, "notes", fit.notes, [])
+    assert_equal(case, "warnings", [str(w.message) for w in caught], [])
+    assert_equal(case, "notes", fit.notes, [])
 
 
 CHECKS: tuple[Callable[[Case], None], ...] = (
@@ -388,23 +364,9 @@ def check_all(case: Case) -> None:
         check(case)
 
 
-def _global_state() -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002  the state itself is meant
-    return {
-        "torch's generator": torch.get_rng_state().tolist(),
-        "numpy's generator": [np.asarray(part).tolist() for part in numpy_state],
-        "python's generator": random.getstate(),
-        "the default dtype": torch.get_default_dtype(),
-        "the number of threads": torch.get_num_threads(),
-        "the grad mode": torch.is_grad_enabled(),
-        "Pyro's validation": is_validation_enabled(),
-        "the parameter store": sorted(pyro.get_param_store().keys()),
-    }
-
-
 def _group(case: Case, idata: Any, name: str) -> Any:
     group = get_group(idata, name)
-    _true(case, f"there is a group {name!r}", group is not None)
+    assert_true(case, f"there is a group {name!r}", group is not None)
     return group
 
 
@@ -417,32 +379,4 @@ def _copies(tree: Any) -> list[Tensor]:
 
 
 def _same(case: Case, what: str, fit: MCMC, other: MCMC, tolerance: float) -> None:
-    _close(case, what, fit.positions, other.positions, tolerance)
-
-
-def _close(
-    case: Case, what: str, found: Tensor, expected: Tensor, tolerance: float
-) -> None:
-    __tracebackhide__ = True
-    if tolerance == 0:
-        equal = torch.equal(found.nan_to_num(), expected.nan_to_num())
-        worst = (found.double() - expected.double()).abs().max() if not equal else 0.0
-        _true(case, f"{what}: equal bits, largest difference {float(worst):.2e}", equal)
-        return
-    try:
-        torch.testing.assert_close(
-            found, expected, rtol=tolerance, atol=tolerance, equal_nan=True
-        )
-    except AssertionError as error:
-        raise AssertionError(f"{case.name}: {what}: {error}") from None
-
-
-def _equal(case: Case, what: str, found: object, expected: object) -> None:
-    __tracebackhide__ = True
-    _true(case, f"{what}: found {found}, expected {expected}", found == expected)
-
-
-def _true(case: Case, what: str, holds: bool) -> None:
-    __tracebackhide__ = True
-    if not holds:
-        raise AssertionError(f"{case.name}: broken contract: {what}")
+    assert_close(case, what, fit.positions, other.positions, tolerance)

@@ -291,14 +291,8 @@ class DIMS(Kernel):
     def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Find or train the anchors and factor their Laplace precisions."""
         self._check_early(target)
-        anchors = find_anchors(
-            target,
-            group,
-            self.objective,
-            self.options,
-            self.anchors,
-            self.init_strategy,
-        )
+        source = self.anchors, self.init_strategy
+        anchors = find_anchors(target, group, self.objective, self.options, *source)
         laplaces: list[Laplace] = []
         if self.options.velocity == "laplace":
             laplaces = [
