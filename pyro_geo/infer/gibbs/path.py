@@ -32,7 +32,7 @@ __all__ = [
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
 _MOST_STAGES = 2_000
-_SMALLEST = 1e-6  # scale of a direction, by that of the prior
+_SMALLEST = 1e-6  # least scale of a direction, as a share of the prior's
 
 
 class AnnealingPlan(NamedTuple):
@@ -121,6 +121,7 @@ class Pilot(NamedTuple):
     @classmethod
     def begin(cls, q: Tensor) -> Pilot:
         """Start with draws from the prior, `(particles, dim)`."""
+        # optimal HMC steps shrink as the fourth root of the dimension
         return cls(q, 0.5 / q.shape[1] ** 0.25, _SMALLEST * q.std(0))
 
     @property
@@ -260,11 +261,12 @@ class ParticleMover:
             like = {"generator": generator, "dtype": q.dtype}
             momentum = torch.randn(q.shape, **like).to(q.device)
             uniform = torch.rand(len(q), **like).to(q.device)
+            # one table, so that a chunk has its particles and their noise together
             both = torch.cat([q, momentum, uniform[:, None]], 1)
-            moved = self._in_parts(
+            ends = self._in_parts(
                 lambda rows: self._one_move(target, rows, step_size, scale), both
             )
-            q, rate = moved[:, :-1].contiguous(), moved[:, -1]
+            q, rate = ends[:, :-1].contiguous(), ends[:, -1]
             total += rate.double().cpu()
         return Move(q, self.loss(q), total / moves)
 
@@ -284,6 +286,7 @@ class ParticleMover:
 
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Apply to all rows, always the same number at once."""
+        # one batch size means one graph; the last batch is filled up with a copy
         count = len(rows)
         size = min(self.chunk, count)
         short = -count % size
@@ -324,17 +327,21 @@ def scout(
     loss = mover.loss(q)
     flat = torch.zeros_like(loss)
     while (beta := pilot.beta) < ends[-1]:
+        # a particle without a finite loss has no weight from here on
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
         check_alive(alive, "the pilot")
         end = next(end for end in ends if end > beta)
+        # as far as the conditional effective size allows, and never past an end
         new = next_temperature(alive, finite, beta, end, cess)
         log_weights = alive - (new - beta) * finite
+        # weighted standard deviations at the new temperature are its metric
         share = log_weights.softmax(0).to(q.dtype)[:, None]
         mean = (share * q).sum(0)
         scale = (share * (q - mean).square()).sum(0).sqrt().maximum(smallest)
         rows = systematic(log_weights, torch.rand((), generator=generator))
         q = q[rows]
+        # each try moves the step size towards the wanted acceptance rate
         for _ in range(_TRIES):
             q, loss, rate = mover.move(q, new, step_size, scale, 1, generator)
             step_size *= math.exp(float(rate.mean()) - target_accept_prob)
@@ -386,6 +393,7 @@ def anneal(
         new, step_size = plan.betas[index], plan.step_sizes[index]
         scale = plan.scales[index]
         lost = ~loss.isfinite() & (log_weights > -math.inf)
+        # importance weight of the step from one temperature to the next
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
         check_alive(log_weights, f"beta {new:.3g}")
@@ -394,9 +402,11 @@ def anneal(
         if resampled:
             rows = systematic(log_weights, torch.rand((), generator=generator))
             q = q[rows]
+            # each survivor carries the mean weight: the normaliser stays unbiased
             log_weights = log_mean(log_weights).expand(len(q)).clone()
         q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, generator)
-        # a particle that has lost its loss is dropped; its weight may be lowered
+        # a particle whose loss is no longer finite is dropped: a weight may be lowered
+        # to zero, since that only makes the estimate of the normaliser smaller
         killed = int(lost.sum())
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         killed += int(lost.sum())

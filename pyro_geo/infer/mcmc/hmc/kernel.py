@@ -208,7 +208,7 @@ class HMCKernel:
         assert adaptation is not None
         if adaptation.finished:
             state = state._replace(
-                tuning=adaptation.tuning(), adaptation=None, moved=adaptation.moved
+                tuning=adaptation.tuning(), adaptation=None, moved=adaptation.restarted
             )
         return Warmup(
             state,
