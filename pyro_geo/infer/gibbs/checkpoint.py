@@ -16,7 +16,8 @@ from pyro_geo.engine._kept import KeptSites
 from pyro_geo.engine.identity import check_run, check_values
 from pyro_geo.engine.snapshots import StateBook
 from pyro_geo.errors import CheckpointError, explain
-from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Pilot, Stage, Walk
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Stage, Walk
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Variable
 

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.infer.gibbs.path import (
-    AnnealingPlan,
-    Balance,
-    ParticleMover,
-    Stage,
-    Walk,
-    check_alive,
-)
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Balance, Stage, Walk, check_alive
 from pyro_geo.ops.weights import ess
 
 __all__ = ["walk"]
