@@ -116,12 +116,14 @@ def _linearise(
                 ", ".join(f.__name__ for f in _PARAMETERS),
                 "Compare with another baseline for this model.",
             )
-        moved = {}
+        parameters = {}
         for parameter in _PARAMETERS[family]:
             transform = biject_to(base.arg_constraints[parameter])
             value = transform.inv(getattr(base, parameter))
-            moved[parameter] = transform(value.detach() + _tangents(value, q, moves))
-    found = family(**moved, validate_args=False)
+            parameters[parameter] = transform(
+                value.detach() + _tangents(value, q, moves)
+            )
+    found = family(**parameters, validate_args=False)
     return found.to_event(event_dims) if event_dims else found
 
 

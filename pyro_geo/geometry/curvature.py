@@ -235,9 +235,10 @@ class Hessian(Curvature):
         q: one position, `(dim,)`, or several, `(n, dim)`.
 
     Example:
-        >>> target = Target.from_potential(lambda q: q[0] ** 2 + q[0] * q[1], 2)
+        >>> potential = lambda q: q[0] ** 2 + q[0] * q[1] + q[1] ** 2
+        >>> target = Target.from_potential(potential, 2)
         >>> Hessian(target, torch.zeros(2)).dense().tolist()
-        [[2.0, 1.0], [1.0, 0.0]]
+        [[2.0, 1.0], [1.0, 2.0]]
         >>> Hessian(target, torch.zeros(3, 2)).dense().shape
         torch.Size([3, 2, 2])
     """

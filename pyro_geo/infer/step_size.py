@@ -67,7 +67,7 @@ def averaged(search: DualAveraging) -> float:
 
 
 def coarse_update(step_sizes: Tensor, acceptance: Tensor, target: float) -> Tensor:
-    """Move the step size of each chain by itself, fast and without an end.
+    """Adapt the step size of each chain by itself, in fast steps that never shrink.
 
     Args:
         step_sizes: `(chains,)`.

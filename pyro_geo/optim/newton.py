@@ -146,8 +146,8 @@ def _solve(
         gain = tau * old2 - 0.5 * tau**2 * curvature
         predicted = torch.where(going, predicted + gain, predicted)
         move = move + column(tau) * direction
-        moved = column(going)
-        residual = torch.where(moved, residual + column(tau) * product, residual)
+        under_way = column(going)
+        residual = torch.where(under_way, residual + column(tau) * product, residual)
         new2 = dot(residual, residual)
         target = torch.where(predicted > tol, rough, torch.minimum(rough, fine))
         solved = going & ~leaves & (new2 <= target)
@@ -259,11 +259,11 @@ def _try_step(
     poor = ~finite | torch.where(blind, ~flatter, ~(share >= 0.25))
     wider = torch.where(trusted & ~step.inside, 2.0 * state.radius, state.radius)
     radius = torch.where(poor, 0.25 * length, wider)
-    moved = column(accept)
+    row = column(accept)
     return state._replace(
-        q=torch.where(moved, trial, state.q),
+        q=torch.where(row, trial, state.q),
         loss=torch.where(accept, loss, state.loss),
-        grad=torch.where(moved, grad, state.grad),
+        grad=torch.where(row, grad, state.grad),
         radius=torch.where(going, radius, state.radius),
         n_iter=state.n_iter + going,
         n_evals=state.n_evals + going,

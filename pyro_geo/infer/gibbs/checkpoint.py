@@ -17,7 +17,8 @@ from pyro_geo.engine.identity import check_run, check_values
 from pyro_geo.engine.sites import RecordedSites
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError
-from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Pilot, Stage, Walk
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Stage, Walk
 from pyro_geo.io.names import STAGE_DIMS, plain_facts
 from pyro_geo.io.store import STAGE_STATS, STAGES, RunStore, Variable
 from pyro_geo.results.weights import equal_rows

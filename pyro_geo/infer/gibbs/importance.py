@@ -13,7 +13,8 @@ from pyro import poutine
 from pyro_geo.density import Target
 from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.gibbs.path import ParticleMover, Stage, check_alive
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import Stage, check_alive
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.ops.weights import ess
 

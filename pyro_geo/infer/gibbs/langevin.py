@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.infer.gibbs.path import (
-    AnnealingPlan,
-    Balance,
-    ParticleMover,
-    Stage,
-    Walk,
-    check_alive,
-)
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Balance, Stage, Walk, check_alive
 from pyro_geo.ops.weights import ess
 
 __all__ = ["walk"]
@@ -64,18 +58,23 @@ def walk(
         beta, step_size = plan.betas[index], plan.step_sizes[index]
         scale = plan.scales[index]
         target = mover.target.tempered(beta)
-        width = 0.5 * step_size * scale  # nothing corrects a step that is too long
+        # half of what HMC uses: no rejection corrects a step that is too long
+        width = 0.5 * step_size * scale
         drift = _drift(target, q, width)
         for _ in range(count):
             noise = torch.randn(q.shape, generator=generator, dtype=q.dtype)
             noise = noise.to(q.device)
             new = q + drift + width * noise
+            # the noise that the step back would need, from the new drift
             back = _drift(target, new, width)
             returned = (q - new - back) / width
+            # log-density of the step back minus that of the step; norms cancel
             change = 0.5 * (noise.square() - returned.square()).sum(1)
             work = work + change.double()
             q, drift = new, back
         loss, log_prior = mover.loss(q), mover.log_prior(q)
+        # the weight of the docstring: target at the end over prior at the start, times
+        # the work of all steps
         log_weights = log_prior - beta * loss - start + work - math.log(len(q))
         bad = ~(log_weights < math.inf) | ~loss.isfinite()
         killed = int((bad & ~dead).sum())

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
-from pyro_geo.geometry.matrices import Diagonal
-from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.transition import ChainState, TransitionLoop
-from pyro_geo.ops.chunks import rows_that_fit
-from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
 
 __all__ = [
     "Balance",
-    "Move",
-    "ParticleMover",
     "Pilot",
     "AnnealingPlan",
     "Stage",
@@ -33,7 +26,7 @@ __all__ = [
 
 _TRIES = 3  # moves of the pilot at each temperature, for its step size
 _MOST_STAGES = 2_000
-_SMALLEST = 1e-6  # scale of a direction, by that of the prior
+_SMALLEST = 1e-6  # least scale of a direction, as a share of the prior's
 
 
 class AnnealingPlan(NamedTuple):
@@ -86,20 +79,6 @@ class Stage(NamedTuple):
         return float(self.log_weights.logsumexp(0))
 
 
-class Move(NamedTuple):
-    """Particles after a move.
-
-    Attributes:
-        q: positions, `(particles, dim)`.
-        loss: summed over the examples, `(particles,)`.
-        acceptance: rate of each particle, `(particles,)`.
-    """
-
-    q: Tensor
-    loss: Tensor
-    acceptance: Tensor
-
-
 class Pilot(NamedTuple):
     """Where the pilot is between two temperatures.
 
@@ -122,6 +101,7 @@ class Pilot(NamedTuple):
     @classmethod
     def begin(cls, q: Tensor) -> Pilot:
         """Start with draws from the prior, `(particles, dim)`."""
+        # optimal HMC steps shrink as the fourth root of the dimension
         return cls(q, 0.5 / q.shape[1] ** 0.25, _SMALLEST * q.std(0))
 
     @property
@@ -182,112 +162,6 @@ class Walk(NamedTuple):
     balance: Balance | None = None
 
 
-class ParticleMover:
-    """HMC moves at any temperature, check_alive particles at a time.
-
-    Args:
-        model: the Gibbs model.
-        target: its density at the data.
-        num_leapfrog: steps of one move.
-        chunk: particles side by side; as many as fit if None.
-    """
-
-    def __init__(
-        self,
-        model: GibbsModel,
-        target: Target,
-        num_leapfrog: int,
-        chunk: int | None = None,
-    ) -> None:
-        self.model, self.target = model, target
-        self.num_leapfrog = num_leapfrog
-        self._plain = target.tempered(1.0)
-        if chunk is None:
-            q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
-            with torch.no_grad():
-                likelihood = self._plain.pointwise_log_likelihood
-                chunk = rows_that_fit(lambda: likelihood(q))
-        self.chunk = chunk
-        self._loss = target.lift(
-            "summed loss",
-            lambda target, q: -target.log_likelihood(q),
-            "the loss",
-        )
-        self._prior = target.lift(
-            "log-prior",
-            lambda target, q: target.log_prior(q),
-            "the prior",
-        )
-
-    def loss(self, q: Tensor) -> Tensor:
-        """Sum the loss over the examples, `(particles,)` in double precision."""
-        rung = self.target.rung
-        return self._in_parts(
-            lambda rows: self._loss(self._plain.data, rows, rung=rung), q
-        ).double()
-
-    def log_prior(self, q: Tensor) -> Tensor:
-        """Log-density of the prior, `(particles,)` in double precision."""
-        rung = self.target.rung
-        return self._in_parts(
-            lambda rows: self._prior(self._plain.data, rows, rung=rung), q
-        ).double()
-
-    def move(
-        self,
-        q: Tensor,
-        beta: float,
-        step_size: float,
-        scale: Tensor,
-        moves: int,
-        generator: torch.Generator,
-    ) -> Move:
-        """Move each particle, leaving the Gibbs posterior at `beta` invariant.
-
-        Args:
-            q: positions, `(particles, dim)`.
-            beta: inverse temperature.
-            step_size: of a leapfrog step, in units of `scale`.
-            scale: of the directions, `(dim,)`.
-            moves: how many.
-            generator: randomness.
-
-        Returns:
-            The particles. One whose energy is not finite at the end stays.
-        """
-        target = self.target.tempered(beta)
-        total = torch.zeros(len(q), dtype=torch.float64)
-        for _ in range(moves):
-            like = {"generator": generator, "dtype": q.dtype}
-            momentum = torch.randn(q.shape, **like).to(q.device)
-            uniform = torch.rand(len(q), **like).to(q.device)
-            both = torch.cat([q, momentum, uniform[:, None]], 1)
-            moved = self._in_parts(
-                lambda rows: self._one_move(target, rows, step_size, scale), both
-            )
-            q, rate = moved[:, :-1].contiguous(), moved[:, -1]
-            total += rate.double().cpu()
-        return Move(q, self.loss(q), total / moves)
-
-    def _one_move(
-        self, target: Target, rows: Tensor, step_size: float, scale: Tensor
-    ) -> Tensor:
-        q, momentum = (x.contiguous() for x in rows[:, :-1].chunk(2, 1))
-        value, grad = target.value_and_grad(q)
-        chains, metric = ChainState(q, -value, -grad), Diagonal(scale)
-        step = TransitionLoop(target, chains, metric, unroll=1)
-        sizes = torch.full_like(value, step_size)
-        chains, trajectory = step(
-            metric, chains, momentum, rows[:, -1], sizes, self.num_leapfrog
-        )
-        rate = (-trajectory.error).exp().clamp(max=1.0)
-        return torch.cat([chains.q, rate[:, None]], 1)
-
-    def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """Apply to all rows, the same number in each call."""
-        return map_lanes(fn, rows, min(self.chunk, len(rows)))
-
-
 def scout(
     mover: ParticleMover,
     pilot: Pilot,
@@ -320,17 +194,21 @@ def scout(
     loss = mover.loss(q)
     flat = torch.zeros_like(loss)
     while (beta := pilot.beta) < ends[-1]:
+        # a particle without a finite loss has no weight from here on
         alive = torch.where(loss.isfinite(), flat, -math.inf)
         finite = loss.nan_to_num(0.0, 0.0, 0.0)
         check_alive(alive, "the pilot")
         end = next(end for end in ends if end > beta)
+        # as far as the conditional effective size allows, and never past an end
         new = next_temperature(alive, finite, beta, end, cess)
         log_weights = alive - (new - beta) * finite
+        # weighted standard deviations at the new temperature are its metric
         share = log_weights.softmax(0).to(q.dtype)[:, None]
         mean = (share * q).sum(0)
         scale = (share * (q - mean).square()).sum(0).sqrt().maximum(smallest)
         rows = systematic(log_weights, torch.rand((), generator=generator))
         q = q[rows]
+        # each try moves the step size towards the wanted acceptance rate
         for _ in range(_TRIES):
             q, loss, rate = mover.move(q, new, step_size, scale, 1, generator)
             step_size *= math.exp(float(rate.mean()) - target_accept_prob)
@@ -382,6 +260,7 @@ def anneal(
         new, step_size = plan.betas[index], plan.step_sizes[index]
         scale = plan.scales[index]
         lost = ~loss.isfinite() & (log_weights > -math.inf)
+        # importance weight of the step from one temperature to the next
         tilt = (new - beta) * loss
         log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
         check_alive(log_weights, f"beta {new:.3g}")
@@ -390,9 +269,11 @@ def anneal(
         if resampled:
             rows = systematic(log_weights, torch.rand((), generator=generator))
             q = q[rows]
+            # each survivor carries the mean weight: the normaliser stays unbiased
             log_weights = log_mean(log_weights).expand(len(q)).clone()
         q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, generator)
-        # a particle that has lost its loss is dropped; its weight may be lowered
+        # a particle whose loss is no longer finite is dropped: a weight may be lowered
+        # to zero, since that only makes the estimate of the normaliser smaller
         killed = int(lost.sum())
         lost = ~loss.isfinite() & (log_weights > -math.inf)
         killed += int(lost.sum())

@@ -16,7 +16,8 @@ from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
-from pyro_geo.infer.gibbs.path import AnnealingPlan, ParticleMover, Stage
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage
 from pyro_geo.ops.random import substream
 from pyro_geo.results import (
     MemoryDraws,

@@ -25,14 +25,8 @@ from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.model import GibbsModel
-from pyro_geo.infer.gibbs.path import (
-    AnnealingPlan,
-    ParticleMover,
-    Pilot,
-    Walk,
-    anneal,
-    scout,
-)
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Walk, anneal, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior, name_of
 from pyro_geo.io.store import check_run
 from pyro_geo.ops.random import substream

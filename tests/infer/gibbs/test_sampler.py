@@ -23,9 +23,9 @@ from pyro_geo.errors import (
 )
 from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
-from pyro_geo.infer.gibbs import path
 from pyro_geo.infer.gibbs.langevin import walk
-from pyro_geo.infer.gibbs.path import ParticleMover, Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.moves import ParticleMover
+from pyro_geo.infer.gibbs.path import Pilot, Stage, Walk, anneal, scout
 
 DOUBLE = torch.float64
 SCALE = 1.5
@@ -343,7 +343,7 @@ def test_what_others_have_moved_is_refused() -> None:
 
 
 def interrupting(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = path.ParticleMover.move, [0]
+    original, calls = ParticleMover.move, [0]
 
     def move(self: ParticleMover, *rest: Any, **named: Any) -> Any:
         calls[0] += 1
@@ -351,7 +351,7 @@ def interrupting(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return original(self, *rest, **named)
 
-    monkeypatch.setattr(path.ParticleMover, "move", move)
+    monkeypatch.setattr(ParticleMover, "move", move)
 
 
 def test_an_interrupt_keeps_stages_and_the_planned_divisor(monkeypatch) -> None:

@@ -185,7 +185,7 @@ class _Sampler:
                 break
             q = torch.where(far[:, None], where + 0.7 * (q - where), q)
         self.chains = chain_state_at(self.target, q)
-        # some steps in one graph, none of them for nothing
+        # as many steps in one graph as divide their number: none is computed in vain
         unroll = max(u for u in range(1, 6) if self.num_leapfrog % u == 0)
         self._step = TransitionLoop(self.target, self.chains, self.metric, unroll)
 
@@ -234,7 +234,8 @@ def _quadratic(
     assert isinstance(found.precision, Spectral)
     values, vectors = found.precision
     promise = 0.5 * (grad * found.precision.solve(grad)).sum()
-    # halfway to the identity: singular directions are narrower than the quadratic says
+    # the root of the covariance: where the loss is singular the quadratic approximation
+    # is far wider than the density, so the metric goes halfway to the identity
     covariance = (vectors * values.rsqrt()) @ vectors.mT
     return Dense.from_matrix(covariance), float(promise)
 

@@ -157,7 +157,7 @@ def examine_anchors(
     num_lanes: int,
     chains: Sequence[int] | None = None,
 ) -> Anchors:
-    """Look at given anchors: loss, gradient, and what a Newton step would still win.
+    """Evaluate anchors: loss, gradient, and what a Newton step would still win.
 
     Args:
         target: the density.
@@ -283,19 +283,20 @@ def _falls_along_ray(
 
 
 def _falls_along_axis(
-    loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, way: Tensor
+    loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, path: Tensor
 ) -> Tensor:
     """Go on by one along the axis on which the Newton steps went furthest.
 
-    A density without a mode, as that of a scale that shrinks with what it scales, has
-    a valley too bent for a ray and too narrow for floating numbers: the polish ends on
-    its wall, where it sees no decrease although whole nats are left down the axis.
+    A density without a mode, as that of a scale that shrinks together with what it
+    scales, has a valley that is too bent for a straight ray and too narrow for Newton
+    steps: the polish stops on its wall and sees no decrease there, although the loss
+    falls by several nats along the valley's axis.
 
     Returns:
         Whether at least one nat is left, boolean, `(chains,)`.
     """
-    axis = way.abs().argmax(-1, keepdim=True)
-    far = way.gather(-1, axis)
+    axis = path.abs().argmax(-1, keepdim=True)
+    far = path.gather(-1, axis)
     falls = (far.abs() >= 1).squeeze(-1)
     last = loss
     for k in (0.5, 1.0):

@@ -1,7 +1,7 @@
-r"""Metrics that bring draws and scores together.
+r"""Metrics fitted to draws and scores together.
 
 For a normal density with covariance :math:`\Sigma` the scores `g` have covariance
-:math:`\Sigma^{-1}`, so that draws and scores are two looks at one matrix. The metric of
+:math:`\Sigma^{-1}`: draws and scores both measure the same matrix. The metric of
 least Fisher divergence solves :math:`\Sigma \,\mathrm{cov}(g)\, \Sigma =
 \mathrm{cov}(q)`; for a normal density it is exact from any `dim + 1` points, wherever
 they lie.
@@ -63,7 +63,7 @@ def fisher_scale(q: Tensor, grad: Tensor) -> Tensor:
     """Standard deviations `(var q / var g) ** 1/4`, `(dim,)`, of centred rows."""
     var_q, var_g = q.square().mean(0), grad.square().mean(0)
     scale = (var_q / var_g) ** 0.25
-    # a coordinate that never moved, or has no slope, says nothing
+    # a coordinate that never changed, or has no slope, keeps scale one
     usable = scale.isfinite() & (scale > 1 / _WIDEST) & (scale < _WIDEST)
     return torch.where(usable, scale, 1.0)
 

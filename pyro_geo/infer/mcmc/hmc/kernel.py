@@ -267,7 +267,9 @@ class HMC(Kernel):
         assert adaptation is not None
         if adaptation.finished:
             state = state._replace(
-                tuning=adaptation.tuning(), adaptation=None, restarted=adaptation.moved
+                tuning=adaptation.tuning(),
+                adaptation=None,
+                restarted=adaptation.restarted,
             )
         return Warmup(
             state,

@@ -32,7 +32,7 @@ class LengthSearch(NamedTuple):
 
 
 _RATE, _FIRST, _SECOND, _MEMORY, _JUMPS = 0.05, 0.5, 0.95, 0.95, 0.8
-_CROWD = 16  # chains from which on a gradient is taken for what it is
+_ENOUGH = 16  # chains from which on a gradient is trusted in full
 _SHORTEST, _LONGEST = 0.1, 12.0  # whitened: two periods of a normal density
 _COST = 0.25  # power of the length that each jump is divided by
 
@@ -63,8 +63,8 @@ def leapfrogs(
 ) -> int:
     """Number of leapfrog steps of one transition.
 
-    The same for all chains, and without regard to where they are, so that each
-    transition leaves the density alone.
+    It is the same for all chains and does not depend on where they are, so that each
+    transition leaves the density invariant.
 
     Args:
         length: mean trajectory length.
@@ -135,16 +135,17 @@ def length_update(
 
     .. math:: \log A + \log B - \tfrac12 \log t
 
-    For a normal density in its own metric `A` alone is largest at half a period, where
-    squares never change, and `B` alone at a quarter, where means are no better than
-    independent. Their product has means better than that and squares hardly worse; and
-    where `B` has maxima in every period, it prefers the first.
+    For a normal density in its own metric, `A` alone is largest at half a period, where
+    squares of positions never change. `B` alone is largest at a quarter, where
+    successive positions are independent. The maximum of the product lies between the
+    two: means converge faster than from independent draws, squares hardly slower. `B`
+    has a maximum in every period; the product prefers the first.
 
     Args:
         search: the search.
         found: what :func:`jumps` returned.
-        num_chains: the fewer, the noisier is a gradient, and the slower the ascent:
-            a quick one would wander off to ever longer trajectories.
+        num_chains: with fewer chains the gradient is noisier, and the ascent slower;
+            else noise would drive it to ever longer trajectories.
 
     Returns:
         The search with its next length.
@@ -152,8 +153,8 @@ def length_update(
     if not found[0] > 0:
         return search
     count = search.updates + 1
-    crowd = min(1.0, num_chains / _CROWD)
-    share = max((1 - _JUMPS) * crowd**0.5, 1 / count)
+    trust = min(1.0, num_chains / _ENOUGH)
+    share = max((1 - _JUMPS) * trust**0.5, 1 / count)
     a, b, slope_a, slope_b = smooth = tuple(
         old + share * (new - old) for old, new in zip(search.jumps, found, strict=True)
     )
@@ -161,9 +162,9 @@ def length_update(
     first = _FIRST * search.first + (1 - _FIRST) * gradient
     second = _SECOND * search.second + (1 - _SECOND) * gradient**2
     size = math.sqrt(second / (1 - _SECOND**count)) + 1e-12
-    rate = _RATE * crowd**0.5
-    moved = search.log_length + rate * first / (1 - _FIRST**count) / size
-    moved = min(max(moved, math.log(_SHORTEST)), math.log(_LONGEST))
+    rate = _RATE * trust**0.5
+    log_length = search.log_length + rate * first / (1 - _FIRST**count) / size
+    log_length = min(max(log_length, math.log(_SHORTEST)), math.log(_LONGEST))
     share = max(1 - _MEMORY, 1 / count)
-    mean = search.mean + share * (moved - search.mean)
-    return LengthSearch(moved, mean, smooth, first, second, count)
+    mean = search.mean + share * (log_length - search.mean)
+    return LengthSearch(log_length, mean, smooth, first, second, count)

@@ -1,11 +1,11 @@
-"""Warm-up: a crowd of chains finds its way to the density, and its metric there.
+"""Warm-up: all chains together find the bulk of the density and a metric for it.
 
-Three stages. In the *approach* each chain has a step size of its own, and the metric
-comes from differences between successive points of all chains, each brought to one
-size: a quasi-Newton method with many hands, which bears scales far off. In the
+There are three stages. In the *approach* each chain has a step size of its own. The
+metric is fitted to the differences between successive points of all chains, as a
+quasi-Newton method does, so that it can start many orders of magnitude off. In the
 *windows* one step size, one trajectory length and the metric are fitted to the draws of
-all chains, in windows that grow. At the *end* the metric rests, and step size and
-length settle.
+all chains; each window is longer than the last. At the *end* the metric is fixed, and
+step size and length settle.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _APPROACH_LENGTH = 1.0  # whitened; a quarter of a period is 1.57
 _FIRST_LENGTH = 1.5
 _MOST_ROWS = 4_000
 _MOST_NUMBERS = 20_000_000  # kept for the metric
-_HOPELESS = 10.0  # nats beyond the spread at which a chain is given up
+_HOPELESS = 10.0  # nats above the usual spread at which a chain is restarted
 
 
 class Tuning(NamedTuple):
@@ -116,7 +116,7 @@ class Adaptation:
         length: search for the trajectory length.
         centre: running mean of positions, `(dim,)`.
         iteration: transitions so far.
-        moved: chains that were put beside others.
+        restarted: chains that were put beside others.
         fixed_step: step size given by the user.
         fixed_length: trajectory length given by the user.
         stride: every how many transitions rows are kept.
@@ -134,7 +134,7 @@ class Adaptation:
     length: LengthSearch
     centre: Tensor
     iteration: int = 0
-    moved: int = 0
+    restarted: int = 0
     fixed_step: float | None = None
     fixed_length: float | None = None
     stride: int = 1
@@ -173,10 +173,11 @@ class Adaptation:
         length = self.fixed_length or math.exp(self.length.mean)
         return Tuning(like.new_tensor(step), like.new_tensor(length), self.metric, like)
 
-    def wander(self, dim: int) -> Tensor:
-        """How far potentials go up and down within chains, of late."""
+    def potential_spread(self, dim: int) -> Tensor:
+        """Standard deviation of the potential along recent parts of the chains."""
         energies = torch.stack(self.energies[-_CYCLE:]).double()
-        # of a normal density, and as much again for modes that are wide for being low
+        # that of a normal density, plus dim / 10: a wide mode must not be given up
+        # because its peak is lower than that of a narrow one
         usual = math.sqrt(dim / 2) + dim / 10
         return energies.std(0).nan_to_num(0.0).quantile(0.75).clamp(min=usual)
 
@@ -251,7 +252,7 @@ def observe(
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
-        The chains, some of which may have been moved.
+        The chains; those that were lost stand beside others now.
     """
     acceptance = (-trajectory.error).exp().clamp(max=1.0)
     if state.approaching:
@@ -282,7 +283,7 @@ def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> Cha
             state.centre = chains.q.mean(0)
         state.energies = []
     elif now in schedule.windows:
-        # the later half: what a chain met on its way in is forgotten
+        # keep the later half: the first draws may still be on their way to the bulk
         state.rows = state.rows[len(state.rows) // 2 :]
         _refit(state)
         early = now != schedule.windows[-1]
@@ -290,29 +291,30 @@ def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> Cha
             chains = _rescue(state, chains, uniform)
         state.energies = []
         state.step = restart(averaged(state.step))
-        if early:  # lengths are in units of a metric that is no more
+        if early:  # the length found so far is in units of the old metric
             middle = 0.5 * (state.length.mean + math.log(_FIRST_LENGTH))
             state.length = LengthSearch(middle, middle)
     return chains
 
 
 def _keep_secants(state: Adaptation, before: ChainState, after: ChainState) -> None:
-    """Keep differences between successive points, each brought to one size.
+    """Keep differences between successive points, scaled to a common size.
 
-    A pair tells of the curvature along it however long it is; without a common size
-    the chains that are furthest out would speak for all.
+    Each pair of differences, of positions and of gradients, measures the curvature
+    along it, however long it is. Without the common size the chains that are furthest
+    out would dominate the fit.
     """
     step, slope = after.q - before.q, after.grad - before.grad
-    moved = (step != 0).any(-1)
+    accepted = (step != 0).any(-1)
     size = state.metric.root_solve(step).norm(dim=-1) * state.metric.norm(slope)
-    weight = torch.where(moved, size.clamp(min=1e-30).rsqrt(), 0.0)[:, None]
+    weight = torch.where(accepted, size.clamp(min=1e-30).rsqrt(), 0.0)[:, None]
     step, slope = step * weight, slope * weight
-    state.rows.append((step[moved], slope[moved], after.potential[moved]))
+    state.rows.append((step[accepted], slope[accepted], after.potential[accepted]))
 
 
 def _keep_draws(state: Adaptation, chains: ChainState) -> None:
     count = state.iteration - state.schedule.approach + 1
-    # mean of the positions so far, for few chains
+    # a running mean: with few chains their mean at one time is too noisy a centre
     share = max(1 / count, 0.02)
     state.centre = state.centre + share * (chains.q.mean(0) - state.centre)
     if state.iteration % state.stride == 0:
@@ -352,12 +354,12 @@ def _refit(state: Adaptation) -> None:
     q, grad, energy = (torch.cat(column) for column in zip(*rows, strict=True))
     secants = state.iteration <= state.schedule.approach
     if not secants:
-        near = energy <= _ceiling(energy, state.wander(q.shape[1]))
+        near = energy <= _ceiling(energy, state.potential_spread(q.shape[1]))
         q, grad = q[near], grad[near]
     stride = -(-len(q) // max(_MOST_ROWS, 20 * q.shape[1]))
     q, grad = q[::stride], grad[::stride]
     enough = len(q) >= 3 * q.shape[1]
-    if secants:  # they have no mean: both signs are alike
+    if secants:  # both signs, so that the fit's centring subtracts nothing
         q, grad = torch.cat([q, -q]), torch.cat([grad, -grad])
     kind = state.kind if enough or state.kind == "low_rank" else "diagonal"
     metric = fit_metric(kind, q, grad, state.rank)
@@ -369,21 +371,21 @@ def _refit(state: Adaptation) -> None:
 
 
 def _rescue(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
-    """Put chains that are hopelessly low, or did not move, beside others."""
+    """Restart chains of hopelessly low density, or that never moved, beside others."""
     if len(state.energies) < 2 or len(chains.q) < 4:
         return chains
     energies = torch.stack(state.energies[-_CYCLE:]).double()
     if not bool(energies.isfinite().any()):
         return chains
     best = energies.min(0).values
-    hopeless = best > _ceiling(energies, state.wander(chains.q.shape[1]))
+    hopeless = best > _ceiling(energies, state.potential_spread(chains.q.shape[1]))
     stuck = (energies == energies[0]).all(0) & (len(energies) >= _CYCLE)
     lost = hopeless | stuck | ~best.isfinite()
     healthy = (~lost).nonzero().flatten()
     if not bool(lost.any()) or 8 * len(healthy) < len(lost):
         return chains
     pick = healthy[(uniform * len(healthy)).long().clamp(max=len(healthy) - 1)]
-    state.moved += int(lost.sum())
+    state.restarted += int(lost.sum())
     return ChainState(
         torch.where(lost[:, None], chains.q[pick], chains.q),
         torch.where(lost, chains.potential[pick], chains.potential),
@@ -391,21 +393,21 @@ def _rescue(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainStat
     )
 
 
-def _ceiling(energies: Tensor, wander: Tensor) -> Tensor:
+def _ceiling(energies: Tensor, spread: Tensor) -> Tensor:
     """Potential above which a point is no part of the density's bulk.
 
-    Judged by the best, so that it holds while many are still on their way, or sit in a
-    mode that counts for nothing.
+    It is measured from the lowest potentials, so that it holds while most chains are
+    still on their way, or sit in a mode of negligible mass.
 
     Args:
         energies: potentials of all chains.
-        wander: how far a chain's potential goes up and down by itself.
+        spread: standard deviation of the potential along a chain.
 
     Returns:
         The potential, `()`.
     """
     best = energies[energies.isfinite()].quantile(0.05)
-    return best + _HOPELESS + 5 * wander
+    return best + _HOPELESS + 5 * spread
 
 
 def scattered(tuning: Tuning, noise: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def test_only_lost_chains_are_moved():
     for energies in (high, lost, still):
         state = state_of(chains, energies)
         moved = _rescue(state, chains, uniform)
-        assert state.moved == 1
+        assert state.restarted == 1
         kept = torch.arange(8) != 2
         for new, old in zip(moved, chains, strict=True):
             assert torch.equal(new[kept], old[kept])
@@ -170,6 +170,6 @@ def test_only_lost_chains_are_moved():
         high[row][:5] = 1e6 + torch.arange(5) * 1e9
     state = state_of(chains, high)
     moved = _rescue(state, chains, uniform)
-    assert state.moved == 5
+    assert state.restarted == 5
     assert all(bool((q == chains.q[5:]).all(-1).any()) for q in moved.q)
     assert isinstance(state.length, LengthSearch)
