@@ -109,13 +109,14 @@ def pareto_k(log_weights: np.ndarray) -> float:
         log_weights: finite logarithms, `(particles,)`, not normalised.
 
     Returns:
-        The shape parameter; NaN for fewer than 30 weights.
+        The shape parameter; NaN for fewer than 30 weights, and for equal ones, which
+        have no tail.
 
     Example:
         >>> bool(pareto_k(np.random.default_rng(0).normal(size=400)) < 0.7)
         True
     """
-    if len(log_weights) < _FEWEST_WEIGHTS:
+    if len(log_weights) < _FEWEST_WEIGHTS or np.ptp(log_weights) < 1e-12:
         return math.nan
     arviz = import_arviz()
     with quiet():
