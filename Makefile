@@ -50,7 +50,7 @@ bench: $(VENV)/.bench
 	$(PY) benchmarks/tables.py
 
 clean:
-	rm -rf build dist demo_report docs/_build .pytest_cache .ruff_cache .hypothesis htmlcov
+	rm -rf build dist demo_report docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache htmlcov
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

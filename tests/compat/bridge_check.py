@@ -139,7 +139,8 @@ def called():
         weights = scale * np.random.default_rng(4).normal(size=400)
         numbers[f"pareto_k {scale}"] = pareto_k(weights)
     numbers["pareto_k of few"] = pareto_k(np.random.default_rng(4).normal(size=30))
-    assert np.isnan(pareto_k(np.zeros(29)))
+    assert np.isnan(pareto_k(np.arange(29.0)))
+    assert np.isnan(pareto_k(np.zeros(400)))
     return {name: float(np.asarray(value)) for name, value in numbers.items()}
 
 
