@@ -8,9 +8,10 @@ from torch import Tensor
 from pyro_geo.checks import check_number
 from pyro_geo.errors import ConfigurationError, NonFiniteLossError
 from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
-from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw, Integrator
+from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw
 from pyro_geo.infer.mcmc.dims.problem import Problem
 from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.solvers import Integrator
 from pyro_geo.infer.mcmc.dims.state import DIVERGING, FlowState, is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
 

@@ -11,19 +11,17 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.infer.mcmc.dims.problem import FlowParams, flow_params
-from pyro_geo.infer.mcmc.dims.solvers import SOLVERS, Solver
+from pyro_geo.infer.mcmc.dims.solvers import SOLVERS, Integrator, Solver
 
 __all__ = [
     "DIMSOptions",
     "FlowOptions",
     "FrictionLaw",
-    "Integrator",
     "Velocity",
     "friction_pair",
 ]
 
 FrictionLaw = Literal["kinetic", "linear", "mixed"]
-Integrator = Literal["splitting", "dopri5", "suzuki"]
 VelocityFunction = Callable[[Tensor, int, torch.Generator], Tensor]
 Velocity = Literal["laplace", "isotropic", "fixed_energy"] | VelocityFunction
 

@@ -4,15 +4,21 @@ A solver offers the start of every lane and proposes one step for it. It does no
 decide what becomes of the step: :mod:`pyro_geo.infer.mcmc.dims.flow` accepts or rejects
 it, keeps the ledger of energy and friction work, and sees to stages and endings.
 
-A new solver is one file in this folder, and its name in :data:`SOLVERS`.
+A new solver is one file in this folder and one line in :data:`SOLVERS`, with its name
+in :data:`Integrator` for type checkers.
 """
+
+from typing import Literal
 
 from pyro_geo.infer.mcmc.dims.solvers.dopri5 import DormandPrince
 from pyro_geo.infer.mcmc.dims.solvers.protocol import Proposal, Solver
 from pyro_geo.infer.mcmc.dims.solvers.splitting import Splitting
 from pyro_geo.infer.mcmc.dims.solvers.suzuki import Suzuki
 
-__all__ = ["SOLVERS", "Proposal", "Solver"]
+__all__ = ["SOLVERS", "Integrator", "Proposal", "Solver"]
+
+Integrator = Literal["splitting", "dopri5", "suzuki"]
+"""The names below, as the type of the option `integrator`."""
 
 SOLVERS: dict[str, type[Solver]] = {
     "splitting": Splitting,

@@ -8,8 +8,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from pyro_geo.infer.mcmc.dims.options import FlowOptions, Integrator
-from pyro_geo.infer.mcmc.dims.solvers import SOLVERS
+from pyro_geo.infer.mcmc.dims.options import FlowOptions
+from pyro_geo.infer.mcmc.dims.solvers import SOLVERS, Integrator
 from pyro_geo.infer.mcmc.dims.state import DIVERGING, is_active
 from tests.infer.mcmc.dims.flows import (
     INTEGRATORS,
