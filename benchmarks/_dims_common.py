@@ -3,13 +3,14 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from _bench import Row, Timing, load, timing
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyro_geo import Target
 from pyro_geo.engine.noise import Noise
@@ -217,6 +218,6 @@ def anchor_gap(stats: Mapping[str, Tensor]) -> float:
     return float((stats["loss"] - stats["loss_anchor"]).mean())
 
 
-def slices(state: Sequence[Tensor], i: int) -> list[Tensor]:
+def slices(state: T, i: int) -> T:
     """Row `i` of every tensor, its axis kept."""
-    return [leaf[i : i + 1] for leaf in state]
+    return pytree.tree_map(lambda leaf: leaf[i : i + 1], state)

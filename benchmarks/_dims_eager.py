@@ -15,13 +15,9 @@ from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
-from pyro_geo.infer.mcmc.dims.flow import ROUNDING
+from pyro_geo.infer.mcmc.dims.flow import CALM_SHARE, FIRST_STEP, SMALLEST_STEP
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.state import (
-    CALM_SHARE,
-    FIRST_STEP,
-    SMALLEST_STEP,
-)
+from pyro_geo.infer.mcmc.dims.solvers.splitting import ROUNDING
 
 Loss = Callable[[Tensor], Tensor]
 

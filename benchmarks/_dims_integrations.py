@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from _dims_common import Case, seconds, throw
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyro_geo import Target
-from pyro_geo.infer.mcmc.dims.dopri5 import (
-    DopriState,
-    dopri5_init,
-    dopri5_is_active,
-    dopri5_step,
-)
-from pyro_geo.infer.mcmc.dims.driver import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.problem import FlowParams, Problem
+from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.solvers import Solver
+from pyro_geo.infer.mcmc.dims.solvers.dopri5 import DormandPrince
+from pyro_geo.infer.mcmc.dims.solvers.suzuki import Suzuki
+from pyro_geo.infer.mcmc.dims.state import FlowState, is_active
 from pyro_geo.ops.derivatives import value_grad_hvp
 from pyro_geo.ops.lanes import map_lanes, run_lanes
 
@@ -49,60 +50,78 @@ def splitting(case: Case, step_tol: float, rung: str) -> Run:
     return Run(error, float(stats["n_evals"].double().mean()), spent)
 
 
-def own_steps(case: Case, rtol: float, rung: str) -> Run:
-    """Integrate with Dormand-Prince steps of every particle's own.
+class Method(NamedTuple):
+    """One of our solvers whose every particle has its own steps."""
 
-    The tolerances are inputs of the graph here, so that one serves the search.
+    name: str
+    solver: Callable[[Tensor], Solver]  # by its tolerance
+    first: float  # tolerance to begin a search with
+    shown: str  # how the tolerance reads in the table
+
+    def described(self, tol: float) -> str:
+        return self.shown.format(tol=f"{tol:.2g}", ten=f"{10 * tol:.2g}")
+
+
+METHODS = (
+    Method(
+        "ours, dopri5",
+        lambda tol: DormandPrince(rtol=tol, atol=10 * tol),
+        7e-7,
+        "rtol {tol}, atol {ten}",
+    ),
+    Method("ours, suzuki", lambda _: Suzuki(), 2e-3, "step_tol {tol}, energy_atol 0"),
+)
+
+
+def own_steps(case: Case, method: Method, tol: float, rung: str) -> Run:
+    """Integrate with steps of every particle's own.
+
+    The tolerance is an input of the graph here, so that one serves the search. For
+    the solver that the energy ledger controls it is `step_tol`.
     """
     target, objective, lanes = case.target, case.objective, case.options.num_lanes
     assert lanes is not None
     params = case.options.params(case.q.dtype)
+
+    def parts(
+        target: Target, params: FlowParams, tol: Tensor
+    ) -> tuple[Problem, Solver]:
+        params = params._replace(step_tol=tol, energy_atol=0 * tol)
+        problem = Problem(objective.on(target), params, euclidean=False)
+        return problem, method.solver(tol)
+
     start = target.lift(
-        (*objective.key, "benchmark start"),
-        lambda target, params, q, v: dopri5_init(
-            objective.on(target), q, v, params, euclidean=False
-        ),
+        (*objective.key, "benchmark start", method.name),
+        lambda target, params, tol, q, v: start_flow(*parts(target, params, tol), q, v),
         "the start",
     )
     lifted = target.lift(
-        (*objective.key, "benchmark dopri5"),
-        lambda target, params, rtol, state: dopri5_step(
-            objective.on(target),
-            params,
-            state,
-            euclidean=False,
-            rtol=rtol,
-            atol=10 * rtol,
-        ),
-        "a step of Dormand and Prince",
+        (*objective.key, "benchmark step", method.name),
+        lambda target, params, tol, state: advance(*parts(target, params, tol), state),
+        f"a step of {method.name}",
     )
-    tolerance = torch.tensor(rtol, dtype=case.q.dtype)
+    tolerance = torch.tensor(tol, dtype=case.q.dtype)
 
     def run() -> FlowResult:
-        queue: DopriState = map_lanes(
-            lambda pair: start(target.data, params, *pair), (case.q, case.v), lanes
+        queue: FlowState = map_lanes(
+            lambda pair: start(target.data, params, tolerance, *pair),
+            (case.q, case.v),
+            lanes,
         )
-        examples = DopriState(*(slice_lanes(part, lanes) for part in queue))
+        examples = pytree.tree_map(lambda leaf: leaf[:lanes], queue)
         step = lifted.specialise(target.data, params, tolerance, examples, rung=rung)  # pyright: ignore[reportArgumentType]
         final = run_lanes(
             lambda state: step(params, tolerance, state),
             queue,
             lanes,
-            active=dopri5_is_active,
+            active=is_active,
         )
-        return flow_result(final.flow)
+        return flow_result(final)
 
     flow, spent = seconds(run)
     assert bool(flow.finished.all())
     error = float(flow.energy_error.abs().max())
     return Run(error, float(flow.n_evals.double().mean()), spent)
-
-
-def slice_lanes(part: Any, lanes: int) -> Any:
-    """First lanes of a tensor, or of a named tuple of tensors."""
-    if isinstance(part, Tensor):
-        return part[:lanes]
-    return type(part)(*(leaf[:lanes] for leaf in part))
 
 
 def start_of(case: Case) -> Tensor:

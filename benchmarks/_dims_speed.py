@@ -27,8 +27,10 @@ from _dims_common import (
 )
 from _dims_eager import loss_of, trajectory
 
-from pyro_geo.infer.mcmc.dims.flow import splitting_step
-from pyro_geo.infer.mcmc.dims.state import ACTIVE, FlowState, init_state
+from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
+from pyro_geo.infer.mcmc.dims.problem import Problem
+from pyro_geo.infer.mcmc.dims.solvers.splitting import Splitting
+from pyro_geo.infer.mcmc.dims.state import ACTIVE
 
 PARTICLES = 256
 # particles of the two loops: enough for half a second or more of work
@@ -131,17 +133,17 @@ def one_lane_loop(
     """
     target, objective = case.target, case.objective
     params = case.options.params(case.q.dtype)
-    starts = init_state(
-        objective.on(target), case.q[:count], case.v[:count], params, euclidean=True
-    )
+    solver = Splitting()
+    problem = Problem(objective.on(target), params, euclidean=True)
+    starts = start_flow(problem, solver, case.q[:count], case.v[:count])
     lifted = target.lift(
         (*objective.key, "benchmark step"),
-        lambda target, params, state: splitting_step(
-            objective.on(target), params, state, euclidean=True
+        lambda target, params, state: advance(
+            Problem(objective.on(target), params, euclidean=True), solver, state
         ),
         "a step of one lane",
     )
-    first = FlowState(*slices(starts, 0))
+    first = slices(starts, 0)
     bind = partial(lifted.specialise, target.data, params, first)
     step, bound = seconds(lambda: bind(rung=rung))  # pyright: ignore
     _, once = seconds(lambda: step(params, first))
@@ -152,7 +154,7 @@ def one_lane_loop(
         tried = 0
         with torch.no_grad():
             for i in range(count):
-                state = FlowState(*slices(starts, i))
+                state = slices(starts, i)
                 while int(state.status) == ACTIVE:
                     state = step(params, state)
                     tried += 1

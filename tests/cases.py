@@ -134,6 +134,9 @@ KERNELS = {
     "dims_dopri5": Maker(
         partial(DIMS, alpha=0.0, integrator="dopri5", anchor_steps=500)
     ),
+    "dims_suzuki": Maker(
+        partial(DIMS, alpha=0.0, integrator="suzuki", anchor_steps=500)
+    ),
 }
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-2}

@@ -3,9 +3,10 @@
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
 from pyro_geo.infer.gibbs.sampler import GibbsPosterior
-from pyro_geo.infer.mcmc.dims.driver import FlowResult, dissipative_flow
+from pyro_geo.infer.mcmc.dims.driver import dissipative_flow
 from pyro_geo.infer.mcmc.dims.kernel import DIMS
 from pyro_geo.infer.mcmc.dims.minima import sample_minima
+from pyro_geo.infer.mcmc.dims.result import FlowResult
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
 from pyro_geo.optim.newton import PolishResult, polish_minima

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.checks import check, check_count
 
 __all__ = ["column", "dot", "map_lanes", "run_lanes"]
 
@@ -91,10 +91,6 @@ def run_lanes(
         The final states in the order of the queue, a tree like `queue`; `queue`
         itself is left untouched.
 
-    Raises:
-        ConfigurationError: `num_lanes` or `check_every` is below one, or the queue is
-            empty.
-
     Example:
         >>> start = torch.tensor([3, 1, 2, 5])
         >>> run_lanes(
@@ -107,16 +103,9 @@ def run_lanes(
     """
     waiting, spec = pytree.tree_flatten(queue)
     n = len(waiting[0]) if waiting else 0
-    counts = (("num_lanes", num_lanes), ("check_every", check_every), ("queue", n))
-    for name, count in counts:
-        if count < 1:
-            raise ConfigurationError(
-                "Too few to run",
-                f"argument {name!r}",
-                count,
-                "at least 1",
-                "Pass a positive count and a queue that is not empty.",
-            )
+    check_count("num_lanes", num_lanes)
+    check_count("check_every", check_every)
+    check(n > 0, "queue", f"{n} rows", "at least one")
     device = waiting[0].device
     lanes = torch.arange(num_lanes, device=device)
     owned = lanes < n  # lanes with a trajectory of their own

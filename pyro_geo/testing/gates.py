@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.infer.mcmc.dims.driver import FlowResult
+from pyro_geo.infer.mcmc.dims.result import FlowResult
 from pyro_geo.testing._known import KnownTarget
 from pyro_geo.testing._posterior_gate import (
     PosteriorCheck,

@@ -1,21 +1,16 @@
 """Trajectories on a fixed number of lanes."""
 
-from functools import partial
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves as leaves
 
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.mcmc.dims.flow import (
-    flow_params,
-    init_state,
-    is_active,
-    splitting_step,
-)
+from pyro_geo.infer.mcmc.dims.state import is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
-from tests.infer.mcmc.dims.flows import network
+from tests.infer.mcmc.dims.flows import Flow, double_params, network
 
 
 class Countdown(NamedTuple):
@@ -119,20 +114,17 @@ def test_mapping_over_chunks_is_mapping_over_all(n):
 
 
 def _flow(q: Tensor, v: Tensor, num_lanes: int, check_every: int = 4):
-    params = flow_params(
-        dtype=torch.float64,
+    params = double_params(
         end_time=(0.2, 0.2),
         mu_quadratic=(0.5, 0.0),
         mu_linear=(0.0, 3.0),
         energy_atol=0.1,
     )
-
-    def start(pair):
-        return init_state(network, pair[0], pair[1], params, euclidean=True)
-
-    step = partial(splitting_step, network, params, euclidean=True)
-    queue = map_lanes(start, (q, v), num_lanes)
-    return run_lanes(step, queue, num_lanes, active=is_active, check_every=check_every)
+    flow = Flow(network, params, euclidean=True)
+    queue = map_lanes(lambda pair: flow.start(*pair), (q, v), num_lanes)
+    return run_lanes(
+        flow.step, queue, num_lanes, active=is_active, check_every=check_every
+    )
 
 
 def test_refilled_lanes_give_what_lanes_give_at_once():
@@ -143,7 +135,7 @@ def test_refilled_lanes_give_what_lanes_give_at_once():
     for first in range(0, 24, lanes):
         rows = slice(first, first + lanes)
         at_once = _flow(q[rows], v[rows], lanes, check_every=1)
-        for one, other in zip(refilled, at_once, strict=True):
+        for one, other in zip(leaves(refilled), leaves(at_once), strict=True):
             assert torch.equal(one[rows], other)
 
 
@@ -152,5 +144,5 @@ def test_the_order_in_the_queue_changes_nothing():
     q, v = torch.randn(2, 20, 12, generator=generator, dtype=torch.float64)
     order = torch.randperm(20, generator=generator)
     plain, permuted = _flow(q, v, 8), _flow(q[order], v[order], 8)
-    for one, other in zip(plain, permuted, strict=True):
+    for one, other in zip(leaves(plain), leaves(permuted), strict=True):
         assert torch.equal(one[order], other)

@@ -1,127 +1,23 @@
 """The dissipative flow as one call on a plain loss, without Pyro."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check_number
-from pyro_geo.errors import (
-    ConfigurationError,
-    NonFiniteLossError,
-    explain,
-)
-from pyro_geo.infer.mcmc.dims.dopri5 import (
-    DopriState,
-    dopri5_init,
-    dopri5_is_active,
-    dopri5_step,
-)
-from pyro_geo.infer.mcmc.dims.flow import splitting_step
+from pyro_geo.errors import ConfigurationError, NonFiniteLossError
+from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw
-from pyro_geo.infer.mcmc.dims.state import (
-    DIVERGING,
-    OUT_OF_TIME,
-    STOPPED,
-    FlowState,
-    init_state,
-    is_active,
-)
-from pyro_geo.ops.derivatives import BatchedLoss
+from pyro_geo.infer.mcmc.dims.problem import Problem
+from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.solvers import Integrator
+from pyro_geo.infer.mcmc.dims.state import DIVERGING, FlowState, is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
 
-__all__ = ["FlowResult", "dissipative_flow", "flow_result"]
+__all__ = ["dissipative_flow"]
 
-AnyState = FlowState | DopriState
-Step = Callable[[AnyState], AnyState]
-
-
-class FlowResult(NamedTuple):
-    """Where every trajectory ended and what it went through.
-
-    Attributes:
-        theta: end points, `(n, dim)`.
-        velocity: velocities there, `(n, dim)`.
-        loss: loss there, `(n,)` as are all below.
-        loss_explored: loss where exploring ended.
-        loss_settled: loss where settling ended; `loss` under the name it has beside
-            a polished one.
-        energy: kinetic energy plus gravity times loss, at the end.
-        energy_initial: the same at the start.
-        energy_dissipated: friction work.
-        energy_error: what the balance of the last three misses, relative to the
-            energy that was there to lose: the larger of the initial kinetic energy
-            and the friction work.
-        kinetic: kinetic energy at the end.
-        peak_loss: largest loss along the way.
-        path_length: length of the path in parameter space.
-        integration_time: time integrated, both stages.
-        n_steps: accepted steps.
-        n_rejected: rejected steps.
-        n_evals: model evaluations.
-        step_size: mean accepted step.
-        finished: whether both stages ended by time or by standing still.
-        diverging: whether no step was small enough; the trajectory is then frozen at
-            its last finite point.
-    """
-
-    theta: Tensor
-    velocity: Tensor
-    loss: Tensor
-    loss_explored: Tensor
-    loss_settled: Tensor
-    energy: Tensor
-    energy_initial: Tensor
-    energy_dissipated: Tensor
-    energy_error: Tensor
-    kinetic: Tensor
-    peak_loss: Tensor
-    path_length: Tensor
-    integration_time: Tensor
-    n_steps: Tensor
-    n_rejected: Tensor
-    n_evals: Tensor
-    step_size: Tensor
-    finished: Tensor
-    diverging: Tensor
-
-
-def flow_result(state: FlowState) -> FlowResult:
-    """Name what a final state holds the way results are named.
-
-    Args:
-        state: final states, leading axis `n`.
-
-    Returns:
-        The result, leading axis `n`.
-    """
-    tiny = torch.finfo(state.q.dtype).tiny
-    missed = state.energy - state.energy_initial + state.dissipated
-    scale = torch.maximum(state.kinetic_initial, state.dissipated).clamp(min=tiny)
-    ended = (state.status == OUT_OF_TIME) | (state.status == STOPPED)
-    return FlowResult(
-        theta=state.q,
-        velocity=state.v,
-        loss=state.loss,
-        loss_explored=state.loss_explored,
-        loss_settled=state.loss,
-        energy=state.energy,
-        energy_initial=state.energy_initial,
-        energy_dissipated=state.dissipated,
-        energy_error=missed / scale,
-        kinetic=state.kinetic,
-        peak_loss=state.peak_loss,
-        path_length=state.path_length,
-        integration_time=state.time_total,
-        n_steps=state.n_steps,
-        n_rejected=state.n_rejected,
-        n_evals=state.n_evals_total,
-        step_size=state.time_total / state.n_steps.clamp(min=1),
-        finished=ended,
-        diverging=state.status == DIVERGING,
-    )
+Step = Callable[[FlowState], FlowState]
 
 
 def _starts(theta0: Tensor, v0: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,20 +67,26 @@ def _starts(theta0: Tensor, v0: Tensor) -> tuple[Tensor, Tensor]:
     return theta.detach(), v.detach()
 
 
-def _bad_starts(flow: FlowState) -> str | None:
-    """Name the rows where the loss or its slope is not a number, if there are any."""
-    bad = (flow.status == DIVERGING).nonzero().flatten().tolist()
-    if not bad:
-        return None
-    more = ", ..." if len(bad) > 8 else ""
-    return explain(
-        "The flow cannot start",
-        f"rows {', '.join(map(str, bad[:8]))}{more} of 'theta0'",
-        f"loss {flow.loss[bad[0]].item()} and energy {flow.energy[bad[0]].item()} "
-        f"in row {bad[0]}",
-        "finite numbers",
-        "Start where the loss and its gradient are finite.",
-    )
+def _check_start(state: FlowState) -> None:
+    """Refuse rows where the loss or its slope is not a number.
+
+    Args:
+        state: every row before its first step.
+
+    Raises:
+        NonFiniteLossError: there are such rows.
+    """
+    bad = (state.status == DIVERGING).nonzero().flatten().tolist()
+    if bad:
+        more = ", ..." if len(bad) > 8 else ""
+        raise NonFiniteLossError(
+            "the flow cannot start",
+            where=f"rows {', '.join(map(str, bad[:8]))}{more} of 'theta0'",
+            found=f"loss {state.loss[bad[0]].item()} and energy "
+            f"{state.energy[bad[0]].item()} in row {bad[0]}",
+            expected="finite numbers",
+            todo="Start where the loss and its gradient are finite.",
+        )
 
 
 def dissipative_flow(
@@ -203,7 +105,7 @@ def dissipative_flow(
     energy_atol: float = 1e-2,
     k_stop: float = 1e-4,
     max_evals: int = 20_000,
-    integrator: Literal["splitting", "dopri5"] = "splitting",
+    integrator: Integrator = "splitting",
     rtol: float = 1e-7,
     atol: float = 1e-6,
     num_lanes: int | None = None,
@@ -233,15 +135,16 @@ def dissipative_flow(
         alpha: scale of the embedding; 0 is Euclidean and needs no second derivatives.
         settle_time: length of the settling stage; 0 skips it.
         settle_friction: its friction per time.
-        step_tol: energy that a splitting step may lose track of, as a share of its
-            friction work, in (0, 1).
-        energy_atol: energy that a whole run may lose track of besides.
+        step_tol: energy that a step may lose track of, as a share of its friction
+            work, in (0, 1); not for `"dopri5"`.
+        energy_atol: energy that a whole run may lose track of besides; the same.
         k_stop: a stage ends early once the kinetic energy has stayed below this for a
             twentieth of the stage; 0 never.
         max_evals: model evaluations allowed per particle and stage. A particle that
             runs out while exploring still settles.
-        integrator: `"splitting"`, second order, controlled by the energy ledger; or
-            `"dopri5"`, fifth order, for tight tolerances on curved surfaces.
+        integrator: `"splitting"`, second order, controlled by the energy ledger;
+            `"suzuki"`, seven such steps as one of fourth order, for a tight ledger; or
+            `"dopri5"`, fifth order, for tight tolerances on positions.
         rtol: relative tolerance of `"dopri5"`.
         atol: absolute tolerance of `"dopri5"`.
         num_lanes: particles in flight, default the smaller of `n` and 256 (64 above 100
@@ -255,8 +158,8 @@ def dissipative_flow(
 
     Raises:
         ConfigurationError: an option is outside its range, or starts, velocities or
-            the loss have the wrong shape.
-        NonFiniteLossError: the loss or its slope is not finite at a start.
+            the loss have the wrong shape. A loss or slope that is not finite at a
+            start is a :class:`~pyro_geo.errors.NonFiniteLossError`.
 
     Example:
         >>> hyperbola = lambda x: (x[0] * x[1] - 1) ** 2
@@ -288,7 +191,7 @@ def dissipative_flow(
     theta, v = _starts(theta0, v0)
     lanes = options.lanes(len(theta), theta.shape[-1])
     params = options.params(theta.dtype, theta.device)
-    rows: BatchedLoss = loss if batched else torch.func.vmap(loss)
+    rows = loss if batched else torch.func.vmap(loss)
     found = tuple(map_lanes(lambda x: rows(x).detach(), theta[:1], lanes).shape)
     if found != (1,):
         raise ConfigurationError(
@@ -300,31 +203,14 @@ def dissipative_flow(
         )
 
     # 2. The trajectories.
-    splitting = integrator == "splitting"
-    start = partial(
-        init_state if splitting else dopri5_init,
-        rows,
-        params=params,
-        euclidean=options.euclidean,
+    problem, solver = Problem(rows, params, options.euclidean), options.solver()
+    queue = map_lanes(
+        lambda pair: start_flow(problem, solver, *pair), (theta, v), lanes
     )
-    queue = map_lanes(lambda pair: start(*pair), (theta, v), lanes)
-    fault = _bad_starts(queue if isinstance(queue, FlowState) else queue.flow)
-    if fault is not None:
-        raise NonFiniteLossError(fault)
+    _check_start(queue)
 
-    def step(state: AnyState) -> AnyState:
-        if isinstance(state, FlowState):
-            return splitting_step(rows, params, state, euclidean=options.euclidean)
-        return dopri5_step(
-            rows, params, state, euclidean=options.euclidean, rtol=rtol, atol=atol
-        )
+    def step(state: FlowState) -> FlowState:
+        return advance(problem, solver, state)
 
-    def active(state: AnyState) -> Tensor:
-        return (
-            is_active(state)
-            if isinstance(state, FlowState)
-            else dopri5_is_active(state)
-        )
-
-    final = run_lanes(step if lift is None else lift(step), queue, lanes, active=active)
-    return flow_result(final if isinstance(final, FlowState) else final.flow)
+    chosen = step if lift is None else lift(step)
+    return flow_result(run_lanes(chosen, queue, lanes, active=is_active))

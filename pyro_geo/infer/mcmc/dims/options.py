@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check, check_choice, check_number
-from pyro_geo.infer.mcmc.dims.state import FlowParams, flow_params
+from pyro_geo.checks import check, check_choice, check_count, check_number
+from pyro_geo.infer.mcmc.dims.problem import FlowParams, flow_params
+from pyro_geo.infer.mcmc.dims.solvers import SOLVERS, Integrator, Solver
 
 __all__ = [
     "DIMSOptions",
     "FlowOptions",
     "FrictionLaw",
-    "Integrator",
     "Velocity",
     "friction_pair",
 ]
 
 FrictionLaw = Literal["kinetic", "linear", "mixed"]
-Integrator = Literal["splitting", "dopri5"]
 VelocityFunction = Callable[[Tensor, int, torch.Generator], Tensor]
 Velocity = Literal["laplace", "isotropic", "fixed_energy"] | VelocityFunction
 
@@ -68,14 +67,9 @@ class FlowOptions:
         check_number("explore_time + settle_time", total, strict=True)
         check_number("step_tol", self.step_tol, 0.0, 1.0, strict=True)
         check_number("atol", self.atol, strict=True)
-        check_number("max_evals", self.max_evals, 1, integer=True)
-        check_number(
-            "num_lanes",
-            1 if self.num_lanes is None else self.num_lanes,
-            1,
-            integer=True,
-        )
-        check_choice("integrator", self.integrator, ("splitting", "dopri5"))
+        check_count("max_evals", self.max_evals)
+        check_count("num_lanes", self.num_lanes)
+        check_choice("integrator", self.integrator, tuple(SOLVERS))
 
     @property
     def euclidean(self) -> bool:
@@ -121,6 +115,11 @@ class FlowOptions:
             mu_linear=(linear, self.settle_friction),
             mu_quadratic=(quadratic, 0.0),
         )
+
+    def solver(self) -> Solver:
+        """Make the solver asked for, with the options that it has fields for."""
+        kind = SOLVERS[self.integrator]
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
 @dataclass(frozen=True, kw_only=True)

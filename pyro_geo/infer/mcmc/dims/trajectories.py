@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Rung, Target
 from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
-from pyro_geo.infer.mcmc.dims.dopri5 import (
-    DopriState,
-    dopri5_init,
-    dopri5_is_active,
-    dopri5_step,
-)
-from pyro_geo.infer.mcmc.dims.driver import FlowResult, flow_result
-from pyro_geo.infer.mcmc.dims.flow import splitting_step
+from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.state import (
-    FlowState,
-    init_state,
-    is_active,
-)
+from pyro_geo.infer.mcmc.dims.problem import FlowParams, Problem
+from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
+from pyro_geo.infer.mcmc.dims.state import FlowState, is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
 from pyro_geo.optim.newton import CONVERGED, ROUNDING
 
 __all__ = ["STATS", "run_trajectories"]
-
-AnyState = FlowState | DopriState
 
 STATS = (
     "lp",
@@ -143,54 +130,38 @@ def _flow(
     num_lanes: int,
 ) -> tuple[Tensor, FlowResult, int, Rung]:
     """Explore and settle; also tell the losses at the start, the steps and the rung."""
-    params = options.params(q.dtype, q.device)
-    splitting = options.integrator == "splitting"
-    init = init_state if splitting else dopri5_init
-    euclidean = options.euclidean
+    params, solver = options.params(q.dtype, q.device), options.solver()
+
+    def problem(target: Target, params: FlowParams) -> Problem:
+        return Problem(objective.on(target), params, options.euclidean)
+
     start = target.lift(
-        (*objective.key, "start", euclidean, splitting),
-        lambda target, params, q, v: init(
-            objective.on(target), q, v, params, euclidean=euclidean
-        ),
+        (*objective.key, "start", options.euclidean, solver),
+        lambda target, params, q, v: start_flow(problem(target, params), solver, q, v),
         "the start of DIMS trajectories",
     )
     laned = (False, True, True)
-    queue: AnyState = map_lanes(
+    queue: FlowState = map_lanes(
         lambda pair: start(target.data, params, *pair, rung="traced", laned=laned),
         (q, v),
         num_lanes,
     )
-    tolerances = {} if splitting else {"rtol": options.rtol, "atol": options.atol}
-    advance = partial(
-        splitting_step if splitting else dopri5_step, euclidean=euclidean, **tolerances
-    )
     lifted = target.lift(
-        (*objective.key, "step", euclidean, *tolerances.items(), splitting),
-        lambda target, params, state: advance(objective.on(target), params, state),
+        (*objective.key, "step", options.euclidean, solver),
+        lambda target, params, state: advance(problem(target, params), solver, state),
         "a step of DIMS",
     )
     rows = torch.arange(num_lanes, device=q.device).clamp(max=len(q) - 1)
-    lanes: AnyState = pytree.tree_map(lambda x: x.index_select(0, rows), queue)
+    lanes = pytree.tree_map(lambda x: x.index_select(0, rows), queue)
     bound = lifted.specialise(
         target.data, params, lanes, rung=target.rung, laned=(False, True)
     )
     count = 0
 
-    def step(state: AnyState) -> AnyState:
+    def step(state: FlowState) -> FlowState:
         nonlocal count
         count += 1
         return bound(params, state)
 
-    final = run_lanes(step, queue, num_lanes, active=_is_under_way)
-    start_loss = _flow_of(queue).loss
-    return start_loss, flow_result(_flow_of(final)), count, lifted.rung
-
-
-def _flow_of(state: AnyState) -> FlowState:
-    return state if isinstance(state, FlowState) else state.flow
-
-
-def _is_under_way(state: AnyState) -> Tensor:
-    if isinstance(state, FlowState):
-        return is_active(state)
-    return dopri5_is_active(state)
+    final = run_lanes(step, queue, num_lanes, active=is_active)
+    return queue.loss, flow_result(final), count, lifted.rung

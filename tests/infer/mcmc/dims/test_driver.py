@@ -7,7 +7,7 @@ import torch
 
 from pyro_geo.errors import ConfigurationError, NonFiniteLossError
 from pyro_geo.infer.mcmc.dims.driver import dissipative_flow
-from tests.infer.mcmc.dims.flows import hyperbola, real, ring
+from tests.infer.mcmc.dims.flows import INTEGRATORS, hyperbola, real, ring
 
 Q, V = real([[1.0, 1.0], [0.5, 2.0]]), real([[0.3, -0.4], [1.0, 0.2]])
 
@@ -60,7 +60,7 @@ def test_starts_without_a_loss_are_named():
         dissipative_flow(lambda x: torch.log(x[0]) + x[1] ** 2, q, real([0.1, 0.1]))
 
 
-@pytest.mark.parametrize("integrator", ["splitting", "dopri5"])
+@pytest.mark.parametrize("integrator", INTEGRATORS)
 def test_one_loss_may_be_mapped_or_batched(integrator):
     options = {"time": 0.5, "settle_time": 0.5, "integrator": integrator}
     mapped = dissipative_flow(hyperbola, Q, V, **options)

@@ -8,10 +8,11 @@ from pyro_geo.engine import Noise
 from pyro_geo.errors import ConfigurationError, ShapeError
 from pyro_geo.geometry.laplace import laplace
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.state import kinetic_energy
+from pyro_geo.infer.mcmc.dims.problem import Problem
 from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
 from pyro_geo.testing.gates import check_covariance
 from tests.cases import numbers, regression
+from tests.infer.mcmc.dims.flows import double_params, ring
 
 X, Y = numbers(3, 5), numbers(3, seed=1)
 # noise 0.5 and prior variance 1, see the model
@@ -72,12 +73,8 @@ def test_fixed_energy_is_exact_on_the_surface(target, alpha):
         initial_energy=2.5,
         alpha=alpha,
     )
-    kinetic = kinetic_energy(
-        v,
-        slopes[:, None].expand_as(v),
-        torch.tensor(alpha, dtype=torch.float64),
-        euclidean=False,
-    )
+    surface = Problem(ring, double_params(alpha=alpha), euclidean=False)
+    kinetic = surface.kinetic_energy(v, slopes[:, None].expand_as(v))
     torch.testing.assert_close(kinetic, torch.full_like(kinetic, 2.5))
 
 

@@ -3,15 +3,19 @@
 import pytest
 import torch
 
-from pyro_geo.infer.mcmc.dims import dopri5
-from pyro_geo.infer.mcmc.dims.dopri5 import (
-    dopri5_init,
-    dopri5_is_active,
-    dopri5_step,
-)
-from pyro_geo.infer.mcmc.dims.flow import OUT_OF_TIME, flow_params
+from pyro_geo.infer.mcmc.dims.solvers import dopri5
+from pyro_geo.infer.mcmc.dims.solvers.dopri5 import DormandPrince
+from pyro_geo.infer.mcmc.dims.state import OUT_OF_TIME, is_active
 from pyro_geo.ops.derivatives import value_grad_hvp
-from tests.infer.mcmc.dims.flows import EPS, banana, network, real, ring, run
+from tests.infer.mcmc.dims.flows import (
+    EPS,
+    Flow,
+    banana,
+    double_params,
+    real,
+    ring,
+    run,
+)
 
 
 def test_the_table_meets_the_order_conditions():
@@ -82,53 +86,16 @@ def test_every_lane_has_its_own_step():
 
 
 def test_the_kept_slope_is_right_after_the_friction_has_changed():
-    params = flow_params(
-        dtype=torch.float64,
-        end_time=(0.5, 1.0),
-        mu_quadratic=(0.3, 0.0),
-        mu_linear=(0.0, 3.0),
+    params = double_params(
+        end_time=(0.5, 1.0), mu_quadratic=(0.3, 0.0), mu_linear=(0.0, 3.0)
     )
     q, v = real([[1.2, 0.3]]), real([[0.4, 1.0]])
-    state = dopri5_init(ring, q, v, params, euclidean=False)
-    fresh = state
-    while bool(dopri5_is_active(state).any()):
-        state = dopri5_step(ring, params, state, euclidean=False)
-        flow = fresh.flow
-        again = dopri5_init(ring, flow.q, flow.v, params, euclidean=False)
-        fresh = dopri5_step(
-            ring, params, fresh._replace(accel=again.accel), euclidean=False
-        )
-    assert state.flow.stage.item() == 1
-    assert state.flow.status.item() == OUT_OF_TIME
-    torch.testing.assert_close(state.flow.q, fresh.flow.q, rtol=1e-13, atol=0)
-
-
-def test_evaluations_are_counted():
-    q = torch.randn(3, 12, generator=torch.Generator().manual_seed(0)).double()
-    calls = []
-
-    def loss(x):
-        calls.append(1)
-        return network(x)
-
-    params = flow_params(dtype=torch.float64, end_time=(0.2, 0.0))
-    state = dopri5_init(loss, q, q, params, euclidean=False)
-    while bool(dopri5_is_active(state).all()):
-        state = dopri5_step(loss, params, state, euclidean=False)
-    flow = state.flow
-    assert flow.n_evals_total.max().item() == len(calls)
-    tries = flow.n_steps + flow.n_rejected
-    assert torch.equal(flow.n_evals_total, 1 + 6 * tries)
-
-
-def test_finished_lanes_stay_bitwise():
-    q, v = real([[1.5, 0.1], [0.8, 0.1]]), real([[0.0, 5.0], [0.1, 0.0]])
-    params = flow_params(dtype=torch.float64, end_time=(0.5, 0.0))
-    state = dopri5_init(ring, q, v, params, euclidean=False)
-    while bool(dopri5_is_active(state).any()):
-        new = dopri5_step(ring, params, state, euclidean=False)
-        done = ~dopri5_is_active(state)
-        for one, other in zip(new.flow, state.flow, strict=True):
-            assert torch.equal(one[done], other[done])
-        assert torch.equal(new.accel[done], state.accel[done])
-        state = new
+    flow = Flow(ring, params, DormandPrince(), euclidean=False)
+    state = fresh = flow.start(q, v)
+    while bool(is_active(state).any()):
+        state = flow.step(state)
+        again = flow.start(fresh.q, fresh.v)
+        fresh = flow.step(fresh._replace(carried=again.carried))
+    assert state.stage.item() == 1
+    assert state.status.item() == OUT_OF_TIME
+    torch.testing.assert_close(state.q, fresh.q, rtol=1e-13, atol=0)
