@@ -5,14 +5,17 @@ Importing this package loads nothing heavy; each name below is imported when it 
 first asked for.
 
 Sub-packages:
+    density: a Pyro model as a flat, batched, differentiable density.
+    engine: what every long computation runs on: kernels, noise, schedule, stores.
+    results: what every inference returns, draws with or without weights.
     infer: what a user calls on a model, with the batched runner in `infer.mcmc`.
-    target: a Pyro model as a flat, batched, differentiable density.
     gp: draws of Gaussian processes as GPyTorch models.
-    geometry: curvature of a target.
+    evaluation: scores of predictions and the plain baselines to compare with.
+    geometry: curvature, positive-definite matrices, the Laplace approximation.
+    optim: descent and Newton steps of many starts at once.
+    io: ArviZ data, stores and reports.
     ops: small pure tensor functions.
-    io: ArviZ output and reports.
-    testing: targets, scores and deliberately broken kernels for tests.
-    errors: every exception and warning of the library.
+    testing: known targets, gates and deliberately broken kernels for tests.
 
 Example:
     >>> import pyro_geo
