@@ -98,6 +98,7 @@ def test_an_interrupt_waits_for_the_end_of_a_trace() -> None:
     assert lifted.notes == []  # it was not taken for a failure
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_leaves_workers_quiet(tmp_path: Path) -> None:
     script, folder = tmp_path / "program.py", tmp_path / "run.zarr"
     script.write_text(SCRIPT)

@@ -10,6 +10,7 @@ import torch
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["overparameterised", "eight_schools"])
 def test_the_eager_loop_takes_our_steps(monkeypatch, name):
     monkeypatch.syspath_prepend(str(FOLDER))

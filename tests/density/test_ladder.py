@@ -19,12 +19,26 @@ from pyro_geo.errors import ConfigurationError, FallbackWarning, UnsupportedErro
 from pyro_geo.ops.derivatives import value_and_grad
 from tests.density.kinds import KINDS, X, Y
 
-ALL = pytest.mark.parametrize("name", KINDS)
-# Compiling takes seconds: four kinds on every change, the others at night.
+# A kind for each way down the ladder on every change, all of them in the slow suite;
+# compiling takes seconds, so three of them there.
+QUICK = (
+    "hierarchical",
+    "regression",
+    "network",
+    "mixture",
+    "sequential_plate",
+    "data_as_number",
+    "mask_as_count",
+)
+ALL = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in KINDS
+    ],
+)
 COMPILED = [
-    name
-    if name in ("hierarchical", "regression", "network", "mixture")
-    else pytest.param(name, marks=pytest.mark.slow)
+    name if name in QUICK[:3] else pytest.param(name, marks=pytest.mark.slow)
     for name, kind in KINDS.items()
     if kind.rung != "sequential"
 ]
@@ -173,6 +187,7 @@ def test_new_data_need_no_new_trace(rung):
         assert_equal_to_rounding(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAST_IS_Y)
 def test_new_data_equal_a_fresh_target(name):
     kind = KINDS[name]

@@ -8,17 +8,13 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
+QUICK = "runner.md", "gibbs.md"
+SLOW = "tutorial.md", "ensembles.md", "durable.md", "dims.md", "hmc.md"
+
+
 @pytest.mark.parametrize(
     "page",
-    [
-        "tutorial.md",
-        "ensembles.md",
-        "runner.md",
-        "durable.md",
-        "dims.md",
-        "hmc.md",
-        "gibbs.md",
-    ],
+    [*QUICK, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)],
 )
 def test_blocks_run_in_order(page, tmp_path, monkeypatch):
     path = DOCS / page

@@ -437,6 +437,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_real_disk_that_fills_up(small_disk, tmp_path):
     options: dict[str, Any] = {"num_chains": 64, "warmup_steps": 0}
     fit = run(num_samples=2_000, store=small_disk / "run.zarr", **options)
@@ -613,6 +614,7 @@ def gibbs(**options: Any) -> GibbsPosterior:
     return GibbsPosterior(GIBBS, **(settings | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "keep"),
     [("smc", "all"), pytest.param("langevin", "betas", marks=pytest.mark.slow)],
@@ -696,6 +698,7 @@ def test_a_gibbs_posterior_is_refused_other_data_and_other_losses(tmp_path):
 # -- looking on ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_of_a_run_that_is_going_on(tmp_path):
     """Another process writes it while the run waits in the middle of a block."""
     path = tmp_path / "run.zarr"

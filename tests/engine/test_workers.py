@@ -124,6 +124,7 @@ BACKENDS = [loky, dask, ray]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_draws_do_not_depend_on_where_they_are_made(backend, tmp_path, deadly):
     expected = run()
@@ -140,12 +141,14 @@ def test_n_jobs_spreads_without_a_context():
     same(run(n_jobs=2), expected)
 
 
+@pytest.mark.slow
 def test_groups_that_join_a_tuned_one_are_spread_too():
     options: dict[str, Any] = {"warmup_steps": 100, "num_chains": 24}
     options |= {"chain_batch_size": 8, "num_samples": 30}
     same(run(HMC(effects), n_jobs=2, **options), run(HMC(effects), **options))
 
 
+@pytest.mark.slow
 def test_workers_that_are_lost_again_and_again_end_the_run(
     tmp_path, deadly, monkeypatch
 ):
@@ -184,6 +187,7 @@ def shifted(y):
     pyro.sample("y", dist.Normal(x + shift, torch.ones(3)).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_workers_have_the_defaults_and_the_parameters_of_the_driver():
     torch.set_default_dtype(torch.float64)
     pyro.get_param_store()["shift"] = torch.tensor(0.7)
@@ -223,6 +227,7 @@ class Failing(FixedHMC):
         return super().block(target, state, chains, draws, noise)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_model_is_raised_as_it_is():
     with pytest.raises(ZeroDivisionError, match="in the model") as error:
         run(Failing(effects, step_size=0.2, num_steps=3), n_jobs=2)
@@ -257,6 +262,7 @@ def test_a_worker_traces_what_it_needs_before_it_is_asked() -> None:
         assert used.build_seconds == traced
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 @pytest.mark.parametrize("setting", [None, "65536"])  # the second is that of Dask
 def test_a_worker_keeps_freed_memory(setting: str | None) -> None:

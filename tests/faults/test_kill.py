@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # tests/io/test_store.py kills a writer before each of its files
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(4, id="4"), pytest.param(50, id="50", marks=pytest.mark.slow)],
+    [4, 50],
 )
 def test_whatever_instant_a_run_is_killed_at_it_goes_on_bit_for_bit(kills, seed):
     command = [sys.executable, "tests/faults/kill.py", f"--kills={kills}"]

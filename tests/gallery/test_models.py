@@ -130,6 +130,7 @@ def test_data_are_the_same_at_both_precisions(path: Path):
         torch.testing.assert_close(a.double(), b.double(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_model_goes_on_the_traced_rung_without_a_warning(path: Path):
     # any step down the ladder is a warning, hence an error here
     module = load(path)
@@ -164,6 +165,7 @@ def test_truth_is_finite(path: Path):
     assert all(value.isfinite().all() for value in load(path).truth().values())
 
 
+@pytest.mark.slow
 def test_file_runs_alone(path: Path, tmp_path: Path):
     run = subprocess.run(
         [sys.executable, "-W", "error", path],

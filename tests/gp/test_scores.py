@@ -69,6 +69,7 @@ def test_evidence_leaves_out_the_priors_and_nothing_else():
     torch.testing.assert_close(slope, expected)
 
 
+@pytest.mark.slow
 def test_table_scores_the_draws_given_and_the_two_fits():
     torch.set_default_dtype(torch.float64)
     module, target = load_saas(), saas_target()

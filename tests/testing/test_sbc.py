@@ -63,6 +63,7 @@ KERNEL = partial(FixedHMC, step_size=0.4, num_steps=3)
 # -- replicates -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_replicate_is_the_posterior_of_its_own_data(simulator):
     latents, data = simulator.joint(5, seed=0)
     target = simulator.target(data)

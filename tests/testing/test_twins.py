@@ -297,6 +297,7 @@ def test_a_sound_sampler_is_calibrated(seed):
 
 
 # the sound step size is too large for a density with twice the curvature
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.DivergenceWarning")
 def test_calibration_rejects_data_that_count_twice():
     result = calibrate(TWINS["twice the likelihood"].make, thin=5)
@@ -307,6 +308,7 @@ def test_calibration_rejects_data_that_count_twice():
     assert "z: p = " in str(caught.value)
 
 
+@pytest.mark.slow
 def test_calibration_rejects_data_that_do_not_count():
     result = calibrate(TWINS["no likelihood"].make, thin=5)
     with pytest.raises(AssertionError, match="1 of 3 .* not uniform\nlog_likelihood:"):

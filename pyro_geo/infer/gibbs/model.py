@@ -161,7 +161,7 @@ class GibbsModel:
         """
         density = target.density
         assert isinstance(density, ModelDensity)
-        return density.arguments(target.data)[0][1]
+        return density.arguments(target.data)[0][0]
 
     # -- inside ---------------------------------------------------------------------
 

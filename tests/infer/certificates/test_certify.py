@@ -325,6 +325,7 @@ def excess_of_failures(failures: int, runs: int, delta: float) -> float:
     return float(stats.binom.sf(failures - 1, runs, delta))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_coverage_on_a_finite_set(predictor) -> None:
     runs, m, n, delta = 300, 32, 40, 0.1
@@ -354,6 +355,7 @@ def random_labels(runs: int, particles: int, n: int) -> tuple[int, int]:
     return right, wrong
 
 
+@pytest.mark.slow
 def test_the_best_of_many_on_random_labels() -> None:
     runs, delta = 200, 0.05
     right, wrong = random_labels(runs, 1_000, 40)
@@ -362,6 +364,7 @@ def test_the_best_of_many_on_random_labels() -> None:
     assert excess_of_failures(wrong, runs, delta) < 1e-4
 
 
+@pytest.mark.slow
 def test_few_draws_do_not_show_that_their_number_was_forgotten() -> None:
     _, wrong = random_labels(200, 16, 40)
     assert excess_of_failures(wrong, 200, 0.05) > 1e-4

@@ -78,7 +78,14 @@ def posterior(beta: float = 1.0, seed: int = 1, **options: Any) -> WeightedPoste
 
 
 @pytest.mark.parametrize(
-    ("d", "beta"), [(2, 0.025), (1, 0.5), (2, 1.0), (5, 10.0), (3, 500.0)]
+    ("d", "beta"),
+    [
+        (1, 0.5),
+        *(
+            pytest.param(d, beta, marks=pytest.mark.slow)
+            for d, beta in [(2, 0.025), (2, 1.0), (5, 10.0), (3, 500.0)]
+        ),
+    ],
 )
 def test_closed_forms(d: int, beta: float) -> None:
     x, y = data(d)
@@ -281,6 +288,7 @@ def test_random_labels_are_not_certified() -> None:
     assert failures <= 4  # more than 4 of 12 at 0.05 each: 1 in 5,000
 
 
+@pytest.mark.slow
 def test_a_mixture_of_prior_scales_is_a_codebook() -> None:
     x, y = data(2, 100)
     books = [posterior(seed=i, data=(x, y)).codebook() for i in range(3)]
@@ -292,6 +300,7 @@ def test_a_mixture_of_prior_scales_is_a_codebook() -> None:
     assert found.value <= float(bounds.seeger(best.empirical_risk, dearer, 100, 0.05))
 
 
+@pytest.mark.slow
 def test_runs_reproduce_and_the_pilot_is_another_stream(monkeypatch) -> None:
     starts: list[Tensor] = []
     original = GibbsModel.prior_draws
@@ -516,6 +525,7 @@ def test_a_guide_without_a_density_is_refused() -> None:
         posterior(method="importance", guide=guide, num_particles=3)
 
 
+@pytest.mark.slow
 def test_free_energy_certifies_the_exact_posterior() -> None:
     x, y = data(2, 200)
     model = GibbsModel(linear, lambda f, y: torch.sigmoid(-4 * f * y.sign()))

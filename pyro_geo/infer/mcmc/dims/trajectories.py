@@ -11,7 +11,7 @@ from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
 from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
-from pyro_geo.infer.mcmc.dims.problem import FlowParams, Problem
+from pyro_geo.infer.mcmc.dims.problem import Problem
 from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
 from pyro_geo.infer.mcmc.dims.state import FlowState, is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
@@ -131,13 +131,13 @@ def _flow(
 ) -> tuple[Tensor, FlowResult, int, Rung]:
     """Explore and settle; also tell the losses at the start, the steps and the rung."""
     params, solver = options.params(q.dtype, q.device), options.solver()
-
-    def problem(target: Target, params: FlowParams) -> Problem:
-        return Problem(objective.on(target), params, options.euclidean)
-
+    # the functions hold what they depend on and no more: the other options may differ
+    euclidean = options.euclidean
     start = target.lift(
-        (*objective.key, "start", options.euclidean, solver),
-        lambda target, params, q, v: start_flow(problem(target, params), solver, q, v),
+        (*objective.key, "start", euclidean, solver),
+        lambda target, params, q, v: start_flow(
+            Problem(objective.on(target), params, euclidean), solver, q, v
+        ),
         "the start of DIMS trajectories",
     )
     laned = (False, True, True)
@@ -147,8 +147,10 @@ def _flow(
         num_lanes,
     )
     lifted = target.lift(
-        (*objective.key, "step", options.euclidean, solver),
-        lambda target, params, state: advance(problem(target, params), solver, state),
+        (*objective.key, "step", euclidean, solver),
+        lambda target, params, state: advance(
+            Problem(objective.on(target), params, euclidean), solver, state
+        ),
         "a step of DIMS",
     )
     rows = torch.arange(num_lanes, device=q.device).clamp(max=len(q) - 1)

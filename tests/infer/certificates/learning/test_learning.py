@@ -143,6 +143,7 @@ def test_a_regular_model_has_half_its_parameters() -> None:
     assert found.trace.shape == (8, 200)
 
 
+@pytest.mark.slow
 def test_directions_that_do_not_count_are_not_counted() -> None:
     target = Target.from_potential(
         lambda q: 200 * (q[0] * q[1]) ** 2 + 200 * q[2] ** 2, 6, dtype=DOUBLE
@@ -175,6 +176,7 @@ def test_runs_reproduce_and_leave_the_global_state_alone() -> None:
     assert torch.equal(first.trace, again.trace)
 
 
+@pytest.mark.slow
 def test_sites_and_positions_are_the_same() -> None:
     import pyro
     import pyro.distributions as dist
@@ -198,6 +200,7 @@ def test_a_start_that_is_no_minimum_is_told() -> None:
         llc(target, best + 1.0, n=500, seed=1)
 
 
+@pytest.mark.slow
 def test_estimates_of_a_normal_model() -> None:
     target, best = regression()
     beta = 1 / math.log(500)

@@ -150,6 +150,7 @@ def test_a_scale_that_shrinks_with_its_effects_has_no_minimum(dtype):
     assert bool(train(target, "joint", chains=3).unbounded.all())
 
 
+@pytest.mark.slow
 def test_ordinary_losses_have_minima(target):
     schools = gallery("eight_schools")
     noisy = Target.from_model(logistic, POINTS, labels(False), dtype=torch.float64)

@@ -74,6 +74,7 @@ def test_predictive_uses_the_draws(one_chain):
     assert found["y"].shape == (20, 6)
 
 
+@pytest.mark.slow
 def test_the_global_generator_rules():
     runs = []
     for seed in (1, 1, 2):

@@ -165,6 +165,7 @@ def test_a_batch_is_its_lanes_one_at_a_time(euclidean, integrator):
         assert torch.equal(together.n_steps[rows], alone.n_steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("euclidean", [True, False])
 @every_solver
 def test_a_traced_step_gives_the_same_numbers(euclidean, integrator):
