@@ -91,14 +91,9 @@ class PosteriorDraws:
         predictive: PredictiveModel | None = None,
     ) -> None:
         self.sample_dims = tuple(sample_dims)
-        if self.sample_dims[:2] != SAMPLE_DIMS:
-            raise ShapeError(
-                "sample axes in another order",
-                where="argument sample_dims",
-                found=self.sample_dims,
-                expected="('chain', 'draw', ...)",
-                todo="Name chains and draws first, then time, say.",
-            )
+        expected = "('chain', 'draw', ...)"
+        leads = self.sample_dims[:2] == SAMPLE_DIMS
+        check(leads, "sample_dims", self.sample_dims, expected, error=ShapeError)
         self._target, self._draws = target, draws
         self._weights = None
         if log_weights is not None:
