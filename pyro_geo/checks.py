@@ -1,7 +1,8 @@
 """Checks of arguments, made before anything is computed.
 
 Each refuses a bad argument with a :class:`~pyro_geo.errors.ConfigurationError` that
-names the argument, what was passed and what is expected.
+names the argument, what was passed and what is expected; a wrong shape is a
+:class:`~pyro_geo.errors.ShapeError`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.errors import ConfigurationError, PyroGeoError, ShapeError
 
 __all__ = [
     "check",
     "check_choice",
     "check_count",
     "check_number",
+    "check_shape",
     "known_options",
 ]
 
@@ -27,7 +29,14 @@ Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 
 
-def check(good: bool, name: str, found: object, expected: object) -> None:
+def check(
+    good: bool,
+    name: str,
+    found: object,
+    expected: object,
+    *,
+    error: type[PyroGeoError] = ConfigurationError,
+) -> None:
     """Refuse an argument.
 
     Args:
@@ -35,15 +44,13 @@ def check(good: bool, name: str, found: object, expected: object) -> None:
         name: of the argument.
         found: its value.
         expected: what it should be.
-
-    Raises:
-        ConfigurationError: it is not good.
+        error: class of the exception, for a mistake that users catch separately.
 
     Example:
         >>> check(3 > 0, "num_chains", 3, "at least 1")
     """
     if not good:
-        raise ConfigurationError(
+        raise error(
             "option out of range",
             where=f"argument {name}",
             found=found,
@@ -80,6 +87,39 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """
     good = any(value is choice or value == choice for choice in choices)
     check(good, name, repr(value), " or ".join(map(repr, choices)))
+
+
+def check_shape(
+    name: str,
+    found: Sequence[int],
+    expected: Sequence[int] | str,
+    good: bool | None = None,
+) -> None:
+    """Refuse a tensor of the wrong shape.
+
+    Args:
+        name: of the argument.
+        found: its shape.
+        expected: the shape it should have, as numbers or in words.
+        good: whether it fits; None to compare it with `expected`.
+
+    Raises:
+        ShapeError: it does not fit.
+
+    Example:
+        >>> check_shape("q", (4, 2), (4, 2))
+        >>> check_shape("losses", (100,), "(n,)", good=True)
+    """
+    if good is None:
+        good = tuple(found) == tuple(expected)
+    if not good:
+        raise ShapeError(
+            "wrong shape",
+            where=f"argument {name}",
+            found=tuple(found),
+            expected=expected if isinstance(expected, str) else tuple(expected),
+            todo="Pass a tensor of that shape.",
+        )
 
 
 def check_number(

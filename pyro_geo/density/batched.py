@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
 from pyro_geo._process import Seconds
+from pyro_geo.checks import check_shape
 from pyro_geo.density.functions import in_words, same_function
 from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
-from pyro_geo.errors import ConfigurationError, FallbackWarning, ShapeError
+from pyro_geo.errors import ConfigurationError, FallbackWarning
 from pyro_geo.ops.derivatives import hvp, value_and_grad, value_grad_hvp
 
 __all__ = ["AUTO_COMPILE_STEPS", "BatchedDensity", "Compile"]
@@ -280,15 +281,8 @@ class BatchedDensity:
         return bound(*inputs)
 
     def _check(self, q: Tensor) -> None:
-        if q.dim() == 2 and q.shape[1] == self.dim:
-            return
-        raise ShapeError(
-            "positions have the wrong shape",
-            where="argument q",
-            found=f"{tuple(q.shape)}",
-            expected=f"(chains, {self.dim})",
-            todo="Pass one row per chain.",
-        )
+        good = q.dim() == 2 and q.shape[1] == self.dim
+        check_shape("q", q.shape, f"(chains, {self.dim})", good)
 
     def _try_mapping(self) -> None:
         """Try the gradient of two mapped chains; without it chains go one at a time."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform, identity_transform
 
-from pyro_geo.errors import LayoutMismatchError, ShapeError
+from pyro_geo.checks import check_shape
+from pyro_geo.errors import LayoutMismatchError
 
 __all__ = ["Layout", "Site"]
 
@@ -131,23 +132,16 @@ class Layout:
     def unflatten(self, q: Tensor) -> dict[str, Tensor]:
         """Split flat positions into unconstrained values, `(..., *site.shape)` each.
 
+        Raises :class:`~pyro_geo.errors.ShapeError` where the last axis is not
+        `dim` long.
+
         Args:
             q: positions, `(..., dim)`.
 
         Returns:
             Name to value, views of `q` where possible.
-
-        Raises:
-            ShapeError: the last axis is not `dim` long.
         """
-        if q.shape[-1:] != (self.dim,):
-            raise ShapeError(
-                "position has the wrong length",
-                where="argument q",
-                found=f"shape {tuple(q.shape)}",
-                expected=f"(..., {self.dim})",
-                todo="Pass one flat position per chain, in the layout's order.",
-            )
+        check_shape("q", q.shape, f"(..., {self.dim})", q.shape[-1:] == (self.dim,))
         batch = q.shape[:-1]
         return {
             name: q[..., site.slice].reshape(batch + site.shape)

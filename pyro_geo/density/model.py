@@ -15,6 +15,7 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
+from pyro_geo.checks import check
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density._patches import mappable_pyro
@@ -38,7 +39,6 @@ from pyro_geo.density.structure import (
     random_sites,
 )
 from pyro_geo.errors import (
-    ConfigurationError,
     ModelError,
     PyroGeoError,
     ShapeError,
@@ -139,12 +139,14 @@ class ModelDensity:
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
         """Take the tensors out of new arguments; the others must be the old ones.
 
+        Raises :class:`~pyro_geo.errors.ConfigurationError` where an argument
+        that is no tensor differs.
+
         Returns:
             The tensors in the order of the arguments.
 
         Raises:
             ShapeError: the arguments have another structure.
-            ConfigurationError: an argument that is no tensor differs.
         """
         arguments = (args, dict(sorted(kwargs.items())))
         old_leaves, old_tree = pytree.tree_flatten(self._template)
@@ -161,14 +163,13 @@ class ModelDensity:
                 todo="Pass them in the way they were passed to from_model.",
             )
         for old, new in zip(old_leaves, leaves, strict=True):
-            if not isinstance(new, Tensor) and not _same(old, new):
-                raise ConfigurationError(
-                    "only tensors can be replaced",
-                    where="arguments of with_data",
-                    found=repr(new)[:100],
-                    expected=repr(old)[:100],
-                    todo="Make a new target, or pass the number as a tensor.",
-                )
+            same = isinstance(new, Tensor) or _same(old, new)
+            check(
+                same,
+                "with_data",
+                repr(new)[:100],
+                f"{repr(old)[:100]}, which is no tensor",
+            )
         return tuple(x for x in leaves if isinstance(x, Tensor))
 
     def check_data(self, data: Data) -> None:

@@ -13,9 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_count, check_number
+from pyro_geo.checks import check_count, check_number, check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import ShapeError
 from pyro_geo.evaluation.linearised import linearised_laplace
 from pyro_geo.geometry.curvature import Hessian
 from pyro_geo.ops.derivatives import value_and_grad
@@ -268,12 +267,5 @@ def _starts(target: Target, count: int, seed: int, initial: Tensor | None) -> Te
     if initial is None:
         generator = torch.Generator().manual_seed(seed)
         return target.initial(count, "uniform", generator)
-    if initial.shape != (count, target.dim):
-        raise ShapeError(
-            "Wrong shape",
-            "argument 'initial'",
-            tuple(initial.shape),
-            (count, target.dim),
-            "Pass one flat unconstrained position for each row asked for.",
-        )
+    check_shape("initial", initial.shape, (count, target.dim))
     return initial.detach().to(target.dtype)

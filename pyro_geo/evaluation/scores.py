@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ConfigurationError, ShapeError, explain
+from pyro_geo.checks import check, check_count, check_number, check_shape
+from pyro_geo.errors import ShapeError
 
 __all__ = [
     "accuracy",
@@ -32,14 +33,14 @@ def negative_log_likelihood(log_prob: Tensor) -> Tensor:
     `-\frac1n \sum_i \log \frac1S \sum_s p_s(y_i)`, in nats; smaller is better. A draw
     that gives a point no density (`-inf`) does no harm as long as another one does.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where `log_prob` is not a matrix
+    with at least one entry.
+
     Args:
         log_prob: log-density of each held-out point under each draw, `(draws, n)`.
 
     Returns:
         The score, a scalar.
-
-    Raises:
-        ShapeError: `log_prob` is not a matrix with at least one entry.
 
     References:
         Gneiting and Raftery (2007), Strictly proper scoring rules, prediction, and
@@ -49,8 +50,7 @@ def negative_log_likelihood(log_prob: Tensor) -> Tensor:
         >>> negative_log_likelihood(torch.tensor([[0.5], [0.1]]).log()).item()
         1.2039...
     """
-    if log_prob.ndim != 2 or log_prob.numel() == 0:
-        raise ShapeError(_shape("log_prob", log_prob, "(draws, n), neither of them 0"))
+    _check_table("log_prob", log_prob, "(draws, n), neither of them 0")
     mixture = torch.logsumexp(log_prob, 0) - math.log(log_prob.shape[0])
     return -mixture.mean()
 
@@ -114,6 +114,8 @@ def expected_calibration_error(
     sorted into `num_bins` bins of equal width by their confidence `\max_k p_{ik}`. It
     is biased upwards for few points; compare methods on the same points and bins only.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where there is no bin.
+
     Args:
         probs: class probabilities, `(n, classes)`.
         labels: class indices, `(n,)`.
@@ -121,9 +123,6 @@ def expected_calibration_error(
 
     Returns:
         The error, a scalar between 0 and 1; 0 is calibrated.
-
-    Raises:
-        ConfigurationError: fewer than one bin.
 
     References:
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural
@@ -135,10 +134,7 @@ def expected_calibration_error(
         0.2000...
     """
     _check_classes(probs, labels)
-    if num_bins < 1:
-        raise ConfigurationError(
-            "Too few bins", "", num_bins, "at least 1", "Pass 15, say."
-        )
+    check_count("num_bins", num_bins)
     confidence, chosen = probs.max(1)
     gap = (chosen == labels).to(probs.dtype) - confidence
     edges = torch.linspace(0, 1, num_bins + 1, dtype=probs.dtype, device=probs.device)
@@ -154,21 +150,21 @@ def predictive_entropy(probs: Tensor) -> Tensor:
     `-\sum_k p_k \log p_k`, in nats, between 0 and the logarithm of the number of
     classes, with `0 \log 0 = 0`. As a score of doubt it goes into :func:`auroc`.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where `probs` has no axis of
+    classes.
+
     Args:
         probs: class probabilities, `(..., classes)`.
 
     Returns:
         The entropies, `(...,)`.
 
-    Raises:
-        ShapeError: `probs` has no axis of classes.
-
     Example:
         >>> predictive_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.6931, 0.0000])
     """
-    if probs.ndim == 0 or probs.shape[-1] == 0:
-        raise ShapeError(_shape("probs", probs, "(..., classes)"))
+    good = probs.ndim > 0 and probs.shape[-1] > 0
+    check_shape("probs", probs.shape, "(..., classes)", good)
     return torch.special.entr(probs).sum(-1)
 
 
@@ -178,15 +174,15 @@ def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
     `P(s_\mathrm{out} > s_\mathrm{in}) + \frac12 P(s_\mathrm{out} = s_\mathrm{in})` over
     all pairs: 1 if the score always puts `out` above `in`, one half for chance.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where one of the two is not a vector
+    with at least one entry.
+
     Args:
         scores_in: scores of points like the training data, `(n,)`.
         scores_out: scores of points unlike them, `(m,)`; higher is to mean more unlike.
 
     Returns:
         The area, a float64 scalar.
-
-    Raises:
-        ShapeError: one of the two is not a vector with at least one entry.
 
     References:
         Hanley and McNeil (1982), The meaning and use of the area under a receiver
@@ -197,8 +193,8 @@ def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
         0.875
     """
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
-        if scores.ndim != 1 or scores.numel() == 0:
-            raise ShapeError(_shape(name, scores, "(n,), n at least 1"))
+        good = scores.ndim == 1 and scores.numel() > 0
+        check_shape(name, scores.shape, "(n,), n at least 1", good)
     ordered, asked = scores_in.double().sort().values, scores_out.double()
     below = torch.searchsorted(ordered, asked, right=False)
     up_to = torch.searchsorted(ordered, asked, right=True)
@@ -216,6 +212,9 @@ def coverage(draws: Tensor, targets: Tensor, *, level: float = 0.9) -> Tensor:
     calibrated, a smaller one overconfident. With `S` draws the interval of exact draws
     covers a little less than `c`, by about `1/S`.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where `level` is not between
+    0 and 1.
+
     Args:
         draws: predictive draws with the observation noise in them, `(draws, n)`.
         targets: what was observed, `(n,)`.
@@ -223,9 +222,6 @@ def coverage(draws: Tensor, targets: Tensor, *, level: float = 0.9) -> Tensor:
 
     Returns:
         The share covered, a scalar.
-
-    Raises:
-        ConfigurationError: `level` is not between 0 and 1.
 
     References:
         Gneiting, Balabdaoui and Raftery (2007), Probabilistic forecasts, calibration
@@ -237,10 +233,7 @@ def coverage(draws: Tensor, targets: Tensor, *, level: float = 0.9) -> Tensor:
         0.6666...
     """
     _check_draws(draws, targets)
-    if not 0 < level < 1:
-        raise ConfigurationError(
-            "Bad level", "", level, "between 0 and 1", "Pass 0.9, say."
-        )
+    check_number("level", level, 0.0, 1.0, strict=True)
     ordered = draws.sort(0).values  # torch.quantile refuses large tensors
     low = _quantile(ordered, (1 - level) / 2)
     high = _quantile(ordered, (1 + level) / 2)
@@ -285,6 +278,11 @@ def calibration_error(transforms: Tensor, *, num_levels: int = 99) -> Tensor:
     below its predictive quantile and how often it should. 0 is calibrated; predictions
     that are far too narrow come near one quarter.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where there is no level.
+
+    Raises :class:`~pyro_geo.errors.ShapeError` where `transforms` is not a vector
+    with at least one entry.
+
     Args:
         transforms: what :func:`pit` gives, or the predictive distribution functions at
             the targets, `(n,)`.
@@ -292,10 +290,6 @@ def calibration_error(transforms: Tensor, *, num_levels: int = 99) -> Tensor:
 
     Returns:
         The error, a scalar.
-
-    Raises:
-        ShapeError: `transforms` is not a vector with at least one entry.
-        ConfigurationError: fewer than one level.
 
     References:
         Kuleshov, Fenner and Ermon (2018), Accurate uncertainties for deep learning
@@ -305,12 +299,9 @@ def calibration_error(transforms: Tensor, *, num_levels: int = 99) -> Tensor:
         >>> calibration_error(torch.tensor([0.0, 1.0]), num_levels=3).item()
         0.1666...
     """
-    if transforms.ndim != 1 or transforms.numel() == 0:
-        raise ShapeError(_shape("transforms", transforms, "(n,), n at least 1"))
-    if num_levels < 1:
-        raise ConfigurationError(
-            "Too few levels", "'num_levels'", num_levels, "at least 1", "Pass 99."
-        )
+    good = transforms.ndim == 1 and transforms.numel() > 0
+    check_shape("transforms", transforms.shape, "(n,), n at least 1", good)
+    check_count("num_levels", num_levels)
     steps = torch.arange(1, num_levels + 1).to(transforms)
     levels = steps / (num_levels + 1)
     ordered = transforms.sort().values
@@ -319,40 +310,25 @@ def calibration_error(transforms: Tensor, *, num_levels: int = 99) -> Tensor:
     return torch.where(transforms.isnan().any(), torch.nan, gap)
 
 
-def _shape(name: str, found: Tensor, expected: str) -> str:
-    """Build the message for a tensor of the wrong shape."""
-    return explain(
-        "Wrong shape",
-        f"argument {name!r}",
-        tuple(found.shape),
-        expected,
-        "Bring the axes into this order; one row per point or per draw.",
-    )
+def _check_table(name: str, values: Tensor, expected: str) -> None:
+    """Refuse what is not a table with rows and columns."""
+    check_shape(name, values.shape, expected, values.ndim == 2 and values.numel() > 0)
 
 
 def _check_classes(probs: Tensor, labels: Tensor) -> None:
     """Check class probabilities and labels against each other."""
-    if probs.ndim != 2 or probs.numel() == 0:
-        raise ShapeError(_shape("probs", probs, "(n, classes), neither of them 0"))
-    if labels.shape != probs.shape[:1]:
-        raise ShapeError(_shape("labels", labels, str(tuple(probs.shape[:1]))))
+    _check_table("probs", probs, "(n, classes), neither of them 0")
+    check_shape("labels", labels.shape, probs.shape[:1])
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= probs.shape[1]:
-        raise ShapeError(
-            "Labels outside the classes",
-            "argument 'labels'",
-            f"{low} to {high}",
-            f"0 to {probs.shape[1] - 1}",
-            "Number the classes from 0, in the order of the columns of `probs`.",
-        )
+    numbered = f"0 to {probs.shape[1] - 1}, in the order of the columns of probs"
+    good = low >= 0 and high < probs.shape[1]
+    check(good, "labels", f"{low} to {high}", numbered, error=ShapeError)
 
 
 def _check_draws(draws: Tensor, targets: Tensor) -> None:
     """Check predictive draws and targets against each other."""
-    if draws.ndim != 2 or draws.numel() == 0:
-        raise ShapeError(_shape("draws", draws, "(draws, n), neither of them 0"))
-    if targets.shape != draws.shape[1:]:
-        raise ShapeError(_shape("targets", targets, str(tuple(draws.shape[1:]))))
+    _check_table("draws", draws, "(draws, n), neither of them 0")
+    check_shape("targets", targets.shape, draws.shape[1:])
 
 
 def _quantile(ordered: Tensor, level: float) -> Tensor:

@@ -27,10 +27,11 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity
-from pyro_geo.errors import MissingCurvatureError, ShapeError
+from pyro_geo.errors import MissingCurvatureError
 from pyro_geo.geometry._divergence import divergence as site_divergence
 from pyro_geo.ops.lanes import map_lanes
 
@@ -52,14 +53,7 @@ class Curvature(ABC):
     """
 
     def __init__(self, target: Target, q: Tensor) -> None:
-        if q.shape != (target.dim,):
-            raise ShapeError(
-                "position has the wrong shape",
-                where="argument q",
-                found=str(tuple(q.shape)),
-                expected=f"({target.dim},)",
-                todo="Pass one position.",
-            )
+        check_shape("q", q.shape, (target.dim,))
         self.target = target
         self.q = q.detach()
 

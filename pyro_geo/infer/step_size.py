@@ -29,11 +29,12 @@ class DualAveraging(NamedTuple):
     updates: int = 0
 
 
-_SHRINKAGE, _OFFSET, _DECAY = 0.05, 10.0, 0.75
+_SHRINKAGE, _OFFSET, _DECAY = 0.05, 10.0, 0.75  # gamma, t_0 and kappa of the paper
 
 
 def restart(step_size: float) -> DualAveraging:
     """Start a search from a step size."""
+    # the paper draws the search to 10 times its start; ours starts from a fair value
     log_step = math.log(step_size)
     return DualAveraging(log_step, log_step, log_step)
 
@@ -52,6 +53,7 @@ def update(search: DualAveraging, acceptance: float, target: float) -> DualAvera
     References:
         Hoffman & Gelman (2014), The No-U-Turn sampler, 1111.4246, section 3.2.
     """
+    # equation 6 of the paper, in x = log of the step size
     count = search.updates + 1
     weight = 1.0 / (count + _OFFSET)
     error = (1 - weight) * search.error + weight * (target - acceptance)

@@ -85,6 +85,7 @@ def start_trajectory(
     Returns:
         The trajectories before their first step.
     """
+    # |momentum|^2 / 2 is v' Sigma^-1 v / 2, as v is the root of Sigma times it
     energy = chains.potential + 0.5 * momentum.square().sum(-1)
     velocity = metric.sample(momentum)
     return Trajectory(
@@ -151,7 +152,7 @@ def energy_error(metric: PositiveDefinite, trajectory: Trajectory) -> Trajectory
     """
     kinetic = 0.5 * metric.root_solve(trajectory.velocity).square().sum(-1)
     error = trajectory.potential + kinetic - trajectory.energy
-    # an infinite density is no place to stay
+    # a chain would never leave a point of infinite density, so it must not enter one
     error = torch.where(error.isnan() | (error == -torch.inf), torch.inf, error)
     return trajectory._replace(error=error)
 
@@ -171,7 +172,7 @@ def metropolis(
         The next state of the chains.
     """
     accept = last & (uniform < (-trajectory.error).exp())
-    row = accept.unsqueeze(-1)
+    row = accept.unsqueeze(-1)  # (chains, 1)
     return ChainState(
         torch.where(row, trajectory.q, chains.q),
         torch.where(accept, trajectory.potential, chains.potential),
@@ -272,6 +273,7 @@ class TransitionLoop:
         q = chains.q
         flag = torch.ones((), dtype=torch.bool, device=q.device)
         self._flags = (~flag, flag)
+        # row i makes i + 1 steps and leaves the others out
         ones = torch.ones(unroll, unroll, dtype=q.dtype, device=q.device)
         rows = ones.tril()
         self._active = [rows[i].contiguous() for i in range(unroll)]
@@ -330,7 +332,7 @@ class TransitionLoop:
         trajectory, no, yes = self._blank, *self._flags
         done = 0
         while done < num_steps:
-            now = min(self.unroll, num_steps - done)
+            part = min(self.unroll, num_steps - done)
             chains, trajectory = self._call(
                 metric,
                 chains,
@@ -338,9 +340,9 @@ class TransitionLoop:
                 momentum,
                 uniform,
                 step_size,
-                self._active[now - 1],
+                self._active[part - 1],
                 yes if done == 0 else no,
-                yes if done + now == num_steps else no,
+                yes if done + part == num_steps else no,
             )
-            done += now
+            done += part
         return chains, trajectory

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyro_geo.errors import ConfigurationError, ShapeError
+from pyro_geo.checks import check, check_shape
 
 __all__ = ["nested_r_hat"]
 
@@ -27,6 +27,12 @@ def nested_r_hat(
     some fifty draws' worth of it. It sees where superchains differ, not where the
     chains of each one do: a chain that is stuck alone shows in ordinary R-hat.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where the chains do not
+    divide into so many superchains.
+
+    Raises :class:`~pyro_geo.errors.ShapeError` where `draws` has fewer than two
+    axes.
+
     Args:
         draws: `(chains, draws, *shape)`, the chains of a superchain side by side.
         num_superchains: number of superchains, at least 2, all of one size.
@@ -37,10 +43,6 @@ def nested_r_hat(
     Returns:
         Nested R-hat of each component, `shape`; NaN for constants, for one draw in
         all of each superchain, and where a draw is not finite.
-
-    Raises:
-        ConfigurationError: the chains do not divide into so many superchains.
-        ShapeError: `draws` has fewer than two axes.
 
     References:
         Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), Nested
@@ -55,22 +57,15 @@ def nested_r_hat(
         [False, True]
     """
     draws = np.asarray(draws, dtype=float)
-    if draws.ndim < 2:
-        raise ShapeError(
-            "Draws without chains",
-            "argument draws",
-            f"shape {draws.shape}",
-            "(chains, draws, *shape)",
-            "Group the draws by chain.",
-        )
-    if num_superchains < 2 or len(draws) % num_superchains:
-        raise ConfigurationError(
-            "Chains do not form superchains",
-            "argument num_superchains",
-            f"{num_superchains} for {len(draws)} chains",
-            "at least 2, and a divisor of the number of chains",
-            "Pass the number of different starts.",
-        )
+    check_shape("draws", draws.shape, "(chains, draws, *shape)", draws.ndim >= 2)
+    good = num_superchains >= 2 and len(draws) % num_superchains == 0
+    shown = f"{num_superchains} for {len(draws)} chains"
+    check(
+        good,
+        "num_superchains",
+        shown,
+        "at least 2, and a divisor of the number of chains",
+    )
     usable = np.isfinite(draws).all(axis=(0, 1))
     draws = np.where(usable, draws, 0.0)
     if not ranked:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_number
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.checks import check, check_number
 from pyro_geo.ops.derivatives import hvp as batched_hvp
 from pyro_geo.ops.derivatives import value_and_grad as batched_value_and_grad
 from pyro_geo.ops.lanes import column, dot
@@ -284,6 +283,9 @@ def polish_minima(
     Hessian at a minimum of a network's loss is often not positive, and no method gets
     the gradient to zero; the predicted decrease then says what is left to win.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where `theta` has neither
+    one nor two axes.
+
     Args:
         loss: function of one point, `(dim,)` to `()`; or of all, if `batched`.
         theta: starts, `(n, dim)` or `(dim,)`.
@@ -293,9 +295,6 @@ def polish_minima(
 
     Returns:
         The polished points; a leading axis `n` of 1 for a single start.
-
-    Raises:
-        ConfigurationError: `theta` has neither one nor two axes.
 
     References:
         Steihaug (1983), The conjugate gradient method and trust regions in large
@@ -308,14 +307,7 @@ def polish_minima(
         >>> bool(result.loss < 1e-18), result.converged.tolist()
         (True, [True])
     """
-    if theta.dim() not in (1, 2):
-        raise ConfigurationError(
-            "Starts of the wrong shape",
-            "argument 'theta'",
-            tuple(theta.shape),
-            "(dim,) or (n, dim)",
-            "Flatten every start to one row.",
-        )
+    check(theta.dim() in (1, 2), "theta", tuple(theta.shape), "(dim,) or (n, dim)")
     check_number("tol", tol)
     check_number("max_iter", max_iter)
     start = torch.atleast_2d(theta).detach()

@@ -2,6 +2,7 @@
 
 Modules:
     posterior: the one result, with or without weights.
+    samples: its draws, their weights and the facts of the run.
     draws: where its draws are, in memory or in a store.
     predictive: prior and replicated data.
     weights: weights of draws, and draws of equal weight made with them.

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import ShapeError
 from pyro_geo.ops.chunks import Sites, map_chunks
 
 __all__ = ["Draws", "MemoryDraws"]
@@ -91,22 +91,11 @@ class MemoryDraws:
         lead = positions.shape[:2]
         arrays = {"positions": positions, **(stats or {})}
         for name, array in arrays.items():
-            if array.dim() < 2 or array.shape[:2] != lead:
-                raise ShapeError(
-                    "draws disagree about chains and draws",
-                    where=name,
-                    found=tuple(array.shape),
-                    expected=f"{tuple(lead)} and more",
-                    todo="Group the draws by chain.",
-                )
-        if positions.dim() < 3 or positions.shape[-1] != target.dim:
-            raise ShapeError(
-                "positions are not those of the target",
-                where="positions",
-                found=tuple(positions.shape),
-                expected=f"(chains, draws, {target.dim})",
-                todo="Pass unconstrained positions.",
-            )
+            good = array.dim() >= 2 and array.shape[:2] == lead
+            check_shape(name, array.shape, f"{tuple(lead)} and more", good)
+        good = positions.dim() >= 3 and positions.shape[-1] == target.dim
+        expected = f"(chains, draws, {target.dim})"
+        check_shape("positions", positions.shape, expected, good)
         self.target = target
         self._positions = positions
         self._stats = dict(stats or {})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import ModelError, ShapeError
+from pyro_geo.errors import ModelError
 from pyro_geo.ops.chunks import Sites
 from pyro_geo.ops.random import substream
 from pyro_geo.ops.weights import ess, khat, systematic
@@ -52,14 +53,7 @@ class Weights:
 
     def __init__(self, log_weights: Tensor, draws: Draws) -> None:
         size = (draws.num_chains, draws.num_draws)
-        if log_weights.shape != size:
-            raise ShapeError(
-                "weights do not fit the draws",
-                where="argument log_weights",
-                found=tuple(log_weights.shape),
-                expected=size,
-                todo="Pass one weight for each draw.",
-            )
+        check_shape("log_weights", log_weights.shape, size)
         self.log_weights = log_weights
 
     @property

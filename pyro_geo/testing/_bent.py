@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.testing._known import HALF_LOG_TAU, Compile, KnownTarget, check_option
+from pyro_geo.checks import check
+from pyro_geo.testing._known import HALF_LOG_TAU, Compile, KnownTarget
 
 __all__ = ["BananaTarget", "FunnelTarget", "MixtureTarget"]
 
@@ -51,8 +52,8 @@ class FunnelTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("dim", dim, dim >= 2, "at least 2")
-        check_option("scale", scale, scale > 0, "positive")
+        check(dim >= 2, "dim", dim, "at least 2")
+        check(scale > 0, "scale", scale, "positive")
         variances = torch.full((dim,), math.exp(0.5 * scale**2), dtype=torch.float64)
         variances[0] = scale**2
         super().__init__(
@@ -122,8 +123,8 @@ class BananaTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("dim", dim, dim >= 2, "at least 2")
-        check_option("scale", scale, scale > 0, "positive")
+        check(dim >= 2, "dim", dim, "at least 2")
+        check(scale > 0, "scale", scale, "positive")
         variances = torch.ones(dim, dtype=torch.float64)
         variances[0] = scale**2
         variances[1] = 1 + 2 * bend**2 * scale**4
@@ -195,7 +196,7 @@ class MixtureTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("weight", weight, 0 < weight < 1, "between 0 and 1")
+        check(0 < weight < 1, "weight", weight, "between 0 and 1")
         self.weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
         self.centres = torch.tensor([-0.5, 0.5], dtype=torch.float64) * separation
         mean = torch.zeros(dim, dtype=torch.float64)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo.checks import check
 from pyro_geo.density import Layout, Target
 from pyro_geo.density.module import PotentialDensity
 from pyro_geo.density.protocol import cast
-from pyro_geo.errors import ConfigurationError
 
-__all__ = ["HALF_LOG_TAU", "Compile", "KnownTarget", "check_option", "gammas"]
+__all__ = ["HALF_LOG_TAU", "Compile", "KnownTarget", "gammas"]
 
 Compile = Literal["auto"] | bool
 
@@ -55,7 +55,7 @@ class KnownTarget(Target):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("dim", dim, dim >= 1, "at least 1")
+        check(dim >= 1, "dim", dim, "at least 1")
         layout = Layout.from_supports({"q": (torch.Size([dim]), support)})
         dtype = dtype or torch.get_default_dtype()
         tensors = [torch.as_tensor(x, dtype=torch.float64) for x in data]
@@ -111,14 +111,3 @@ def gammas(
 
     uniform = torch.rand(num_draws, dim, generator=generator, dtype=torch.float64)
     return torch.as_tensor(gammaincinv(shape, uniform.numpy()))
-
-
-def check_option(name: str, value: float, fine: bool, expected: str) -> None:
-    if not fine:
-        raise ConfigurationError(
-            "option out of range",
-            f"argument {name}",
-            value,
-            expected,
-            "Choose another value.",
-        )

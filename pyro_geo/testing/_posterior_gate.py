@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_geo._compat.arviz import import_arviz, quiet
-from pyro_geo.errors import ReferenceMismatchError, ShapeError
+from pyro_geo.checks import check, check_shape
+from pyro_geo.errors import ReferenceMismatchError
 
 __all__ = [
     "PosteriorCheck",
@@ -322,35 +323,16 @@ def _components(
 ) -> tuple[tuple[str, ...], Tensor, Tensor]:
     """Names and values, `(chains, draws, components)`, of what both sides have."""
     common = [name for name in draws if name in reference]
-    if not common:
-        raise ReferenceMismatchError(
-            "no site in common",
-            "arguments draws and reference",
-            sorted(draws),
-            f"some of {sorted(reference)}",
-            "Name the sites alike.",
-        )
+    shown, expected = sorted(draws), f"some of {sorted(reference)}"
+    check(bool(common), "draws", shown, expected, error=ReferenceMismatchError)
     names: list[str] = []
     for name in common:
         found, wanted = draws[name].shape[2:], reference[name].shape[2:]
-        if found != wanted:
-            raise ShapeError(
-                "draws and reference differ in shape",
-                f"site {name!r}",
-                tuple(found),
-                tuple(wanted),
-                "Pass (chains, draws, *shape) on both sides.",
-            )
+        check_shape(f"draws, site {name!r}", found, wanted)
         names += component_names(name, found)
     ours, theirs = _flat(draws, common), _flat(reference, common)
-    if ours.shape[1] < _LEAST_DRAWS:
-        raise ShapeError(
-            "too few draws for R-hat",
-            "argument draws",
-            f"{ours.shape[1]} per chain",
-            f"at least {_LEAST_DRAWS} (a single chain is cut in four)",
-            "Pass (chains, draws, *shape), not (draws, chains, *shape).",
-        )
+    expected = f"(chains, draws, *shape) with at least {_LEAST_DRAWS} draws"
+    check_shape("draws", ours.shape, expected, ours.shape[1] >= _LEAST_DRAWS)
     return tuple(names), ours, theirs
 
 

@@ -11,6 +11,7 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
+from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Target, Terms
 from pyro_geo.density.batched import Compile
 from pyro_geo.density.model import ModelDensity, evaluation_mode
@@ -18,8 +19,6 @@ from pyro_geo.density.protocol import Data, cast
 from pyro_geo.density.sites import without_deterministics
 from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import (
-    ConfigurationError,
-    ShapeError,
     UnsupportedModelError,
 )
 from pyro_geo.ops.random import private_randomness
@@ -100,14 +99,9 @@ class ReplicateTarget(Target):
     def _each(self, fn: Callable[[Tensor, Data], Any], q: Tensor) -> Any:
         """Map over the chains and their data together."""
         self._check(q)
-        if len(q) != self.num_replicates:
-            raise ShapeError(
-                "every replicate is one chain",
-                "argument q",
-                f"{len(q)} rows",
-                f"{self.num_replicates}",
-                "Run all replicates side by side.",
-            )
+        check_shape(
+            "q", q.shape, f"{self.num_replicates} rows", len(q) == self.num_replicates
+        )
         common, own = self.data[: self.shared], self.data[self.shared :]
         return self.map(lambda one, *rest: fn(one, (*common, *rest)), q, *own)
 
@@ -246,14 +240,8 @@ class Simulator:
                 )
         found = [name for name, site in sites.items() if site["is_observed"]]
         names = tuple(found if named is None else named)
-        if not names or not set(names) < set(sites):
-            raise ConfigurationError(
-                "no data to simulate" if not names else "unknown or no latent sites",
-                "argument observed",
-                list(names),
-                f"some, but not all, of {sorted(sites)}",
-                "Name the sites that are data.",
-            )
+        good = bool(names) and set(names) < set(sites)
+        check(good, "observed", list(names), f"some, but not all, of {sorted(sites)}")
         return names
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import CheckpointError, ConfigurationError
+from pyro_geo.checks import check_choice
+from pyro_geo.errors import CheckpointError
 from pyro_geo.testing.posteriors import MODELS
 
 __all__ = ["POSTERIORS", "Posterior", "folder", "latent_sites", "load"]
@@ -82,6 +83,9 @@ def load(
 ) -> Posterior:
     """Read one posterior.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where there is no model for
+    this name.
+
     Args:
         name: one of :data:`POSTERIORS`.
         dtype: floating type of data and draws.
@@ -91,9 +95,8 @@ def load(
         The model, its arguments and the reference draws.
 
     Raises:
-        ConfigurationError: there is no model for this name.
-        CheckpointError: the folder or one of its files is missing or is not what its
-            name promises.
+        CheckpointError: the folder or one of its files is missing or is not
+            what its name promises.
 
     References:
         Magnusson, Torgander, Bürkner, Zhang, Carpenter, Vehtari (2025), posteriordb:
@@ -104,14 +107,7 @@ def load(
         ...     posterior = load("arK-arK")
         ...     assert posterior.reference["beta"].shape == (10, 1000, 5)
     """
-    if name not in MODELS:
-        raise ConfigurationError(
-            "no model for this posterior",
-            where="argument name",
-            found=repr(name),
-            expected=f"one of {', '.join(POSTERIORS)}",
-            todo="Pass one of these names, or write the model yourself.",
-        )
+    check_choice("name", name, POSTERIORS)
     place = folder() if path is None else Path(path)
     if place is None or not _database(place).is_dir():
         raise CheckpointError(

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.engine.kernel import Kernel
-from pyro_geo.errors import ConfigurationError, SampleSizeError
+from pyro_geo.errors import SampleSizeError
 from pyro_geo.infer.mcmc.runner import MCMC
 from pyro_geo.ops.random import substream
 from pyro_geo.testing._posterior_gate import component_names
@@ -79,6 +80,9 @@ def sbc(
     scale the narrow ones need a smaller step than the average asks for: raise
     `target_accept_prob`, or chains get stuck and the ranks tell.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where there are fewer than
+    two replicates, or a site is unknown.
+
     Args:
         model: a Pyro model without factors.
         args: its arguments; what they observe is replaced by simulated data.
@@ -98,7 +102,6 @@ def sbc(
         Ranks and p-values; :func:`check_sbc` judges them.
 
     Raises:
-        ConfigurationError: fewer than two replicates, or an unknown site.
         SampleSizeError: fewer than 15 draws are left after thinning.
 
     References:
@@ -125,14 +128,7 @@ def sbc(
     latents, data = simulator.joint(num_replicates, substream(seed, 0))
     target = simulator.target(data)
     unknown = set(sites or ()) - set(target.layout.sites)
-    if unknown:
-        raise ConfigurationError(
-            "unknown site",
-            "argument sites",
-            sorted(unknown),
-            f"some of {list(target.layout.sites)}",
-            "Name latent sites of the model.",
-        )
+    check(not unknown, "sites", sorted(unknown), f"some of {list(target.layout.sites)}")
     if initial == "prior":
         others, _ = simulator.joint(num_replicates, substream(seed, 1))
         start = target.unconstrain({n: others[n] for n in target.layout.sites})
@@ -265,11 +261,4 @@ def _ranks(truth: Tensor, draws: Tensor, generator: torch.Generator) -> Tensor:
 def _check(num_replicates: int, num_samples: int, thin: int | None) -> None:
     counts = {"num_replicates": (num_replicates, 2), "num_samples": (num_samples, 1)}
     for name, (value, least) in (counts | {"thin": (thin or 1, 1)}).items():
-        if value < least:
-            raise ConfigurationError(
-                "count out of range",
-                f"argument {name}",
-                value,
-                f"at least {least}",
-                "Pass a larger count.",
-            )
+        check_count(name, value, least)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo.checks import check
 from pyro_geo.testing._bent import BananaTarget, FunnelTarget, MixtureTarget
 from pyro_geo.testing._known import (
     HALF_LOG_TAU,
     Compile,
     KnownTarget,
-    check_option,
     gammas,
 )
 
@@ -79,8 +79,8 @@ class NormalTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("condition", condition, condition >= 1, "at least 1")
-        check_option("scale", scale, scale > 0, "positive")
+        check(condition >= 1, "condition", condition, "at least 1")
+        check(scale > 0, "scale", scale, "positive")
         steps = torch.linspace(0.0, 1.0, dim, dtype=torch.float64)
         deviations = scale * condition ** (0.5 * steps)
         axes = torch.eye(dim, dtype=torch.float64)
@@ -151,7 +151,7 @@ class StudentTTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("df", df, df > 0, "positive")
+        check(df > 0, "df", df, "positive")
         constant = 0.5 * dim * math.log(df * math.pi) + math.lgamma(0.5 * df)
         constant -= math.lgamma(0.5 * (df + dim))
         variance = df / (df - 2) if df > 2 else math.inf
@@ -229,8 +229,8 @@ class GammaTarget(KnownTarget):
         dtype: torch.dtype | None = None,
         compile: Compile = "auto",
     ) -> None:
-        check_option("shape", shape, shape > 0, "positive")
-        check_option("rate", rate, rate > 0, "positive")
+        check(shape > 0, "shape", shape, "positive")
+        check(rate > 0, "rate", rate, "positive")
         a = torch.tensor(shape, dtype=torch.float64)
         eye = torch.eye(dim, dtype=torch.float64)
         super().__init__(

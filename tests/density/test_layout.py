@@ -84,5 +84,5 @@ def test_wrong_values_are_named(layout, q, method):
 
 
 def test_wrong_length_is_said(layout):
-    with pytest.raises(ShapeError, match=r"found shape \(3, 2\), expected \(..., 12\)"):
+    with pytest.raises(ShapeError, match=r"found \(3, 2\), expected \(..., 12\)"):
         layout.unflatten(torch.zeros(3, 2))

@@ -111,7 +111,7 @@ def test_starts_can_be_given_and_are_left_alone():
     assert torch.equal(initial, torch.full((2, 3), 0.5))
     torch.testing.assert_close(found, mean.expand(2, 3))
     for call in (baselines.deep_ensemble, baselines.sghmc):
-        with pytest.raises(ShapeError, match="'initial'"):
+        with pytest.raises(ShapeError, match="argument initial"):
             call(target, 3, initial=initial)
 
 

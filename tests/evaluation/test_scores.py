@@ -241,9 +241,9 @@ def test_shapes_that_do_not_fit_are_named(call):
 
 def test_options_out_of_range_are_named():
     probs, labels = torch.full((2, 2), 0.5), torch.zeros(2)
-    with pytest.raises(ConfigurationError, match="num_bins|Too few bins"):
+    with pytest.raises(ConfigurationError, match="num_bins"):
         scores.expected_calibration_error(probs, labels, num_bins=0)
-    with pytest.raises(ConfigurationError, match="Bad level"):
+    with pytest.raises(ConfigurationError, match="level"):
         scores.coverage(torch.ones(3, 2), torch.ones(2), level=1.0)
-    with pytest.raises(ConfigurationError, match="Too few levels"):
+    with pytest.raises(ConfigurationError, match="num_levels"):
         scores.calibration_error(torch.ones(2), num_levels=0)

@@ -142,7 +142,7 @@ def test_arrays_that_do_not_fit_are_refused(fit):
         Weights(torch.zeros(4), draws)
     with pytest.raises(ShapeError, match="lp"):
         MemoryDraws(target, fit.positions, {"lp": torch.zeros(4)})
-    with pytest.raises(ShapeError, match="target"):
+    with pytest.raises(ShapeError, match="positions"):
         MemoryDraws(target, torch.zeros(2, 2, 5))
 
 

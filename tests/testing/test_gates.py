@@ -174,7 +174,7 @@ def test_sites_of_one_side_are_left_out(generator):
     x, y = normal(generator, 4, 500), normal(generator, 5000, 1)
     found = compare_posterior({"x": x, "more": x}, {"x": y, "other": y})
     assert found.names == ("x",)
-    with pytest.raises(ReferenceMismatchError, match="no site in common"):
+    with pytest.raises(ReferenceMismatchError, match="argument draws"):
         check_posterior({"x": x}, {"y": y})
 
 
@@ -182,7 +182,7 @@ def test_shapes_that_do_not_fit_are_named(generator):
     x, y = normal(generator, 4, 500, 2), normal(generator, 5000, 1)
     with pytest.raises(ShapeError, match=r"site 'x'.*\(2,\).*\(\)"):
         check_posterior({"x": x}, {"x": y})
-    with pytest.raises(ShapeError, match="4 per chain, expected at least 8"):
+    with pytest.raises(ShapeError, match=r"\(500, 4, 2\).*at least 8 draws"):
         check_posterior({"x": x.transpose(0, 1)}, {"x": x})
 
 

@@ -370,11 +370,10 @@ def _double(value: Number) -> Tensor:
 
 
 def _within(good: Tensor, name: str, value: Tensor, expected: str) -> None:
-    if not bool(good.all()):
-        raise BetaRangeError(
-            "the bound does not hold there",
-            where=f"argument {name}",
-            found=value.flatten()[:4].tolist(),
-            expected=expected,
-            todo="Pass numbers in range, fixed before the data.",
-        )
+    check(
+        bool(good.all()),
+        name,
+        value.flatten()[:4].tolist(),
+        expected,
+        error=BetaRangeError,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_choice, check_count, check_number
+from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.errors import (
     ConfigurationError,
     NotProperlyWeightedError,
@@ -186,15 +186,10 @@ def _check(
             "importance draws",
             todo="Run GibbsPosterior; certify_plugin gives a figure without a promise.",
         )
-    if (losses is None) == (risk is None or data is None):
-        raise ConfigurationError(
-            "losses must be given in exactly one way",
-            where="arguments risk, data and losses",
-            found=f"risk {risk is not None}, data {data is not None}, "
-            f"losses {losses is not None}",
-            expected="risk and data, or losses",
-            todo="Pass certify(codebook, risk, (args, targets)).",
-        )
+    arguments = {"risk": risk, "data": data, "losses": losses}
+    passed = [name for name, value in arguments.items() if value is not None]
+    one_way = (losses is None) != (risk is None or data is None)
+    check(one_way, "risk, data and losses", passed, "risk and data, or losses alone")
     if prior_index is not None and certify_index is not None:
         check_disjoint(prior_index, certify_index)
     if codebook.target is not None and codebook.target.dtype != torch.float64:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import ShapeError
+from pyro_geo.checks import check_shape
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
 from pyro_geo.infer.gibbs.codebook import check_loss_range
@@ -27,6 +27,9 @@ def certify_holdout(
     :math:`\mathrm{kl}(r \| R) \le \log(1/\delta) / n`. With a few hundred examples
     these are hard to beat, but the predictor cannot learn from those held out.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where there is not one loss for each
+    example.
+
     Args:
         losses: `(n,)`.
         delta: probability that the bound may fail with.
@@ -36,22 +39,13 @@ def certify_holdout(
         The certificate. Losses out of range are a
         :class:`~pyro_geo.errors.LossRangeError`.
 
-    Raises:
-        ShapeError: not one loss for each example.
-
     Example:
         >>> wrong = torch.cat([torch.ones(3), torch.zeros(197)])
         >>> round(certify_holdout(wrong).value, 4)
         0.0383
     """
-    if losses.dim() != 1 or not len(losses):
-        raise ShapeError(
-            "not one loss for each example",
-            where="argument losses",
-            found=tuple(losses.shape),
-            expected="(n,)",
-            todo="Pass the losses of one predictor.",
-        )
+    good = losses.dim() == 1 and len(losses) > 0
+    check_shape("losses", losses.shape, "(n,), one loss for each example", good)
     low, high = loss_range
     values = losses.double()
     check_loss_range(values.amin()[None], values.amax()[None], low, high)
@@ -91,6 +85,8 @@ def certify_plugin(
     stuck it can lie far below the true risk: on random labels it was 0.054 for a true
     risk of 0.5.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where `losses` has not two axes.
+
     Args:
         losses: of each draw at each example, in [0, 1], `(draws, n)`.
         complexity: estimate of the divergence from the prior, in nats.
@@ -99,22 +95,12 @@ def certify_plugin(
     Returns:
         A figure of status `"heuristic"`.
 
-    Raises:
-        ShapeError: not losses of draws at examples.
-
     Example:
         >>> figure = certify_plugin(torch.zeros(5, 100), complexity=3.0)
         >>> figure.status, round(figure.value, 3)
         ('heuristic', 0.082)
     """
-    if losses.dim() != 2:
-        raise ShapeError(
-            "not losses of draws at examples",
-            where="argument losses",
-            found=tuple(losses.shape),
-            expected="(draws, n)",
-            todo="Pass one row for each draw.",
-        )
+    check_shape("losses", losses.shape, "(draws, n)", losses.dim() == 2)
     values = losses.double()
     check_loss_range(values.amin(1), values.amax(1), 0.0, 1.0)
     mean, n = float(values.mean()), values.shape[1]

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
-from pyro_geo.checks import check_count
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.checks import check, check_count
 
 __all__ = ["Ledger", "content_hash"]
 
@@ -42,25 +41,19 @@ class Ledger:
     def look(self, data: Any) -> int:
         """Record a look.
 
+        Raises :class:`~pyro_geo.errors.ConfigurationError` where all looks
+        planned for these data are taken.
+
         Args:
             data: tree of the certifying tensors.
 
         Returns:
             The number of looks planned, among which `delta` is divided.
-
-        Raises:
-            ConfigurationError: all looks planned for these data are taken.
         """
         key = content_hash(data)
         taken = self._taken.get(key, 0)
-        if taken >= self.looks:
-            raise ConfigurationError(
-                "all planned looks at these data are taken",
-                where="argument ledger",
-                found=f"look {taken + 1}",
-                expected=f"at most {self.looks}, as planned",
-                todo="Plan more looks, or certify on fresh data.",
-            )
+        planned = f"at most {self.looks} looks at these data, as planned"
+        check(taken < self.looks, "ledger", f"look {taken + 1}", planned)
         self._taken[key] = taken + 1
         return self.looks
 

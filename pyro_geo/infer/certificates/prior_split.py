@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check
-from pyro_geo.errors import PriorDependsOnDataError, ShapeError
+from pyro_geo.checks import check, check_shape
+from pyro_geo.errors import PriorDependsOnDataError
 
 __all__ = ["PriorSplit", "check_disjoint", "split_prior"]
 
@@ -36,6 +36,9 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
     Every choice made by looking at data, such as scaling the inputs, makes the prior
     depend on these data. A certificate on the same data is then void.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where there are no tensors, or
+    tensors of several lengths.
+
     Args:
         *tensors: inputs and targets with one row for each of `n` examples.
         fraction: share of the examples for the prior.
@@ -44,23 +47,15 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
     Returns:
         The two parts, with their rows.
 
-    Raises:
-        ShapeError: no tensors, or of several lengths.
-
     Example:
         >>> split = split_prior(torch.arange(10.0), torch.arange(10), fraction=0.3)
         >>> [len(part) for part in (split.prior[0], split.certify[1])]
         [3, 7]
     """
     lengths = {len(tensor) for tensor in tensors}
-    if len(lengths) != 1:
-        raise ShapeError(
-            "rows do not belong together",
-            where="argument tensors",
-            found=f"lengths {sorted(lengths)}",
-            expected="one length",
-            todo="Pass inputs and targets of the same examples.",
-        )
+    check_shape(
+        "tensors", sorted(lengths), "one length, that of the data", len(lengths) == 1
+    )
     n = lengths.pop()
     first = round(fraction * n)
     expected = f"a share that leaves some of the {n} examples in both parts"

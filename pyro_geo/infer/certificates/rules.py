@@ -8,8 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_choice
-from pyro_geo.errors import ConfigurationError
+from pyro_geo.checks import check, check_choice
 from pyro_geo.infer.certificates import bounds
 
 __all__ = ["Bound", "Candidates", "Rule", "evaluate", "rule_of"]
@@ -126,28 +125,23 @@ _RULES: dict[str, Rule] = {
 def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
     """Look up a bound.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where the bound needs other
+    parameters.
+
     Args:
         name: of the bound.
         parameters: what the user states about the loss.
 
     Returns:
         The rule.
-
-    Raises:
-        ConfigurationError: the bound needs other parameters.
     """
     check_choice("bound", name, sorted(_RULES))
     rule = _RULES[name]
     free = {rule.free} if rule.free else set()
-    if set(parameters) - free != set(rule.parameters) - {"upper"}:
-        raise ConfigurationError(
-            f"the bound {name!r} needs other parameters",
-            where="keyword arguments",
-            found=sorted(parameters),
-            expected=f"{sorted(set(rule.parameters) - {'upper'})}"
-            + (f", and {rule.free} if you like" if rule.free else ""),
-            todo="State what is known of the loss before the data are seen.",
-        )
+    needed = set(rule.parameters) - {"upper"}
+    optional = f", and {rule.free} if you like" if rule.free else ""
+    expected = f"{sorted(needed)}{optional} for the bound {name!r}"
+    check(set(parameters) - free == needed, "parameters", sorted(parameters), expected)
     return rule
 
 

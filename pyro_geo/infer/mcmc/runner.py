@@ -24,7 +24,7 @@ from pyro_geo.engine.schedule import Counts, Rounds, RunPlan, RunState, split_ch
 from pyro_geo.engine.session import Session
 from pyro_geo.engine.starts import start_positions
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
-from pyro_geo.errors import ConfigurationError, ConvergenceWarning, PyroGeoWarning
+from pyro_geo.errors import ConvergenceWarning, PyroGeoWarning
 from pyro_geo.io.store import RunStore
 from pyro_geo.results import PosteriorDraws
 
@@ -103,14 +103,8 @@ class MCMC(PosteriorDraws, RunCosts):
         keep: Sequence[str] | None = None,
         memory_limit: int = 1 << 30,
     ) -> None:
-        if not isinstance(kernel, Kernel):
-            raise ConfigurationError(
-                "not a kernel",
-                where="argument kernel",
-                found=type(kernel).__name__,
-                expected="an object of a subclass of pyro_geo.engine.Kernel",
-                todo="Wrap the model, as in MCMC(HMC(model), ...).",
-            )
+        expected = "a pyro_geo.engine.Kernel, as in MCMC(HMC(model), ...)"
+        check(isinstance(kernel, Kernel), "kernel", type(kernel).__name__, expected)
         kernel.check_declarations()
         check_count("num_samples", num_samples)
         check_count("num_chains", num_chains)

@@ -18,12 +18,10 @@ import pyro_geo
 from pyro_geo._compat.zarr import consolidate
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
-from pyro_geo.io.names import SAMPLE_DIMS, storable
-from pyro_geo.io.store._array import ChunkedArray
+from pyro_geo.io.names import SAMPLE_DIMS
+from pyro_geo.io.store._committed import DOC, CommittedRun
 from pyro_geo.io.store._folder import (
     HEADER,
-    damaged,
-    load_arrays,
     read_root,
     refuse_occupied,
     take,
@@ -40,8 +38,6 @@ from pyro_geo.io.store._groups import (
 __all__ = ["FORMAT", "RunStore", "Snapshot"]
 
 FORMAT = 2
-_STATES = ".state"
-_DOC = "doc"  # member of a state's file that describes the others
 
 
 class Snapshot(NamedTuple):
@@ -58,7 +54,7 @@ class Snapshot(NamedTuple):
     commits: frozenset[int]
 
 
-class RunStore:
+class RunStore(CommittedRun):
     """The store of one run, open for writing; nobody else can open it meanwhile.
 
     Args:
@@ -89,10 +85,8 @@ class RunStore:
     def __init__(
         self, path: Path, root: dict[str, Any], lock: filelock.FileLock
     ) -> None:
-        self.path = path
-        self._root = root
+        super().__init__(path, root)
         self._lock: filelock.FileLock | None = lock
-        self._set_arrays()
 
     @classmethod
     def create(
@@ -215,97 +209,6 @@ class RunStore:
             raise
         return store
 
-    # -- what is there ----------------------------------------------------------------
-
-    @property
-    def bytes_per_draw(self) -> int:
-        """Size of one draw of all chains."""
-        return sum(
-            array.dtype.itemsize
-            * int(np.prod(self._metadata[key]["shape"][2:], dtype=int))
-            * self._metadata[key]["shape"][0]
-            for key, array in self._arrays.items()
-            if array.dims[:2] == self.sample_dims
-        )
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """What the run knows of itself."""
-        return self._root["attributes"][HEADER]
-
-    @property
-    def num_draws(self) -> int:
-        """Draws of each chain that are committed."""
-        return self.header["num_draws"]
-
-    @property
-    def sample_dims(self) -> tuple[str, str]:
-        """Names of the two leading axes; the store grows along the second."""
-        chain, draw = self.header["sample_dims"]
-        return chain, draw
-
-    @property
-    def num_chains(self) -> int:
-        """Chains of the run."""
-        chain = self.sample_dims[0]
-        return next(
-            self._metadata[key]["shape"][0]
-            for key, array in self._arrays.items()
-            if array.dims == (chain,)
-        )
-
-    @property
-    def commits(self) -> int:
-        """Number that the next commit will have."""
-        return self.header["commit"] + 1
-
-    def read(
-        self, group: str, names: Sequence[str], draws: slice = slice(None)
-    ) -> dict[str, np.ndarray]:
-        """Read committed draws of one group.
-
-        Args:
-            group: its name.
-            names: of its variables.
-            draws: which of them to read.
-
-        Returns:
-            Name to `(chains, draws, *shape)`.
-        """
-        import zarr
-
-        root: Any = zarr.open_group(self.path, mode="r", use_consolidated=True)
-        return {
-            name: np.asarray(root[self._key(group, name)][:, draws]) for name in names
-        }
-
-    def load(self) -> tuple[Any, dict[str, np.ndarray]]:
-        """Load the state of the last commit; nothing in it can execute code.
-
-        Returns:
-            The document and the arrays it names. Where a file is damaged, a
-            :class:`~pyro_geo.errors.CheckpointError` says which.
-
-        """
-        last = self.header["commit"]
-        arrays = load_arrays(self._state(last))
-        doc = json.loads(arrays.pop(_DOC).tobytes())
-        for commit in doc["commits"]:
-            arrays |= load_arrays(self._state(commit))
-        arrays.pop(_DOC, None)
-        return doc["doc"], arrays
-
-    def check(self) -> None:
-        """Make sure that every committed chunk is there.
-
-        Raises:
-            CheckpointError: a chunk is missing or has the wrong size.
-        """
-        for key, array in self._arrays.items():
-            shape = tuple(self._metadata[key]["shape"])
-            if (file := array.damaged(shape)) is not None:
-                raise CheckpointError(damaged(file, "a missing or truncated chunk"))
-
     # -- writing -------------------------------------------------------------------
 
     def write(
@@ -343,7 +246,7 @@ class RunStore:
         doc = {"doc": state.doc, "commits": sorted(state.commits)}
         content = io.BytesIO()
         text = np.frombuffer(json.dumps(doc).encode(), np.uint8)
-        np.savez(content, **{_DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
+        np.savez(content, **{DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
         replace_file(self._state(commit), content.getbuffer())
         # the old header stays what it is if the replacement fails
         root = dict(self._root)
@@ -399,10 +302,6 @@ class RunStore:
         self._number_draws(planned)
         self._set_sizes(self.num_draws)
 
-    def has(self, group: str) -> bool:
-        """Whether there is such a group."""
-        return group in self._metadata
-
     def plan(self, num_draws: int) -> None:
         """Make room for another number of draws; the committed ones stay as they are.
 
@@ -434,23 +333,6 @@ class RunStore:
         return {**self.__dict__, "_lock": None}
 
     # -- inside --------------------------------------------------------------------
-
-    def _key(self, group: str, name: str) -> str:
-        return f"{group}/{storable(name, (*SAMPLE_DIMS, *self.sample_dims))}"
-
-    @property
-    def _metadata(self) -> dict[str, Any]:
-        return self._root["consolidated_metadata"]["metadata"]
-
-    def _set_arrays(self) -> None:
-        self._arrays = {
-            key: ChunkedArray(self.path / key, metadata)
-            for key, metadata in self._metadata.items()
-            if metadata["node_type"] == "array"
-        }
-
-    def _state(self, commit: int) -> Path:
-        return self.path / _STATES / f"{commit}.npz"
 
     def _set_sizes(
         self, num_draws: int, facts: Mapping[str, Any] | None = None

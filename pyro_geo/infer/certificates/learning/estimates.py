@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_count
+from pyro_geo.checks import check, check_count, check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import BetaRangeError, ShapeError
+from pyro_geo.errors import BetaRangeError
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
@@ -54,6 +54,8 @@ def tempered_losses(
 
     .. math:: w \sim \pi(w) e^{-\beta n L_n(w)}, \qquad n L_n = -\log p(D \mid w)
 
+    Raises :class:`~pyro_geo.errors.BetaRangeError` where `beta` is not positive.
+
     Args:
         target: of a model or a module.
         beta: inverse temperature of one example.
@@ -65,9 +67,6 @@ def tempered_losses(
     Returns:
         The losses in nats, `(chains, draws)`.
 
-    Raises:
-        BetaRangeError: `beta` is not positive.
-
     Example:
         >>> target = Target.from_potential(
         ...     lambda q: 50 * (q**2).sum(), 2, dtype=torch.float64
@@ -76,14 +75,7 @@ def tempered_losses(
         >>> abs(float(losses.mean()) - 2.0) < 0.3  # d / (2 beta)
         True
     """
-    if not 0 < beta < math.inf:
-        raise BetaRangeError(
-            "not an inverse temperature",
-            where="argument beta",
-            found=beta,
-            expected="a positive number",
-            todo="WBIC takes 1 / log(n).",
-        )
+    check(0 < beta < math.inf, "beta", beta, "a positive number", error=BetaRangeError)
     density = target.density
 
     def potential(q: Tensor, beta: Tensor, *data: Tensor) -> Tensor:
@@ -146,6 +138,9 @@ def two_temperature(
     .. math:: \hat\lambda = \frac{E_{\beta_1}[n L_n] - E_{\beta_2}[n L_n]}
                                  {1/\beta_1 - 1/\beta_2}
 
+    Raises :class:`~pyro_geo.errors.BetaRangeError` where the temperatures are
+    equal, or not positive.
+
     Args:
         first: summed losses at one temperature, `(chains, draws)`.
         beta_first: inverse temperature of these.
@@ -155,9 +150,6 @@ def two_temperature(
     Returns:
         The estimate.
 
-    Raises:
-        BetaRangeError: the temperatures are equal, or not positive.
-
     References:
         Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14,
         corollary 3.
@@ -166,14 +158,10 @@ def two_temperature(
         >>> two_temperature(torch.full((2, 3), 8.0), 0.25, torch.full((2, 3), 4.0), 0.5)
         Estimate(value=2.0, standard_error=0.0)
     """
-    if beta_first == beta_second or min(beta_first, beta_second) <= 0:
-        raise BetaRangeError(
-            "not two temperatures",
-            where="arguments beta_first and beta_second",
-            found=(beta_first, beta_second),
-            expected="two different positive numbers",
-            todo="Pass 1 / log(n) and 1.5 / log(n), say.",
-        )
+    betas = beta_first, beta_second
+    differ = beta_first != beta_second and min(betas) > 0
+    expected = "two different positive numbers, such as 1 / log(n) and 1.5 / log(n)"
+    check(differ, "beta_first and beta_second", betas, expected, error=BetaRangeError)
     a, b = _mean(first), _mean(second)
     gap = 1 / beta_first - 1 / beta_second
     error = math.hypot(a.standard_error, b.standard_error) / abs(gap)
@@ -207,6 +195,9 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
     over the last three decades. The multiplicity must be known. A fit cannot find it,
     because `log t` and `log log t` are nearly proportional there.
 
+    Raises :class:`~pyro_geo.errors.ShapeError` where fewer than three points lie
+    above 1.
+
     Args:
         t: inverse temperatures times `n`, above 1, `(points,)`.
         free_energy: at each, less `t` times the least mean loss, `(points,)`.
@@ -215,9 +206,6 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
     Returns:
         The coefficient, and the standard error of the regression.
 
-    Raises:
-        ShapeError: fewer than three points above 1.
-
     Example:
         >>> t = torch.logspace(1, 4, 20).double()
         >>> round(fit_free_energy(t, 1.5 * t.log() + 2.0).value, 6)
@@ -225,14 +213,10 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
     """
     t, free_energy = t.double(), free_energy.double()
     late = (t > 1) & (t >= t.max() * 10**-_DECADES)
-    if t.shape != free_energy.shape or int(late.sum()) < 3:
-        raise ShapeError(
-            "no path to fit",
-            where="arguments t and free_energy",
-            found=f"{tuple(t.shape)} and {tuple(free_energy.shape)}",
-            expected="at least three points above 1 each",
-            todo="Pass the stages of an annealed run.",
-        )
+    check_shape("t", t.shape, free_energy.shape)
+    check_shape(
+        "t", (int(late.sum()),), "at least three points above 1", int(late.sum()) >= 3
+    )
     x = t[late].log()
     y = free_energy[late] + (multiplicity - 1) * x.log()
     # ordinary least squares with a constant, and the standard error of its slope

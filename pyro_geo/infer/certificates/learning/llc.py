@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check
+from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Localisation, Target
-from pyro_geo.errors import ConvergenceWarning, ShapeError
+from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.geometry.laplace import laplace
 from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
 from pyro_geo.infer.step_size import averaged, restart, update
@@ -314,12 +314,5 @@ def _warn(found: LLC, least: float, promise: float) -> None:
 
 def _position(target: Target, at: Tensor | Mapping[str, Tensor]) -> Tensor:
     q = target.unconstrain(at) if isinstance(at, Mapping) else at
-    if q.shape != (target.dim,):
-        raise ShapeError(
-            "not one position",
-            where="argument at",
-            found=tuple(q.shape),
-            expected=(target.dim,),
-            todo="Pass one flat position, or a value for each site.",
-        )
+    check_shape("at", q.shape, (target.dim,))
     return q.detach().to(dtype=target.dtype, device=target.device)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from pyro_geo.checks import check_choice, check_count, check_number
+from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.errors import BetaRangeError
 from pyro_geo.infer.certificates.certificate import Certificate
 
@@ -40,6 +40,9 @@ def population_bound(
     Both depend on the unknown best parameter :math:`\theta^*`. They say what risk to
     expect, and certify nothing.
 
+    Raises :class:`~pyro_geo.errors.BetaRangeError` where `omega * lipschitz` is not
+    below 2.
+
     Args:
         phi: the function :math:`\Phi`, by quadrature or by an annealed run.
         omega: inverse temperature of one example.
@@ -51,9 +54,6 @@ def population_bound(
     Returns:
         The bound, of status `"oracle"`.
 
-    Raises:
-        BetaRangeError: `omega * lipschitz` is not below 2.
-
     References:
         Wang & Yang (2026), PAC-Bayes bounds for Gibbs posteriors via singular learning
         theory, 2604.17219.
@@ -63,14 +63,14 @@ def population_bound(
         >>> round(bound.value, 4), bound.status
         (0.0146, 'oracle')
     """
-    if not 0 < omega * lipschitz < 2:
-        raise BetaRangeError(
-            "the bound does not hold there",
-            where="arguments omega and lipschitz",
-            found=f"product {omega * lipschitz:g}",
-            expected="between 0 and 2",
-            todo="Lower omega.",
-        )
+    product = omega * lipschitz
+    check(
+        0 < product < 2,
+        "omega * lipschitz",
+        product,
+        "a number between 0 and 2",
+        error=BetaRangeError,
+    )
     check_choice("form", form, ("sharp", "published"))
     check_number("delta", delta, 0.0, 1.0, strict=True)
     check_count("n", n)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_number
-from pyro_geo.errors import ConfigurationError, NonFiniteLossError
+from pyro_geo.checks import check, check_number
+from pyro_geo.errors import NonFiniteLossError
 from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.options import FlowOptions, FrictionLaw
 from pyro_geo.infer.mcmc.dims.problem import Problem
@@ -23,47 +23,30 @@ Step = Callable[[FlowState], FlowState]
 def _starts(theta0: Tensor, v0: Tensor) -> tuple[Tensor, Tensor]:
     """Broadcast starts and velocities to `(n, dim)` each.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where they are no vectors or
+    do not fit together, or where a velocity is not finite.
+
     Args:
         theta0: starts, `(n, dim)` or `(dim,)`.
         v0: velocities, `(n, dim)` or `(dim,)`.
 
     Returns:
         Both as `(n, dim)`, without autograd history.
-
-    Raises:
-        ConfigurationError: they are no vectors, do not fit together, or a velocity is
-            not finite.
     """
     both = (("theta0", theta0), ("v0", v0))
     for name, x in both:
-        if x.dim() not in (1, 2) or x.numel() == 0 or not x.is_floating_point():
-            raise ConfigurationError(
-                "Not a batch of vectors",
-                f"argument {name!r}",
-                f"{x.dtype} of shape {tuple(x.shape)}",
-                "a floating tensor (dim,) or (n, dim), not empty",
-                "Flatten every start to one row.",
-            )
+        good = x.dim() in (1, 2) and x.numel() > 0 and x.is_floating_point()
+        shown = f"{x.dtype} of shape {tuple(x.shape)}"
+        check(good, name, shown, "a floating tensor (dim,) or (n, dim), not empty")
     rows = {x.shape[0] for _, x in both if x.dim() == 2 and x.shape[0] > 1}
     same_kind = theta0.dtype == v0.dtype and theta0.device == v0.device
-    if theta0.shape[-1] != v0.shape[-1] or len(rows) > 1 or not same_kind:
-        raise ConfigurationError(
-            "Starts and velocities do not fit",
-            "arguments 'theta0' and 'v0'",
-            f"{theta0.dtype} {tuple(theta0.shape)} and {v0.dtype} {tuple(v0.shape)}",
-            "the same dtype, device and dim, and as many rows or one",
-            "Give both the shape (n, dim).",
-        )
+    fit = theta0.shape[-1] == v0.shape[-1] and len(rows) < 2 and same_kind
+    shown = f"{theta0.dtype} {tuple(theta0.shape)} and {v0.dtype} {tuple(v0.shape)}"
+    expected = "the same dtype, device and dim, and as many rows or one"
+    check(fit, "theta0 and v0", shown, expected)
     theta, v = torch.broadcast_tensors(torch.atleast_2d(theta0), torch.atleast_2d(v0))
-    if not bool(torch.isfinite(v).all()):
-        bad = (~torch.isfinite(v)).any(-1).nonzero().flatten().tolist()
-        raise ConfigurationError(
-            "Velocities are not finite",
-            f"rows {bad[:8]} of 'v0'",
-            v[bad[0]].tolist()[:8],
-            "finite numbers",
-            "Draw the velocities again.",
-        )
+    bad = (~torch.isfinite(v)).any(-1).nonzero().flatten().tolist()
+    check(not bad, "v0", f"NaN or infinity in rows {bad[:8]}", "finite velocities")
     return theta.detach(), v.detach()
 
 
@@ -120,6 +103,11 @@ def dissipative_flow(
     linear friction may follow. Every particle has its own step size and leaves when
     it is done, so that a stiff one does not hold up the rest.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where an option is outside
+    its range, or starts, velocities or the loss have the wrong shape. A loss or
+    slope that is not finite at a start is a
+    :class:`~pyro_geo.errors.NonFiniteLossError`.
+
     Args:
         loss: function of one point, `(dim,)` to `()`, that `torch.func.vmap` can map;
             or of all, if `batched`.
@@ -156,11 +144,6 @@ def dissipative_flow(
     Returns:
         The end points and their statistics, in the order of the starts.
 
-    Raises:
-        ConfigurationError: an option is outside its range, or starts, velocities or
-            the loss have the wrong shape. A loss or slope that is not finite at a
-            start is a :class:`~pyro_geo.errors.NonFiniteLossError`.
-
     Example:
         >>> hyperbola = lambda x: (x[0] * x[1] - 1) ** 2
         >>> start = torch.ones(2, dtype=torch.float64)
@@ -193,14 +176,7 @@ def dissipative_flow(
     params = options.params(theta.dtype, theta.device)
     rows = loss if batched else torch.func.vmap(loss)
     found = tuple(map_lanes(lambda x: rows(x).detach(), theta[:1], lanes).shape)
-    if found != (1,):
-        raise ConfigurationError(
-            "The loss has the wrong shape",
-            "argument 'loss'",
-            f"{found[1:]} per point",
-            "one number per point",
-            "Sum the loss over everything but the points.",
-        )
+    check(found == (1,), "loss", f"values of shape {found[1:]}", "one number per point")
 
     # 2. The trajectories.
     problem, solver = Problem(rows, params, options.euclidean), options.solver()

@@ -16,7 +16,6 @@ from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import (
-    ConfigurationError,
     NotPositiveDefiniteError,
     ObjectiveShapeError,
     PyroGeoWarning,
@@ -246,6 +245,9 @@ class DIMS(Kernel):
     ) -> Target:
         """Turn the model and its arguments into a density.
 
+        Raises :class:`~pyro_geo.errors.ConfigurationError` where a potential
+        function comes with arguments.
+
         Args:
             *args: the model's arguments.
             dtype: floating type, torch's default if None.
@@ -253,21 +255,17 @@ class DIMS(Kernel):
 
         Returns:
             The density.
-
-        Raises:
-            ConfigurationError: arguments beside a potential function.
         """
         if self.model is not None:
             return super().make_target(*args, dtype=dtype, **kwargs)
         assert self.potential_fn is not None
-        if args or kwargs:
-            raise ConfigurationError(
-                "a potential function takes no data",
-                where="arguments of run",
-                found=f"{len(args) + len(kwargs)} arguments",
-                expected="none",
-                todo="close the function over its data, or pass a model",
-            )
+        shown = f"{len(args) + len(kwargs)} arguments of run"
+        check(
+            not args and not kwargs,
+            "potential_fn",
+            shown,
+            "a closure over its data, and run()",
+        )
         layout = layout_of_anchors(self.anchors, self.start_transforms)
         return Target.from_potential(self.potential_fn, layout, dtype=dtype)
 

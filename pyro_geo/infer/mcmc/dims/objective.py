@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_number
 from pyro_geo.density import Target
-from pyro_geo.errors import ConfigurationError
 from pyro_geo.ops.derivatives import BatchedLoss, hvp, value_and_grad
 
 __all__ = ["Loss", "Objective"]
@@ -37,14 +36,10 @@ class Objective:
         known = callable(loss) or loss in ("nll", "joint")
         expected = "'nll', 'joint' or a function of a dictionary"
         check(known, "loss", repr(loss), expected)
-        if prior_weight and loss != "nll":
-            raise ConfigurationError(
-                "a prior weight has no meaning for this loss",
-                where="argument 'prior_weight'",
-                found=f"{prior_weight} with loss={loss!r}",
-                expected="0, or loss='nll'",
-                todo="drop one of the two",
-            )
+        shown = f"{prior_weight} with loss={loss!r}"
+        check(
+            not prior_weight or loss == "nll", "prior_weight", shown, "0, or loss='nll'"
+        )
         self.loss = loss
         self.prior_weight = 1.0 if loss == "joint" else prior_weight
 

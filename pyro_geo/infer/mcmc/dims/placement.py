@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Layout, Site, Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import ChainGroup
-from pyro_geo.errors import ConfigurationError, ShapeError
 from pyro_geo.infer.mcmc.dims.anchors import Anchors, examine_anchors, train_anchors
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
@@ -60,14 +60,8 @@ def _one_per_chain(target: Target, values: AnchorValues, num_chains: int) -> Ten
     q = torch.atleast_2d(q.detach())
     if q.shape[0] == 1:
         q = q.expand(num_chains, -1)
-    if q.shape != (num_chains, target.dim):
-        raise ShapeError(
-            "anchors do not match the chains",
-            where="argument 'anchors'",
-            found=f"{tuple(q.shape)}",
-            expected=f"{(num_chains, target.dim)} or one row",
-            todo="give one anchor per chain: num_chains says how many",
-        )
+    expected = f"{(num_chains, target.dim)}, one anchor per chain, or one row"
+    check_shape("anchors", q.shape, expected, q.shape == (num_chains, target.dim))
     return q.to(target.dtype)
 
 
@@ -76,6 +70,9 @@ def layout_of_anchors(
 ) -> Layout:
     """Lay the sites of a potential function out by the anchors that come with it.
 
+    Raises :class:`~pyro_geo.errors.ConfigurationError` where the anchors do not
+    name sites.
+
     Args:
         values: constrained values, site to tensor.
         transforms: site to the map from constrained to unconstrained values.
@@ -83,24 +80,16 @@ def layout_of_anchors(
     Returns:
         The layout.
 
-    Raises:
-        ConfigurationError: the anchors do not name sites.
-
     Example:
         >>> layout_of_anchors({"x": torch.zeros(2), "y": torch.zeros(())}, {}).dim
         3
     """
-    if not isinstance(values, Mapping):
-        raise ConfigurationError(
-            "a potential function says nothing about its sites",
-            where="argument 'anchors'",
-            found=type(values).__name__,
-            expected="a dictionary of values, site to tensor",
-            todo="pass anchors by site, or a model",
-        )
+    named = values if isinstance(values, Mapping) else {}
+    expected = "a dictionary of values, site to tensor, beside a potential function"
+    check(bool(named), "anchors", type(values).__name__, expected)
     sites: dict[str, Site] = {}
     start = 0
-    for name, value in values.items():
+    for name, value in named.items():
         transform = torch.distributions.biject_to(constraints.real)
         if name in transforms:
             transform = transforms[name].inv

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check, check_shape
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.errors import ConfigurationError, ShapeError
 from pyro_geo.geometry.laplace import Laplace
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 
@@ -68,19 +68,6 @@ def draw_velocities(
 
 
 def _check_custom(row: Tensor, draws: int, dim: int) -> None:
-    if tuple(row.shape) != (draws, dim):
-        raise ShapeError(
-            "a velocity function returned another shape",
-            where="argument 'velocity'",
-            found=f"{tuple(row.shape)}",
-            expected=f"{(draws, dim)}",
-            todo="return one row per draw",
-        )
-    if not bool(row.isfinite().all()):
-        raise ConfigurationError(
-            "a velocity function returned numbers that are not finite",
-            where="argument 'velocity'",
-            found="NaN or infinity",
-            expected="finite velocities",
-            todo="check the function",
-        )
+    check_shape("velocity", row.shape, (draws, dim))
+    finite = bool(row.isfinite().all())
+    check(finite, "velocity", "NaN or infinity", "a function with finite velocities")

@@ -45,18 +45,19 @@ def fit_metric(kind: MetricKind, q: Tensor, grad: Tensor, rank: int) -> Metric |
     if len(q) < 3:
         return None
     q, grad = q - q.mean(0), grad - grad.mean(0)
+    # the diagonal solution first: in its units the rest is close to the identity
     scale = fisher_scale(q, grad)
     if kind == "diagonal":
         return _cast(Diagonal(scale), dtype)
     x, y = q / scale, grad * scale
     fit = _dense if kind == "dense" else _low_rank
     try:
-        found = fit(scale, x, y, rank)
+        metric = fit(scale, x, y, rank)
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  documented
         return None
-    if not all(bool(t.isfinite().all()) for t in found):
+    if not all(bool(t.isfinite().all()) for t in metric):
         return None
-    return _cast(found, dtype)
+    return _cast(metric, dtype)
 
 
 def fisher_scale(q: Tensor, grad: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
         >>> geometric_mean(a, b).diagonal().tolist()
         [2.0, 3.0]
     """
+    # with B = L L': Sigma = L'^-1 (L' A L)^(1/2) L^-1, as (L' Sigma L)^2 = L' A L
     factor = torch.linalg.cholesky(b)
     values, vectors = torch.linalg.eigh(factor.mT @ a @ factor)
     half = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
@@ -107,6 +109,7 @@ def _moments(x: Tensor) -> Tensor:
     n, dim = x.shape
     moments = x.mT @ x / n
     size = moments.diagonal().mean()
+    # below two rows per dimension the moments are singular or nearly so
     share = min(0.5, _PRIOR_DRAWS * dim / n if n > 2 * dim else 0.01 * dim / n)
     eye = torch.eye(dim, dtype=x.dtype, device=x.device)
     return moments * (1 - share) + eye * size * (share * 1e-2 + _RIDGE)
@@ -118,8 +121,9 @@ def _low_rank(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> LowRank:
     _, _, of_x = torch.linalg.svd(x, full_matrices=False)
     _, _, of_y = torch.linalg.svd(y, full_matrices=False)
     keep = min(rank, len(of_x), len(of_y))
-    both = torch.cat([of_x[:keep], of_y[:keep]]).mT
-    basis, _ = torch.linalg.qr(both)
+    # wide directions show in the draws, narrow ones in the scores
+    widest_and_narrowest = torch.cat([of_x[:keep], of_y[:keep]]).mT
+    basis, _ = torch.linalg.qr(widest_and_narrowest)
     inside_x, inside_y = x @ basis, y @ basis
     eye = torch.eye(basis.shape[1], dtype=x.dtype, device=x.device)
     ridge = 1e-5
@@ -129,7 +133,7 @@ def _low_rank(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> LowRank:
     # the directions furthest from the identity on either side
     order = values.log().abs().argsort(descending=True)[:rank]
     values, vectors = values[order], basis @ vectors[:, order]
-    if len(values) < rank:
+    if len(values) < rank:  # vectors of zero leave the shape, and do nothing
         missing = rank - len(values)
         values = torch.cat([values, values.new_ones(missing)])
         vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), missing)], 1)

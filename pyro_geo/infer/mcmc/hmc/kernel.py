@@ -14,6 +14,7 @@ from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.infer.mcmc.hmc.adaptation import Adaptation, Tuning, start_adaptation
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.infer.mcmc.hmc.review import review_draws
@@ -24,12 +25,7 @@ from pyro_geo.infer.mcmc.hmc.starts import (
     scattered_starts,
 )
 from pyro_geo.infer.mcmc.hmc.trajectory import leapfrogs
-from pyro_geo.infer.mcmc.hmc.warmup import (
-    Adaptation,
-    Tuning,
-    observe,
-    start_adaptation,
-)
+from pyro_geo.infer.mcmc.hmc.warmup import observe
 from pyro_geo.infer.transition import (
     LARGEST_ERROR,
     ChainState,
@@ -41,8 +37,9 @@ __all__ = ["HMC", "HMCState"]
 
 _WARMUP_DRAWS = 25  # transitions in a block of warm-up
 _GROUP_SIZE = 256  # chains that tune together, and run side by side
-# From so many chains on, sets of chains share a start. R-hat of many chains with few
-# draws each can say little; chains with one start tell whether it still matters.
+# From 64 chains on, sixteen sets of chains share a start each. R-hat of many chains
+# with few draws each is imprecise; differences between the sets show whether the start
+# still matters (nested R-hat).
 _SUPERCHAINS, _LEAST_CHAINS = 16, 64
 
 
@@ -181,7 +178,7 @@ class HMC(Kernel):
         return first_start(target, self.init_strategy)
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
-        """The fewer chains share the work, the longer it takes."""
+        """Transitions of warm-up: fewer chains need more of them each."""
         return 1000 if num_chains < 4 else 500 if num_chains < 16 else 300
 
     # -- warm-up ----------------------------------------------------------------------
@@ -234,9 +231,10 @@ class HMC(Kernel):
         adaptation = state.adaptation.copy()
         draws = min(_WARMUP_DRAWS, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
+        # these choose which chain a lost one is restarted beside
         choices = noise.uniform(draws, dtype=target.dtype).to(target.device)
         step = TransitionLoop(target, state.chains, adaptation.metric, state.unroll)
-        now, taken = state.chains, 0
+        current, taken = state.chains, 0
         most = self.options.max_leapfrog
         for i in range(draws):
             length, sizes = adaptation.plan()
@@ -248,15 +246,18 @@ class HMC(Kernel):
                 middle,
                 adaptation.most_leapfrog(most),
             )
-            before = now
-            now, trajectory = step(
-                adaptation.metric, now, momenta[i], uniforms[i], sizes, steps
+            before = current
+            current, trajectory = step(
+                adaptation.metric, before, momenta[i], uniforms[i], sizes, steps
             )
             time = steps * middle
-            now = observe(adaptation, before, now, trajectory, time, choices[:, i])
+            current = observe(
+                adaptation, before, current, trajectory, time, choices[:, i]
+            )
+            # what is computed: a graph makes its `unroll` steps, needed or not
             taken += -(-steps // state.unroll) * state.unroll
         return self._settle(
-            state._replace(chains=now, adaptation=adaptation), taken, step
+            state._replace(chains=current, adaptation=adaptation), taken, step
         )
 
     def _settle(
@@ -295,10 +296,10 @@ class HMC(Kernel):
         noise: BlockNoise,
     ) -> Block:
         """Make `draws` transitions of every chain."""
-        tuning, now = state.tuning, state.chains
+        tuning, current = state.tuning, state.chains
         assert tuning is not None
         momenta, uniforms = _noise(target, draws, noise)
-        step = TransitionLoop(target, now, tuning.metric, state.unroll)
+        step = TransitionLoop(target, current, tuning.metric, state.unroll)
         step_size, length = float(tuning.step_size), float(tuning.trajectory_length)
         lengths = [
             leapfrogs(
@@ -310,13 +311,15 @@ class HMC(Kernel):
             )
             for i in range(draws)
         ]
-        sizes = torch.full_like(now.potential, step_size)
+        sizes = torch.full_like(current.potential, step_size)
         rows: list[tuple[Tensor, ...]] = []
         for i, steps in enumerate(lengths):
-            now, trajectory = step(
-                tuning.metric, now, momenta[i], uniforms[i], sizes, steps
+            current, trajectory = step(
+                tuning.metric, current, momenta[i], uniforms[i], sizes, steps
             )
-            rows.append((now.q, now.potential, trajectory.energy, trajectory.error))
+            rows.append(
+                (current.q, current.potential, trajectory.energy, trajectory.error)
+            )
         q, potential, energy, error = (
             torch.stack(column, 1) for column in zip(*rows, strict=True)
         )
@@ -330,7 +333,7 @@ class HMC(Kernel):
             "step_size": tuning.step_size.expand_as(error),
         }
         taken = sum(-(-steps // state.unroll) * state.unroll for steps in lengths)
-        following = state._replace(chains=now, made=state.made + draws)
+        following = state._replace(chains=current, made=state.made + draws)
         return Block(following, q, stats, taken, step.rung)
 
     # -- what the run records ---------------------------------------------------------

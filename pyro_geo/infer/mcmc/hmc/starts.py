@@ -13,7 +13,7 @@ from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import InitializationError
 from pyro_geo.geometry.laplace import laplace
-from pyro_geo.infer.mcmc.hmc.warmup import Tuning, scattered
+from pyro_geo.infer.mcmc.hmc.adaptation import Tuning, scattered
 from pyro_geo.infer.transition import chain_state_at
 from pyro_geo.optim.newton import polish
 
@@ -100,8 +100,8 @@ def laplace_starts(target: Target, starts: Tensor, normals: Tensor) -> Tensor:
         potential_and_grad, product, starts, tol=1e-2, max_iter=_NEWTON_STEPS
     ).q
     # a flat or rising direction is as wide as a uniform start is
-    found = laplace(target, mode, curvature="hessian", floor=0.0, flat=1.0)
-    q, bad = _first_finite(target, found.sample, normals)
+    approximation = laplace(target, mode, curvature="hessian", floor=0.0, flat=1.0)
+    q, bad = _first_finite(target, approximation.sample, normals)
     return torch.where(bad[:, None], mode, q)
 
 
@@ -149,8 +149,8 @@ def _first_finite(
     bad = torch.ones(len(q), dtype=torch.bool, device=q.device)
     for normal in normals.unbind(1):
         q = torch.where(bad[:, None], draw(normal), q)
-        found = chain_state_at(target, q)
-        bad = ~(found.potential.isfinite() & found.grad.isfinite().all(-1))
+        state = chain_state_at(target, q)
+        bad = ~(state.potential.isfinite() & state.grad.isfinite().all(-1))
         if not bool(bad.any()):
             break
     return q, bad

@@ -31,6 +31,7 @@ class LengthSearch(NamedTuple):
     updates: int = 0
 
 
+# Adam's step and its two decay rates, and the decay of the two running averages
 _RATE, _FIRST, _SECOND, _MEMORY, _JUMPS = 0.05, 0.5, 0.95, 0.95, 0.8
 _ENOUGH = 16  # chains from which on a gradient is trusted in full
 _SHORTEST, _LONGEST = 0.1, 12.0  # whitened: two periods of a normal density
@@ -50,6 +51,7 @@ def halton(index: int) -> float:
         >>> [halton(i) for i in range(3)]
         [0.5, 0.25, 0.75]
     """
+    # the binary digits of the index, mirrored at the point
     index, value, digit = index + 1, 0.0, 0.5
     while index:
         value += digit * (index & 1)
@@ -76,6 +78,7 @@ def leapfrogs(
     Returns:
         The number of steps.
     """
+    # a quasi-random length: a fixed one can be a period, which returns to the start
     wanted = length * (1 + jitter * (2 * halton(index) - 1))
     return min(most, max(1, math.ceil(wanted / step_size - 1e-9)))
 
@@ -108,6 +111,7 @@ def jumps(
     """
     jump = end - start
     change = end.square().sum(-1) - start.square().sum(-1)
+    # the last two are derivatives in log t, by dz'/dt = velocity: t dA/dt and t dB/dt
     columns = torch.stack(
         [
             jump.square().sum(-1),
@@ -128,7 +132,7 @@ def jumps(
 
 def length_update(
     search: LengthSearch,
-    found: tuple[float, ...],
+    measured: tuple[float, ...],
     num_chains: int,
 ) -> LengthSearch:
     r"""Take one step of Adam up the criterion `A B` over a root of the length `t`.
@@ -143,22 +147,25 @@ def length_update(
 
     Args:
         search: the search.
-        found: what :func:`jumps` returned.
+        measured: what :func:`jumps` returned.
         num_chains: with fewer chains the gradient is noisier, and the ascent slower;
             else noise would drive it to ever longer trajectories.
 
     Returns:
         The search with its next length.
     """
-    if not found[0] > 0:
+    if not measured[0] > 0:
         return search
     count = search.updates + 1
     trust = min(1.0, num_chains / _ENOUGH)
     share = max((1 - _JUMPS) * trust**0.5, 1 / count)
     a, b, slope_a, slope_b = smooth = tuple(
-        old + share * (new - old) for old, new in zip(search.jumps, found, strict=True)
+        old + share * (new - old)
+        for old, new in zip(search.jumps, measured, strict=True)
     )
+    # half the gradient of the criterion; Adam's steps do not depend on the factor
     gradient = 0.5 * (slope_a / a + slope_b / b) - _COST if a * b > 0 else 0.0
+    # Adam (Kingma & Ba 2015, algorithm 1), one dimension
     first = _FIRST * search.first + (1 - _FIRST) * gradient
     second = _SECOND * search.second + (1 - _SECOND) * gradient**2
     size = math.sqrt(second / (1 - _SECOND**count)) + 1e-12

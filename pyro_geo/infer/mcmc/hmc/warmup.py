@@ -10,227 +10,24 @@ step size and length settle.
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.infer.mcmc.hmc.adaptation import FIRST_LENGTH, Adaptation
 from pyro_geo.infer.mcmc.hmc.fisher import fit_metric
-from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
-from pyro_geo.infer.mcmc.hmc.trajectory import (
-    LengthSearch,
-    jumps,
-    length_update,
-)
-from pyro_geo.infer.step_size import (
-    DualAveraging,
-    averaged,
-    coarse_update,
-    restart,
-    update,
-)
+from pyro_geo.infer.mcmc.hmc.metric import diagonal_as
+from pyro_geo.infer.mcmc.hmc.schedule import CYCLE
+from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch, jumps, length_update
+from pyro_geo.infer.step_size import averaged, coarse_update, restart, update
 from pyro_geo.infer.transition import ChainState, Trajectory
 
-__all__ = ["Adaptation", "Schedule", "Tuning", "observe", "start_adaptation"]
+__all__ = ["observe", "restart_lost_chains"]
 
-_CYCLE = 10  # transitions between two metrics of the approach
-_APPROACH_LENGTH = 1.0  # whitened; a quarter of a period is 1.57
-_FIRST_LENGTH = 1.5
-_MOST_ROWS = 4_000
-_MOST_NUMBERS = 20_000_000  # kept for the metric
-_HOPELESS = 10.0  # nats above the usual spread at which a chain is restarted
-
-
-class Tuning(NamedTuple):
-    """What warm-up has found, frozen while draws are made.
-
-    Attributes:
-        step_size: largest leapfrog step, `()`.
-        trajectory_length: mean length, `()`.
-        metric: covariance of velocities.
-        centre: mean of the draws of warm-up, `(dim,)`.
-    """
-
-    step_size: Tensor
-    trajectory_length: Tensor
-    metric: Metric
-    centre: Tensor
-
-
-class Schedule(NamedTuple):
-    """Transitions at which the stages of a warm-up end.
-
-    Attributes:
-        approach: end of the approach.
-        windows: ends of the windows.
-        end: of it all.
-    """
-
-    approach: int
-    windows: tuple[int, ...]
-    end: int
-
-    @classmethod
-    def of(cls, steps: int) -> Schedule:
-        """Divide a number of transitions.
-
-        Args:
-            steps: transitions in all.
-
-        Returns:
-            The schedule.
-
-        Example:
-            >>> Schedule.of(300)
-            Schedule(approach=70, windows=(82, 98, 118, 144, 179, 250), end=300)
-        """
-        if steps < 40:
-            return cls(0, (), steps)
-        approach = min(80, steps // 4 // _CYCLE * _CYCLE)
-        last = steps - max(steps // 6, 10)
-        windows, length = [], 12.0
-        stop = approach + length
-        while stop + 1.3 * length < last:
-            windows.append(round(stop))
-            length *= 1.3
-            stop += length
-        return cls(approach, (*windows, last), steps)
-
-
-@dataclass
-class Adaptation:
-    """State of a warm-up under way.
-
-    Attributes:
-        schedule: when stages end.
-        kind: of metric.
-        rank: of a low-rank metric.
-        target: acceptance rate wanted.
-        metric: the one in use.
-        step_sizes: of each chain in the approach, `(chains,)`.
-        step: search for the common step size.
-        length: search for the trajectory length.
-        centre: running mean of positions, `(dim,)`.
-        iteration: transitions so far.
-        restarted: chains that were put beside others.
-        fixed_step: step size given by the user.
-        fixed_length: trajectory length given by the user.
-        stride: every how many transitions rows are kept.
-        rows: points, gradients and potentials that the metric is fitted to.
-        energies: potentials of the stage, `(chains,)` each.
-    """
-
-    schedule: Schedule
-    kind: MetricKind
-    rank: int
-    target: float
-    metric: Metric
-    step_sizes: Tensor
-    step: DualAveraging
-    length: LengthSearch
-    centre: Tensor
-    iteration: int = 0
-    restarted: int = 0
-    fixed_step: float | None = None
-    fixed_length: float | None = None
-    stride: int = 1
-    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    energies: list[Tensor] = field(default_factory=list)
-
-    @property
-    def approaching(self) -> bool:
-        """Whether each chain still has its own step size."""
-        return self.iteration < self.schedule.approach
-
-    def most_leapfrog(self, most: int) -> int:
-        """Leapfrog steps that the next transition may have."""
-        if self.approaching:
-            return min(most, 10)
-        early = any(self.iteration < stop for stop in self.schedule.windows)
-        return min(most, 64) if early else most
-
-    @property
-    def finished(self) -> bool:
-        """Whether the schedule has come to its end."""
-        return self.iteration >= self.schedule.end
-
-    def plan(self) -> tuple[float, Tensor]:
-        """Trajectory length and step sizes of the next transition."""
-        if self.approaching:
-            return self.fixed_length or _APPROACH_LENGTH, self.step_sizes
-        step = self.fixed_step or math.exp(self.step.log_step)
-        length = self.fixed_length or math.exp(self.length.log_length)
-        return length, torch.full_like(self.step_sizes, step)
-
-    def tuning(self) -> Tuning:
-        """What is found by now."""
-        like = self.centre
-        step = self.fixed_step or averaged(self.step)
-        length = self.fixed_length or math.exp(self.length.mean)
-        return Tuning(like.new_tensor(step), like.new_tensor(length), self.metric, like)
-
-    def potential_spread(self, dim: int) -> Tensor:
-        """Standard deviation of the potential along recent parts of the chains."""
-        energies = torch.stack(self.energies[-_CYCLE:]).double()
-        # that of a normal density, plus dim / 10: a wide mode must not be given up
-        # because its peak is lower than that of a narrow one
-        usual = math.sqrt(dim / 2) + dim / 10
-        return energies.std(0).nan_to_num(0.0).quantile(0.75).clamp(min=usual)
-
-    def copy(self) -> Adaptation:
-        """Copy, so that a block of warm-up can be run again."""
-        new = copy.copy(self)
-        new.rows, new.energies = list(self.rows), list(self.energies)
-        return new
-
-
-def start_adaptation(
-    chains: ChainState,
-    steps: int,
-    kind: MetricKind,
-    rank: int,
-    target: float,
-    fixed_step: float | None,
-    fixed_length: float | None,
-) -> Adaptation:
-    """Begin with scales taken from the slopes where the chains start.
-
-    Args:
-        chains: where they start.
-        steps: transitions of warm-up.
-        kind: of metric.
-        rank: of a low-rank metric.
-        target: acceptance rate wanted.
-        fixed_step: step size if it is not to be adapted.
-        fixed_length: trajectory length if it is not to be adapted.
-
-    Returns:
-        The state of a warm-up before its first transition.
-    """
-    slopes = chains.grad.double().abs().clamp(1e-10, 1e10)
-    scale = slopes.log().mean(0).mul(-0.5).exp().to(chains.q)
-    if steps < 40:
-        scale = torch.ones_like(scale)
-    log_length = math.log(fixed_length or _FIRST_LENGTH)
-    step = fixed_step or 0.1
-    return Adaptation(
-        Schedule.of(steps),
-        kind,
-        rank,
-        target,
-        diagonal_as(kind, scale, rank),
-        torch.full_like(chains.potential, step),
-        restart(step),
-        LengthSearch(log_length, log_length),
-        chains.q.mean(0),
-        fixed_step=fixed_step,
-        fixed_length=fixed_length,
-        stride=-(-chains.q.numel() * steps // _MOST_NUMBERS),
-    )
+_MOST_ROWS = 4_000  # that one metric is fitted to
+_RESTART_GAP = 10.0  # nats above the usual spread at which a chain is restarted
 
 
 def observe(
@@ -269,30 +66,32 @@ def observe(
 
 def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
     """Refit the metric where a cycle or a window ends."""
-    schedule, now = state.schedule, state.iteration
-    if now <= schedule.approach:
-        if now % _CYCLE:
+    schedule, iteration = state.schedule, state.iteration
+    if iteration <= schedule.approach:
+        if iteration % CYCLE:
             return chains
         _refit(state)
-        state.rows = state.rows[-3 * _CYCLE :]
-        if now == schedule.approach:
-            chains = _rescue(state, chains, uniform)
+        # secants of three cycles: older ones are from further out
+        state.rows = state.rows[-3 * CYCLE :]
+        if iteration == schedule.approach:
+            chains = restart_lost_chains(state, chains, uniform)
+            # from here on all chains share one step size
             middle = float(state.step_sizes.double().log().median().exp())
             state.step = restart(state.fixed_step or middle)
             state.rows = []
             state.centre = chains.q.mean(0)
         state.energies = []
-    elif now in schedule.windows:
+    elif iteration in schedule.windows:
         # keep the later half: the first draws may still be on their way to the bulk
         state.rows = state.rows[len(state.rows) // 2 :]
         _refit(state)
-        early = now != schedule.windows[-1]
+        early = iteration != schedule.windows[-1]
         if early:
-            chains = _rescue(state, chains, uniform)
+            chains = restart_lost_chains(state, chains, uniform)
         state.energies = []
         state.step = restart(averaged(state.step))
         if early:  # the length found so far is in units of the old metric
-            middle = 0.5 * (state.length.mean + math.log(_FIRST_LENGTH))
+            middle = 0.5 * (state.length.mean + math.log(FIRST_LENGTH))
             state.length = LengthSearch(middle, middle)
     return chains
 
@@ -306,6 +105,7 @@ def _keep_secants(state: Adaptation, before: ChainState, after: ChainState) -> N
     """
     step, slope = after.q - before.q, after.grad - before.grad
     accepted = (step != 0).any(-1)
+    # divided by the root of |step| |slope|, both in units of the metric
     size = state.metric.root_solve(step).norm(dim=-1) * state.metric.norm(slope)
     weight = torch.where(accepted, size.clamp(min=1e-30).rsqrt(), 0.0)[:, None]
     step, slope = step * weight, slope * weight
@@ -328,17 +128,18 @@ def _follow_length(
     acceptance: Tensor,
     time: float,
 ) -> None:
+    # the mean over few chains is noisy: the running mean takes its place
     few = len(chains.q) < 8
     centre = state.centre if few else chains.q.mean(0)
     end_centre = state.centre if few else _finite_mean(trajectory.q)
-    found = jumps(
+    measured = jumps(
         state.metric.root_solve(chains.q - centre),
         state.metric.root_solve(trajectory.q - end_centre),
         state.metric.root_solve(trajectory.velocity),
         acceptance,
         time,
     )
-    state.length = length_update(state.length, found, len(chains.q))
+    state.length = length_update(state.length, measured, len(chains.q))
 
 
 def _finite_mean(q: Tensor) -> Tensor:
@@ -353,11 +154,12 @@ def _refit(state: Adaptation) -> None:
         return
     q, grad, energy = (torch.cat(column) for column in zip(*rows, strict=True))
     secants = state.iteration <= state.schedule.approach
-    if not secants:
+    if not secants:  # points outside the bulk would widen the metric
         near = energy <= _ceiling(energy, state.potential_spread(q.shape[1]))
         q, grad = q[near], grad[near]
     stride = -(-len(q) // max(_MOST_ROWS, 20 * q.shape[1]))
     q, grad = q[::stride], grad[::stride]
+    # a dense metric has dim**2 numbers, too many for fewer points than this
     enough = len(q) >= 3 * q.shape[1]
     if secants:  # both signs, so that the fit's centring subtracts nothing
         q, grad = torch.cat([q, -q]), torch.cat([grad, -grad])
@@ -370,18 +172,31 @@ def _refit(state: Adaptation) -> None:
     state.metric = metric
 
 
-def _rescue(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
-    """Restart chains of hopelessly low density, or that never moved, beside others."""
+def restart_lost_chains(
+    state: Adaptation, chains: ChainState, uniform: Tensor
+) -> ChainState:
+    """Put chains outside the bulk, or that never moved, where other chains are.
+
+    Args:
+        state: of the warm-up; counts the chains.
+        chains: where they are.
+        uniform: numbers to choose the other chains with, `(chains,)`.
+
+    Returns:
+        The chains. They stay as they are where too few are left to start from.
+    """
     if len(state.energies) < 2 or len(chains.q) < 4:
         return chains
-    energies = torch.stack(state.energies[-_CYCLE:]).double()
+    energies = torch.stack(state.energies[-CYCLE:]).double()
     if not bool(energies.isfinite().any()):
         return chains
     best = energies.min(0).values
-    hopeless = best > _ceiling(energies, state.potential_spread(chains.q.shape[1]))
-    stuck = (energies == energies[0]).all(0) & (len(energies) >= _CYCLE)
-    lost = hopeless | stuck | ~best.isfinite()
+    # each chain is judged by its best point, so that one bad transition is no matter
+    outside = best > _ceiling(energies, state.potential_spread(chains.q.shape[1]))
+    stuck = (energies == energies[0]).all(0) & (len(energies) >= CYCLE)
+    lost = outside | stuck | ~best.isfinite()
     healthy = (~lost).nonzero().flatten()
+    # fewer than one healthy chain in eight may be the ones that are wrong
     if not bool(lost.any()) or 8 * len(healthy) < len(lost):
         return chains
     pick = healthy[(uniform * len(healthy)).long().clamp(max=len(healthy) - 1)]
@@ -406,10 +221,6 @@ def _ceiling(energies: Tensor, spread: Tensor) -> Tensor:
     Returns:
         The potential, `()`.
     """
+    # a low quantile, not the minimum: one point in a narrow spike sets no standard
     best = energies[energies.isfinite()].quantile(0.05)
-    return best + _HOPELESS + 5 * spread
-
-
-def scattered(tuning: Tuning, noise: Tensor) -> Tensor:
-    """Starts for later chains, twice as wide as the density, `(chains, dim)`."""
-    return tuning.centre + 2 * tuning.metric.sample(noise)
+    return best + _RESTART_GAP + 5 * spread

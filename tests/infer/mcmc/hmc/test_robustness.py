@@ -11,8 +11,9 @@ from pyro_geo._compat.arviz import import_arviz
 from pyro_geo.density import Target
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer import HMC, MCMC
+from pyro_geo.infer.mcmc.hmc.adaptation import start_adaptation
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch
-from pyro_geo.infer.mcmc.hmc.warmup import _rescue, start_adaptation
+from pyro_geo.infer.mcmc.hmc.warmup import restart_lost_chains
 from pyro_geo.infer.transition import ChainState, chain_state_at
 from tests.cases import numbers
 
@@ -118,12 +119,12 @@ def test_one_chain_far_away_comes_home():
 
 
 def plateau(q):
-    """A normal density with a flat shelf far away, where nothing pulls a chain home."""
+    """A normal density with a flat shelf far away, without a slope that leads back."""
     square = q.square().sum(-1)
     return torch.where(square > 1e8, 1e6 + 0.0 * square, 0.5 * square)
 
 
-def test_a_chain_that_no_gradient_brings_home_is_put_beside_others():
+def test_a_chain_on_a_flat_shelf_is_restarted_beside_others():
     target = Target.from_potential(plateau, 2, dtype=torch.float64)
     start = numbers(16, 2)
     start[3] = 1e5
@@ -145,7 +146,7 @@ def test_only_lost_chains_are_moved():
     chains = chain_state_at(target, numbers(8, 2))
     uniform = torch.linspace(0, 0.999, 8, dtype=torch.float64)
     history = [chains.potential + 0.1 * i for i in range(10)]
-    assert _rescue(state_of(chains, history), chains, uniform) is chains
+    assert restart_lost_chains(state_of(chains, history), chains, uniform) is chains
     # far too high all the time; NaN all the time; never moved
     high, lost, still = ([h.clone() for h in history] for _ in range(3))
     for row in range(10):
@@ -154,22 +155,22 @@ def test_only_lost_chains_are_moved():
         still[row][2] = history[0][2]
     for energies in (high, lost, still):
         state = state_of(chains, energies)
-        moved = _rescue(state, chains, uniform)
+        restarted = restart_lost_chains(state, chains, uniform)
         assert state.restarted == 1
-        kept = torch.arange(8) != 2
-        for new, old in zip(moved, chains, strict=True):
-            assert torch.equal(new[kept], old[kept])
-        where = (moved.q[2] == chains.q).all(-1).nonzero().flatten().tolist()
-        assert where
-        assert where != [2]
-        again = ChainState(*(part[where[0]] for part in chains))
-        for new, old in zip(moved, again, strict=True):
+        others = torch.arange(8) != 2
+        for new, old in zip(restarted, chains, strict=True):
+            assert torch.equal(new[others], old[others])
+        equal = (restarted.q[2] == chains.q).all(-1).nonzero().flatten().tolist()
+        assert equal
+        assert equal != [2]
+        again = ChainState(*(part[equal[0]] for part in chains))
+        for new, old in zip(restarted, again, strict=True):
             assert torch.equal(new[2], old)
-    # few that have arrived show the way to many that have not
+    # three chains inside the bulk are enough to restart five outside it
     for row in range(10):
         high[row][:5] = 1e6 + torch.arange(5) * 1e9
     state = state_of(chains, high)
-    moved = _rescue(state, chains, uniform)
+    restarted = restart_lost_chains(state, chains, uniform)
     assert state.restarted == 5
-    assert all(bool((q == chains.q[5:]).all(-1).any()) for q in moved.q)
+    assert all(bool((q == chains.q[5:]).all(-1).any()) for q in restarted.q)
     assert isinstance(state.length, LengthSearch)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_geo.infer.mcmc.hmc import trajectory
+from pyro_geo.infer.mcmc.hmc.schedule import Schedule
 from pyro_geo.infer.mcmc.hmc.trajectory import (
     LengthSearch,
     halton,
@@ -15,7 +16,6 @@ from pyro_geo.infer.mcmc.hmc.trajectory import (
     leapfrogs,
     length_update,
 )
-from pyro_geo.infer.mcmc.hmc.warmup import Schedule
 from pyro_geo.infer.step_size import (
     averaged,
     coarse_update,

@@ -1,0 +1,180 @@
+"""What a warm-up has learned: its state, and the tuning that it ends with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
+from pyro_geo.infer.mcmc.hmc.schedule import CYCLE, Schedule
+from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch
+from pyro_geo.infer.step_size import DualAveraging, averaged, restart
+from pyro_geo.infer.transition import ChainState
+
+__all__ = ["FIRST_LENGTH", "Adaptation", "Tuning", "scattered", "start_adaptation"]
+
+FIRST_LENGTH = 1.5  # whitened; a quarter of a period of a normal density is 1.57
+_APPROACH_LENGTH = 1.0  # whitened
+_MOST_NUMBERS = 20_000_000  # kept for the metric
+
+
+class Tuning(NamedTuple):
+    """What warm-up has found, frozen while draws are made.
+
+    Attributes:
+        step_size: largest leapfrog step, `()`.
+        trajectory_length: mean length, `()`.
+        metric: covariance of velocities.
+        centre: mean of the draws of warm-up, `(dim,)`.
+    """
+
+    step_size: Tensor
+    trajectory_length: Tensor
+    metric: Metric
+    centre: Tensor
+
+
+@dataclass
+class Adaptation:
+    """State of a warm-up under way.
+
+    Attributes:
+        schedule: when stages end.
+        kind: of metric.
+        rank: of a low-rank metric.
+        target: acceptance rate wanted.
+        metric: the one in use.
+        step_sizes: of each chain in the approach, `(chains,)`.
+        step: search for the common step size.
+        length: search for the trajectory length.
+        centre: running mean of positions, `(dim,)`.
+        iteration: transitions so far.
+        restarted: chains that were put beside others.
+        fixed_step: step size given by the user.
+        fixed_length: trajectory length given by the user.
+        stride: every how many transitions rows are kept.
+        rows: points, gradients and potentials that the metric is fitted to.
+        energies: potentials of the stage, `(chains,)` each.
+    """
+
+    schedule: Schedule
+    kind: MetricKind
+    rank: int
+    target: float
+    metric: Metric
+    step_sizes: Tensor
+    step: DualAveraging
+    length: LengthSearch
+    centre: Tensor
+    iteration: int = 0
+    restarted: int = 0
+    fixed_step: float | None = None
+    fixed_length: float | None = None
+    stride: int = 1
+    rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    energies: list[Tensor] = field(default_factory=list)
+
+    @property
+    def approaching(self) -> bool:
+        """Whether each chain still has its own step size."""
+        return self.iteration < self.schedule.approach
+
+    def most_leapfrog(self, most: int) -> int:
+        """Leapfrog steps that the next transition may have."""
+        # while the metric is still poor, a long trajectory costs more than it brings
+        if self.approaching:
+            return min(most, 10)
+        early = any(self.iteration < stop for stop in self.schedule.windows)
+        return min(most, 64) if early else most
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule has come to its end."""
+        return self.iteration >= self.schedule.end
+
+    def plan(self) -> tuple[float, Tensor]:
+        """Trajectory length and step sizes of the next transition."""
+        if self.approaching:
+            return self.fixed_length or _APPROACH_LENGTH, self.step_sizes
+        step = self.fixed_step or math.exp(self.step.log_step)
+        length = self.fixed_length or math.exp(self.length.log_length)
+        return length, torch.full_like(self.step_sizes, step)
+
+    def tuning(self) -> Tuning:
+        """Step size, length and metric as they are now, averaged where they vary."""
+        like = self.centre
+        step = self.fixed_step or averaged(self.step)
+        length = self.fixed_length or math.exp(self.length.mean)
+        return Tuning(like.new_tensor(step), like.new_tensor(length), self.metric, like)
+
+    def potential_spread(self, dim: int) -> Tensor:
+        """Standard deviation of the potential along recent parts of the chains."""
+        energies = torch.stack(self.energies[-CYCLE:]).double()
+        # The potential of a normal density is half a chi-square, whose standard
+        # deviation is sqrt(dim / 2). The margin dim / 10 keeps the chains of a wide
+        # mode, whose peak is lower than that of a narrow one.
+        usual = math.sqrt(dim / 2) + dim / 10
+        return energies.std(0).nan_to_num(0.0).quantile(0.75).clamp(min=usual)
+
+    def copy(self) -> Adaptation:
+        """Copy, so that a block of warm-up can be run again."""
+        new = copy.copy(self)
+        new.rows, new.energies = list(self.rows), list(self.energies)
+        return new
+
+
+def start_adaptation(
+    chains: ChainState,
+    steps: int,
+    kind: MetricKind,
+    rank: int,
+    target: float,
+    fixed_step: float | None,
+    fixed_length: float | None,
+) -> Adaptation:
+    """Begin with scales taken from the slopes where the chains start.
+
+    Args:
+        chains: where they start.
+        steps: transitions of warm-up.
+        kind: of metric.
+        rank: of a low-rank metric.
+        target: acceptance rate wanted.
+        fixed_step: step size if it is not to be adapted.
+        fixed_length: trajectory length if it is not to be adapted.
+
+    Returns:
+        The state of a warm-up before its first transition.
+    """
+    # A start is about one unit from the mode, where the slope is 1 / scale**2. So the
+    # scale is the slope to the power -1/2, in the geometric mean over chains.
+    slopes = chains.grad.double().abs().clamp(1e-10, 1e10)
+    scale = slopes.log().mean(0).mul(-0.5).exp().to(chains.q)
+    if steps < 40:  # too few to correct a scale that is wrong
+        scale = torch.ones_like(scale)
+    log_length = math.log(fixed_length or FIRST_LENGTH)
+    step = fixed_step or 0.1
+    return Adaptation(
+        Schedule.of(steps),
+        kind,
+        rank,
+        target,
+        diagonal_as(kind, scale, rank),
+        torch.full_like(chains.potential, step),
+        restart(step),
+        LengthSearch(log_length, log_length),
+        chains.q.mean(0),
+        fixed_step=fixed_step,
+        fixed_length=fixed_length,
+        stride=-(-chains.q.numel() * steps // _MOST_NUMBERS),
+    )
+
+
+def scattered(tuning: Tuning, noise: Tensor) -> Tensor:
+    """Starts for later chains, twice as wide as the density, `(chains, dim)`."""
+    return tuning.centre + 2 * tuning.metric.sample(noise)
