@@ -126,13 +126,8 @@ class ChainSession(Session):
         results, clock = {}, self._clock
         facts: Mapping[str, str] = {}
         done = self.state.draws * self.rounds.plan.num_chains
-        arriving = self.workers.results(tasks)
         try:
-            while True:
-                with clock.phase(phase):
-                    key, result = next(arriving, (-1, None))
-                if result is None:
-                    break
+            for key, result in clock.timed(phase, self.workers.results(tasks)):
                 if isinstance(result, Block):
                     with clock.phase(self._storing(phase)):
                         chains, first = tasks[key].chains, self.state.draws
