@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
 
-__all__ = ["StoreCommits", "numpy_dtype"]
+__all__ = ["StoreCommits", "StoredRecord", "numpy_dtype"]
 
 
 class StoreCommits:
@@ -36,6 +38,14 @@ class StoreCommits:
     def failed(self) -> bool:
         """Whether the store can no longer be written."""
         return self._writer.failure is not None
+
+    def plan(self, num_draws: int) -> None:
+        """Make room for another number of draws than was planned.
+
+        Args:
+            num_draws: of each chain.
+        """
+        self._writer.submit(self.store.plan, num_draws)
 
     def add_statistics(self, types: Mapping[str, torch.dtype]) -> None:
         """Make room for statistics, whose types only the first block tells.
@@ -131,6 +141,69 @@ class StoreCommits:
     def close(self) -> None:
         """Wait for the disk and let the thread go; the store stays open."""
         self._writer.close()
+
+
+class StoredRecord(ABC):
+    """What a run has finished, in memory and in a store if there is one.
+
+    Args:
+        target: the density.
+    """
+
+    unit: str = "draw"
+    """What the store calls one entry of its second axis."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.num_draws = 0
+        """Entries of each chain that are finished."""
+        self.commits: StoreCommits | None = None
+
+    @property
+    def store(self) -> RunStore | None:
+        """Where the draws are stored, if they are."""
+        return None if self.commits is None else self.commits.store
+
+    def begin(self, store: RunStore) -> None:
+        """Write to a store from now on.
+
+        Args:
+            store: of the same sites and statistics.
+        """
+        self.commits = StoreCommits(store, self.unit)
+
+    @abstractmethod
+    def load(self, store: RunStore) -> None:
+        """Take over what a store has, and write to it from now on.
+
+        Args:
+            store: of the same sites and statistics.
+        """
+
+    def commit(
+        self,
+        state: Snapshot,
+        facts: Mapping[str, Any],
+        *,
+        finished: bool = False,
+        wait: bool = False,
+    ) -> None:
+        """Let the store count what is finished; see :meth:`StoreCommits.commit`.
+
+        Args:
+            state: where the run is.
+            facts: attributes that changed.
+            finished: whether the run is complete.
+            wait: for the disk.
+        """
+        assert self.commits is not None
+        self.commits.commit(self.num_draws, state, facts, finished=finished, wait=wait)
+
+    def close(self) -> None:
+        """Wait for the disk, and let other processes write to the store."""
+        if self.commits is not None:
+            self.commits.close()
+            self.commits.store.close()
 
 
 def numpy_dtype(value: Tensor) -> np.dtype:

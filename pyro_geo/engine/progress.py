@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self
+from typing import Self, TypeVar
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from pyro_geo._process import Seconds
 
 __all__ = ["Clock", "Progress"]
+
+Step = TypeVar("Step")
 
 
 class Clock:
@@ -40,6 +42,25 @@ class Clock:
             spent = Seconds.now() - start - building
             for key, seconds in ((name, spent), ("compile", building)):
                 self.phases[key] = self.phases.get(key, Seconds()) + seconds
+
+    def timed(self, name: str, steps: Iterable[Step]) -> Iterator[Step]:
+        """Charge the steps of an iterator to a phase, but not what is done between.
+
+        Args:
+            name: of the phase.
+            steps: the iterator.
+
+        Yields:
+            Its items.
+        """
+        iterator = iter(steps)
+        while True:
+            with self.phase(name):
+                try:
+                    step = next(iterator)
+                except StopIteration:
+                    return
+            yield step
 
 
 class Progress:

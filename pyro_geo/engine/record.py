@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine.commits import StoreCommits
+from pyro_geo.engine.commits import StoreCommits, StoredRecord
 from pyro_geo.engine.sites import RecordedSites
 from pyro_geo.errors import UnsupportedError
-from pyro_geo.io.store import RunStore, Snapshot
+from pyro_geo.io.store import RunStore
 from pyro_geo.ops.chunks import Sites
 
 __all__ = ["DrawRecord"]
@@ -24,7 +23,7 @@ _ALL = slice(None)
 _CHECKED = 4  # draws of each chain whose density is computed again
 
 
-class DrawRecord:
+class DrawRecord(StoredRecord):
     """Draws of all chains, added block by block.
 
     Blocks stay in memory until they pass a limit and a store has them.
@@ -56,14 +55,11 @@ class DrawRecord:
         keep: Sequence[str] | None = None,
         limit: int = 1 << 30,
     ) -> None:
-        self.target = target
+        super().__init__(target)
         self.statistics = tuple(statistics)
         self.num_chains = num_chains
-        self.num_draws = 0
-        """Draws kept of each chain, in finished rounds."""
         self.thin, self.limit = thin, limit
         self.keep = keep
-        self.commits: StoreCommits | None = None
         self._recorded: RecordedSites | None = None
         self._rounds: list[dict[str, Tensor]] | None = []  # None: in the store alone
         # of the round under way, by first chain: blocks arrive in any order
@@ -99,11 +95,6 @@ class DrawRecord:
     def computed(self) -> list[str]:
         """Deterministic sites that are kept."""
         return self.recorded.computed
-
-    @property
-    def store(self) -> RunStore | None:
-        """Where the draws are stored, if they are."""
-        return None if self.commits is None else self.commits.store
 
     # -- adding draws -----------------------------------------------------------------
 
@@ -158,14 +149,6 @@ class DrawRecord:
 
     # -- the store --------------------------------------------------------------------
 
-    def begin(self, store: RunStore) -> None:
-        """Write to a store from now on.
-
-        Args:
-            store: of the same sites and statistics.
-        """
-        self.commits = StoreCommits(store)
-
     def load(self, store: RunStore) -> None:
         """Take over the draws of a store, and write to it from now on.
 
@@ -189,31 +172,6 @@ class DrawRecord:
         stats = self._stored(_STATS, self.statistics)
         self._rounds = [{**values, **{f"stat {n}": v for n, v in stats.items()}}]
         self._bytes = size
-
-    def commit(
-        self,
-        state: Snapshot,
-        facts: Mapping[str, Any],
-        *,
-        finished: bool = False,
-        wait: bool = False,
-    ) -> None:
-        """Let the store count the closed rounds; see :meth:`StoreCommits.commit`.
-
-        Args:
-            state: where the chains are.
-            facts: attributes that changed.
-            finished: whether the run is complete.
-            wait: for the disk.
-        """
-        assert self.commits is not None
-        self.commits.commit(self.num_draws, state, facts, finished=finished, wait=wait)
-
-    def close(self) -> None:
-        """Wait for the disk, and let other processes write to the store."""
-        if self.commits is not None:
-            self.commits.close()
-            self.commits.store.close()
 
     def stored_densities(self) -> tuple[Tensor, Tensor] | None:
         """Positions of a few stored draws, `(draws, dim)`, and their log-density."""

@@ -1,129 +1,133 @@
-"""A run under way: rounds of tasks, and a commit after each."""
+"""A run under way: its state, its clock, its notes and its store."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pyro_geo._process import Seconds, uninterrupted
-from pyro_geo.engine.blocks import Block
-from pyro_geo.engine.identity import check_density, check_run
-from pyro_geo.engine.progress import Clock, Progress
-from pyro_geo.engine.record import DrawRecord
-from pyro_geo.engine.schedule import Rounds, RunState, Task
+from pyro_geo.engine.commits import StoredRecord
+from pyro_geo.engine.identity import check_run
+from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.snapshots import StateCodec
-from pyro_geo.engine.workers import Workers
-from pyro_geo.errors import CheckpointError
+from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
 
-__all__ = ["Session"]
+__all__ = ["Session", "interruption", "seed_of_run", "stored_run"]
 
 
-class Session:
-    """Everything between the start of a run and its last draw.
+class Session(ABC):
+    """Everything between the start of a run and its end but the work itself.
+
+    A subclass does the work (:meth:`sample`) and says what a store must hold. After
+    each finished piece it calls :meth:`_advance`; whatever ends the run later, the
+    pieces before stay, in memory and in the store.
 
     Args:
-        rounds: what is due.
-        record: takes the draws.
-        workers: do the tasks.
-        live_facts: what of the run's facts changes from round to round.
+        record: takes what is finished.
+        codec: encodes the state.
+        state: before the first step.
+        clock: takes the time by phase.
     """
 
     def __init__(
-        self,
-        rounds: Rounds,
-        record: DrawRecord,
-        workers: Workers,
-        live_facts: Callable[[RunState], dict[str, Any]],
+        self, record: StoredRecord, codec: StateCodec, state: Any, clock: Clock
     ) -> None:
-        self.rounds, self.record, self.workers = rounds, record, workers
-        self.live_facts = live_facts
-        self.state = rounds.begin()
-        self._codec = StateCodec(RunState, *rounds.state_types)
+        self.record = record
+        self.state = state
+        self.interrupted = False
+        self._codec, self._clock = codec, clock
         self._notes: list[str] = []
-        self._clock = Clock()
 
     @property
     def notes(self) -> list[str]:
-        """Notes of the sittings before this one, of this one and of its workers."""
-        notes = [*self._notes, *self.record.target.notes, *self.workers.notes]
-        return list(dict.fromkeys(notes))
+        """Notes of the sittings before this one, and of this one."""
+        return list(dict.fromkeys([*self._notes, *self.record.target.notes]))
+
+    # -- what a subclass writes --------------------------------------------------------
+
+    @abstractmethod
+    def sample(self, shown: bool) -> None:
+        """Work until nothing is due.
+
+        Args:
+            shown: whether to show progress bars.
+        """
+
+    @abstractmethod
+    def layout(self) -> dict[str, Any]:
+        """Variables, counts, chunks and header, as `RunStore.create` asks for them."""
+
+    @abstractmethod
+    def live_facts(self) -> dict[str, Any]:
+        """Attributes that change from commit to commit."""
+
+    @abstractmethod
+    def _count(self) -> None:
+        """Hand what the state says is finished over to the record."""
+
+    @abstractmethod
+    def _take_over(self, store: RunStore) -> None:
+        """Load the record from a store, and compare it with the density of now."""
 
     # -- the store -------------------------------------------------------------------
 
-    def create(
+    def attach(
+        self,
+        path: str | os.PathLike[str],
+        store: RunStore | None,
+        identity: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> None:
+        """Begin a store, or go on from one.
+
+        Args:
+            path: the folder of a new store.
+            store: that of the run to go on with, open; None begins a new one.
+            identity: tells this run from others.
+            facts: attributes of the draws in a new store.
+        """
+        if store is None:
+            self._create(path, identity, facts)
+        else:
+            self._restore(store, identity)
+
+    def _create(
         self,
         path: str | os.PathLike[str],
         identity: dict[str, Any],
         facts: dict[str, Any],
     ) -> None:
-        """Begin a store.
-
-        Args:
-            path: the folder.
-            identity: tells this run from others.
-            facts: attributes of the draws.
-        """
-        target, record, rounds = self.record.target, self.record, self.rounds
-        longest = min(rounds.length, rounds.plan.num_samples)
+        target, layout = self.record.target, self.layout()
+        header = {**identity, "torch_version": torch.__version__, **layout["header"]}
         store = RunStore.create(
             path,
-            record.recorded.variables(),
-            num_chains=rounds.plan.num_chains,
-            num_draws=rounds.plan.num_samples // record.thin,
-            chunk=(len(rounds.groups[0]), -(-longest // record.thin)),
+            **{**layout, "header": header},
             state=self._snapshot(0),
             data={n: v.detach().cpu().numpy() for n, v in target.observed.items()},
             dims=target.dims,
             coords=target.coords,
-            header={
-                **identity,
-                "block_draws": rounds.length,
-                "torch_version": torch.__version__,
-                "chain_name": rounds.kernel.chain_name,
-            },
             facts=plain_facts(facts),
         )
-        record.begin(store)
+        self.record.begin(store)
 
-    def restore(self, store: RunStore, identity: dict[str, Any]) -> None:
-        """Go on from a store, if it is of the same run.
-
-        Args:
-            store: the store, open.
-            identity: of the run now.
-        """
-        where, target = f"store {store.path}", self.record.target
-        check_run(where, store.header, identity, target)
+    def _restore(self, store: RunStore, identity: dict[str, Any]) -> None:
+        target = self.record.target
+        check_run(f"store {store.path}", store.header, identity, target)
         doc, arrays = store.load()
         self.state = self._codec.restore(doc["state"], arrays, target.device)
         self._notes = list(doc["notes"])
-        self._clock.phases.update({k: Seconds(*v) for k, v in doc["seconds"].items()})
-        self._extend(store)
-        self.record.load(store)
-        if (last := self.record.stored_densities()) is not None:
-            kernel = self.rounds.kernel
-            check_density(where, target, *last, lambda q: kernel.log_prob(target, q))
-
-    def _extend(self, store: RunStore) -> None:
-        """Plan for as many draws as this sitting asks for."""
-        num_samples, done = self.rounds.plan.num_samples, self.state.draws
-        if num_samples < done:
-            raise CheckpointError(
-                "the run in the store is longer",
-                where=f"store {store.path}, argument num_samples",
-                found=num_samples,
-                expected=f"at least {done}",
-                todo="Ask for as many draws as it was begun with, or more.",
-            )
-        self.rounds.length = store.header["block_draws"]
-        planned = num_samples // self.record.thin
-        if planned != store.header["planned_draws"]:
-            store.plan(planned)
+        # this sitting's time is added to that of the sittings before
+        phases = self._clock.phases
+        for name, seconds in doc["seconds"].items():
+            phases[name] = phases.get(name, Seconds()) + Seconds(*seconds)
+        self._take_over(store)
 
     def _snapshot(self, commit: int) -> Snapshot:
         taken = self._codec.snapshot(self.state, commit)
@@ -134,82 +138,117 @@ class Session:
         }
         return taken._replace(doc=doc)
 
-    # -- sampling --------------------------------------------------------------------
-
-    def sample(self, clock: Clock, shown: bool) -> None:
-        """Do round after round until nothing is due.
-
-        Args:
-            clock: takes the time by phase.
-            shown: whether to show progress bars.
-        """
-        for name, seconds in self._clock.phases.items():
-            clock.phases[name] = clock.phases.get(name, Seconds()) + seconds
-        self._clock = clock
-        for stage in self.rounds.stages:
-            if self.state.stage != stage.name:
-                continue
-            total = self.rounds.total(stage)
-            with Progress(stage.label, total, stage.unit, shown) as bar:
-                while self.state.stage == stage.name:
-                    tasks = self.rounds.due(self.state)
-                    if not tasks:
-                        break
-                    self._round(tasks, stage.phase, bar)
-
-    def _round(self, tasks: dict[int, Task], phase: str, bar: Progress) -> None:
-        results, clock = {}, self._clock
-        facts: Mapping[str, str] = {}
-        done = self.state.draws * self.rounds.plan.num_chains
-        storing = phase if self.record.store is None else "storing"
-        arriving = self.workers.results(tasks)
-        try:
-            while True:
-                with clock.phase(phase):
-                    key, result = next(arriving, (-1, None))
-                if result is None:
-                    break
-                if isinstance(result, Block):
-                    with clock.phase(storing):
-                        chains, first = tasks[key].chains, self.state.draws
-                        self.record.add(chains, first, result.q, result.stats)
-                    bar.count(result.stats)
-                    done += result.q.shape[0] * result.q.shape[1]
-                    # the record has the draws; the state of a run holds none
-                    result = result._replace(q=result.q[:, :0], stats={})
-                else:
-                    done, facts = result.iterations, result.progress
-                results[key] = result
-        except BaseException:
-            self.record.drop_round()
-            raise
-        with clock.phase(storing), uninterrupted():
-            self.state = self.rounds.after(self.state, results)
-            self.record.close_round(self.state.draws)
-            self._commit()
-        if phase == "sampling":
-            facts = {"rung": self.state.rung}
-        due = self.rounds.rung(self.state)
-        compiling = due == "compiled" and self.state.rung == "traced"
-        bar.show(done, facts, "compile" if compiling else None)
-
     def _commit(self, facts: dict[str, Any] | None = None, **options: bool) -> None:
         if (commits := self.record.commits) is None:
             return
-        facts = plain_facts({**self.live_facts(self.state), **(facts or {})})
+        facts = plain_facts({**self.live_facts(), **(facts or {})})
         self.record.commit(self._snapshot(commits.next_commit), facts, **options)
 
-    def finish(self, facts: dict[str, Any], finished: bool) -> None:
+    # -- running ---------------------------------------------------------------------
+
+    def run(self, shown: bool, keep: Callable[[], None]) -> None:
+        """Work to the end or to an interrupt.
+
+        Args:
+            shown: whether to show progress bars.
+            keep: takes over what is finished, whatever has ended the work.
+
+        Raises:
+            KeyboardInterrupt: it came before anything was finished.
+        """
+        try:
+            self.sample(shown)
+        except KeyboardInterrupt:
+            if not self.record.num_draws:
+                raise
+            self.interrupted = True
+        finally:
+            keep()
+
+    def _storing(self, phase: str) -> str:
+        """The phase that storing is charged to; its own where there is a store."""
+        return phase if self.record.store is None else "storing"
+
+    def _advance(self, state: Any, phase: str) -> None:
+        """Let a finished piece count; an interrupt waits until it does.
+
+        Args:
+            state: after the piece.
+            phase: that the time is charged to where there is no store.
+        """
+        with self._clock.phase(self._storing(phase)), uninterrupted():
+            self.state = state
+            self._count()
+            self._commit()
+
+    def finish(self, facts: dict[str, Any]) -> None:
         """Say in the store how the run has ended.
 
         Args:
             facts: attributes of the draws.
-            finished: whether it is complete.
         """
         with uninterrupted():
-            self._commit(facts, finished=finished, wait=True)
+            self._commit(facts, finished=not self.interrupted, wait=True)
 
     def close(self) -> None:
-        """Let workers and the store go."""
-        self.workers.close()
+        """Let the store go."""
         self.record.close()
+
+
+@contextmanager
+def stored_run(path: str | os.PathLike[str] | None) -> Iterator[RunStore | None]:
+    """Open the store of a run to go on with, and close it at the end.
+
+    Args:
+        path: the folder; None for a run that begins.
+
+    Yields:
+        The store, or None.
+    """
+    store = None if path is None else RunStore.open(path)
+    try:
+        yield store
+    finally:
+        if store is not None:
+            store.close()
+
+
+def seed_of_run(seed: int | None, store: RunStore | None) -> int:
+    """Choose the seed of a run.
+
+    Args:
+        seed: as the user gave it.
+        store: of the run to go on with.
+
+    Returns:
+        The user's, else that in the store, else one from torch's global generator.
+
+    Example:
+        >>> seed_of_run(7, None)
+        7
+    """
+    if seed is not None:
+        return seed
+    if store is not None:
+        return store.header.get("seed", -1)
+    return int(torch.randint(2**62, ()))
+
+
+def interruption(where: str, found: str, expected: str) -> ConvergenceWarning:
+    """Say that a run was cut short.
+
+    Args:
+        where: method of the run.
+        found: how far it came.
+        expected: how far it should have come.
+
+    Returns:
+        The warning.
+    """
+    return ConvergenceWarning(
+        "the run was interrupted",
+        where=where,
+        found=found,
+        expected=expected,
+        todo="use what is finished, run again, or resume it",
+    )

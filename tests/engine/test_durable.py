@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine import record, session
+from pyro_geo.engine import chains, record
 from pyro_geo.errors import (
     CheckpointError,
     ConfigurationError,
@@ -209,7 +209,7 @@ def test_hmc_is_resumed_in_its_warm_up(tmp_path, monkeypatch):
     options: dict[str, Any] = {"warmup_steps": 150, "num_chains": 8}
     expected = run(HMC(effects), 60, **options).run(Y)
     rounds = []
-    whole = session.Session._round
+    whole = chains.ChainSession._round
 
     def stop(self: Any, *args: Any) -> None:
         if len(rounds) == 2:
@@ -218,7 +218,7 @@ def test_hmc_is_resumed_in_its_warm_up(tmp_path, monkeypatch):
         whole(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(session.Session, "_round", stop)
+        patched.setattr(chains.ChainSession, "_round", stop)
         with pytest.raises(Stop):
             run(HMC(effects), 60, store=path, **options).run(Y)
     assert check_run(path)["num_draws"] == 0

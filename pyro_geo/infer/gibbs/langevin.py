@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine import SequentialNoise
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.infer.gibbs.path import AnnealingPlan, Balance, Stage, Walk, check_alive
 from pyro_geo.ops.weights import ess
@@ -17,7 +18,7 @@ __all__ = ["walk"]
 
 
 def walk(
-    mover: ParticleMover, plan: AnnealingPlan, path: Walk, generator: torch.Generator
+    mover: ParticleMover, plan: AnnealingPlan, path: Walk, noise: SequentialNoise
 ) -> Iterator[Walk]:
     r"""Follow the plan by Langevin steps that nothing rejects.
 
@@ -37,7 +38,7 @@ def walk(
         plan: temperatures, step sizes and scales; a stage makes as many steps as its
             moves have leapfrog steps.
         path: where it is.
-        generator: randomness.
+        noise: random numbers.
 
     Yields:
         Where it is after each stage.
@@ -62,14 +63,13 @@ def walk(
         width = 0.5 * step_size * scale
         drift = _drift(target, q, width)
         for _ in range(count):
-            noise = torch.randn(q.shape, generator=generator, dtype=q.dtype)
-            noise = noise.to(q.device)
-            new = q + drift + width * noise
+            kick = noise.normal(*q.shape, dtype=q.dtype).to(q.device)
+            new = q + drift + width * kick
             # the noise that the step back would need, from the new drift
             back = _drift(target, new, width)
             returned = (q - new - back) / width
             # log-density of the step back minus that of the step; norms cancel
-            change = 0.5 * (noise.square() - returned.square()).sum(1)
+            change = 0.5 * (kick.square() - returned.square()).sum(1)
             work = work + change.double()
             q, drift = new, back
         loss, log_prior = mover.loss(q), mover.log_prior(q)

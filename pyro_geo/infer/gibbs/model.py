@@ -70,6 +70,11 @@ class GibbsModel:
         self.model = model
         self.loss = loss
 
+    @property
+    def model_name(self) -> str:
+        """Name of the model, for the record of a run."""
+        return getattr(self.model, "__name__", type(self.model).__name__)
+
     def with_loss(self, loss: Loss) -> GibbsModel:
         """Return the same prior and predictor under another loss."""
         return GibbsModel(self.model, loss)
@@ -161,7 +166,8 @@ class GibbsModel:
         """
         density = target.density
         assert isinstance(density, ModelDensity)
-        return density.arguments(target.data)[0][0]
+        (args, _), _ = density.arguments(target.data)
+        return args
 
     # -- inside ---------------------------------------------------------------------
 

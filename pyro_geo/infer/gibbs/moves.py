@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine import SequentialNoise
 from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.transition import ChainState, TransitionLoop
@@ -90,7 +91,7 @@ class ParticleMover:
         step_size: float,
         scale: Tensor,
         moves: int,
-        generator: torch.Generator,
+        noise: SequentialNoise,
     ) -> Move:
         """Move each particle, leaving the Gibbs posterior at `beta` invariant.
 
@@ -100,7 +101,7 @@ class ParticleMover:
             step_size: of a leapfrog step, in units of `scale`.
             scale: of the directions, `(dim,)`.
             moves: how many.
-            generator: randomness.
+            noise: random numbers.
 
         Returns:
             The particles. One whose energy is not finite at the end stays.
@@ -108,9 +109,8 @@ class ParticleMover:
         target = self.target.tempered(beta)
         total = torch.zeros(len(q), dtype=torch.float64)
         for _ in range(moves):
-            like = {"generator": generator, "dtype": q.dtype}
-            momentum = torch.randn(q.shape, **like).to(q.device)
-            uniform = torch.rand(len(q), **like).to(q.device)
+            momentum = noise.normal(*q.shape, dtype=q.dtype).to(q.device)
+            uniform = noise.uniform(len(q), dtype=q.dtype).to(q.device)
             # one table, so that a chunk has its particles and their noise together
             both = torch.cat([q, momentum, uniform[:, None]], 1)
             ends = self._in_parts(

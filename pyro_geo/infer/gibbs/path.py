@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.engine import SequentialNoise
 from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
@@ -169,7 +170,7 @@ def scout(
     *,
     cess: float,
     target_accept_prob: float,
-    generator: torch.Generator,
+    noise: SequentialNoise,
 ) -> Iterator[Pilot]:
     """Walk the path with a pilot.
 
@@ -182,7 +183,7 @@ def scout(
         ends: inverse temperatures that must be among the stages, rising.
         cess: conditional effective size of each step to the next temperature.
         target_accept_prob: acceptance rate that step sizes are adapted to.
-        generator: randomness.
+        noise: random numbers.
 
     Yields:
         The pilot after each temperature.
@@ -206,11 +207,11 @@ def scout(
         share = log_weights.softmax(0).to(q.dtype)[:, None]
         mean = (share * q).sum(0)
         scale = (share * (q - mean).square()).sum(0).sqrt().maximum(smallest)
-        rows = systematic(log_weights, torch.rand((), generator=generator))
+        rows = systematic(log_weights, noise.uniform())
         q = q[rows]
         # each try moves the step size towards the wanted acceptance rate
         for _ in range(_TRIES):
-            q, loss, rate = mover.move(q, new, step_size, scale, 1, generator)
+            q, loss, rate = mover.move(q, new, step_size, scale, 1, noise)
             step_size *= math.exp(float(rate.mean()) - target_accept_prob)
         pilot = Pilot(
             q,
@@ -232,7 +233,7 @@ def scout(
 
 
 def anneal(
-    mover: ParticleMover, plan: AnnealingPlan, walk: Walk, generator: torch.Generator
+    mover: ParticleMover, plan: AnnealingPlan, walk: Walk, noise: SequentialNoise
 ) -> Iterator[Walk]:
     """Walk the path as planned: reweigh, resample where that is due, move.
 
@@ -243,7 +244,7 @@ def anneal(
         mover: makes the moves.
         plan: the path.
         walk: where it is.
-        generator: randomness.
+        noise: random numbers.
 
     Yields:
         Where it is after each stage.
@@ -267,11 +268,11 @@ def anneal(
         effective = float(ess(log_weights))
         resampled = effective < plan.ess_threshold * len(q)
         if resampled:
-            rows = systematic(log_weights, torch.rand((), generator=generator))
+            rows = systematic(log_weights, noise.uniform())
             q = q[rows]
             # each survivor carries the mean weight: the normaliser stays unbiased
             log_weights = log_mean(log_weights).expand(len(q)).clone()
-        q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, generator)
+        q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, noise)
         # a particle whose loss is no longer finite is dropped: a weight may be lowered
         # to zero, since that only makes the estimate of the normaliser smaller
         killed = int(lost.sum())

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from pyro_geo._process import Seconds
 from pyro_geo.checks import check_choice, check_count
-from pyro_geo.citations import citation
 from pyro_geo.density import Target
+from pyro_geo.engine import SequentialNoise
+from pyro_geo.engine.attributes import Facts, RunTimes, run_attributes
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook, Status
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage
-from pyro_geo.ops.random import substream
 from pyro_geo.results import (
     MemoryDraws,
     PosteriorDraws,
@@ -29,10 +30,12 @@ from pyro_geo.results import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["WeightedPosterior", "name_of"]
+__all__ = ["WeightedPosterior"]
+
+_EXTENSION = 2  # part of the seed; 0 and 1 are those of the pilot and of the run
 
 
-class WeightedPosterior(PosteriorDraws):
+class WeightedPosterior(PosteriorDraws, RunTimes):
     """A Gibbs posterior as weighted particles.
 
     A :class:`~pyro_geo.results.PosteriorDraws` whose chains are particles, a draw
@@ -50,7 +53,8 @@ class WeightedPosterior(PosteriorDraws):
         seed: of the run.
         status: `"finite_sample"` where a certificate may rest on them.
         interrupted: whether the path was cut short.
-        timings: seconds by name, for the attributes.
+        timings: processor and wall seconds by phase.
+        notes: warnings of the run; those of the target if None.
 
     Attributes:
         model: as given.
@@ -60,6 +64,7 @@ class WeightedPosterior(PosteriorDraws):
         status: as given.
         planned: stages that the codebook is divided by, whether finished or not.
         interrupted: as given.
+        timings: likewise.
     """
 
     def __init__(
@@ -74,7 +79,8 @@ class WeightedPosterior(PosteriorDraws):
         seed: int = 0,
         status: Status = "finite_sample",
         interrupted: bool = False,
-        timings: Mapping[str, float] | None = None,
+        timings: Mapping[str, Seconds] | None = None,
+        notes: Sequence[str] | None = None,
     ) -> None:
         self.model = model
         self.stages = tuple(stages)
@@ -83,7 +89,7 @@ class WeightedPosterior(PosteriorDraws):
         self.status: Status = status
         self.interrupted = interrupted
         self._mover = mover
-        self._timings = dict(timings or {})
+        self.timings = dict(timings or {})
         last = self.stages[-1]
         self.beta = last.beta
         tempered = target.tempered(last.beta)
@@ -95,7 +101,7 @@ class WeightedPosterior(PosteriorDraws):
             tempered,
             MemoryDraws(tempered, last.q[:, None], stats),
             log_weights=last.log_weights[:, None],
-            notes=target.notes,
+            notes=target.notes if notes is None else notes,
             citations=("gibbs",),
             chain_name="particle",
             seed=seed,
@@ -173,7 +179,8 @@ class WeightedPosterior(PosteriorDraws):
             mover=self._mover,
             seed=self.run_seed,
             status=self.status,
-            timings=self._timings,
+            timings=self.timings,
+            notes=self.notes,
         )
 
     def codebook(self, pool: Literal["all", "final"] = "all") -> Codebook:
@@ -244,7 +251,7 @@ class WeightedPosterior(PosteriorDraws):
             )
         last, plan = self.stages[-1], self.plan
         index = plan.betas.index(last.beta)
-        generator = torch.Generator().manual_seed(substream(self.run_seed, 2))
+        noise = SequentialNoise(self.run_seed, _EXTENSION)
         q, kept, losses, rates = last.q, [], [], []
         interrupted = self.interrupted
         try:
@@ -255,7 +262,7 @@ class WeightedPosterior(PosteriorDraws):
                     plan.step_sizes[index],
                     plan.scales[index],
                     plan.moves,
-                    generator,
+                    noise,
                 )
                 kept.append(q)
                 losses.append(loss)
@@ -324,35 +331,29 @@ class WeightedPosterior(PosteriorDraws):
         }
 
     @property
-    def attributes(self) -> dict[str, str | int | float]:
+    def attributes(self) -> Facts:
         """Facts of the run, texts and numbers by name."""
-        import pyro
-
-        import pyro_geo
-
-        q = self.positions
-        return {
-            "model": name_of(self.model.model),
-            "kernel": "GibbsPosterior",
-            "seed": self.run_seed,
-            "num_particles": q.shape[0],
-            "num_draws": q.shape[1],
-            "beta": self.beta,
-            **self._weight_facts(),
-            "stages": len(self.stages),
-            "killed": self.killed,
-            "status": self.status,
-            "dim": self.target.dim,
-            "dtype": str(q.dtype).removeprefix("torch."),
-            "interrupted": int(self.interrupted),
-            **self._timings,
-            "inference_library": "pyro_geo",
-            "inference_library_version": pyro_geo.__version__,
-            "torch_version": torch.__version__,
-            "pyro_version": pyro.__version__,
-            "notes": "\n".join(self.notes),
-            "citation": citation(self),
-        }
+        pilot = self.timings.get("pilot")
+        return run_attributes(
+            self.target,
+            {
+                "num_particles": self.positions.shape[0],
+                "num_draws": self.positions.shape[1],
+                "beta": self.beta,
+                **self._weight_facts(),
+                "stages": len(self.stages),
+                "killed": self.killed,
+                "status": self.status,
+                **({} if pilot is None else {"pilot_time": round(pilot.wall, 3)}),
+            },
+            model=self.model.model_name,
+            kernel="GibbsPosterior",
+            seed=self.run_seed,
+            timings=self.timings,
+            interrupted=self.interrupted,
+            notes=self.notes,
+            citations=self,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # the mover holds compiled functions, which do not travel; it is made again
@@ -373,8 +374,3 @@ class WeightedPosterior(PosteriorDraws):
         new._draws = MemoryDraws(self.target, q, stats)
         new._weights = Weights(log_weights, new._draws)
         return new
-
-
-def name_of(model: Callable[..., Any]) -> str:
-    """Name of a model, for attributes."""
-    return getattr(model, "__name__", type(model).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -10,45 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from pyro_geo._process import Seconds
-from pyro_geo.checks import check, check_choice, check_count, check_number
-from pyro_geo.engine.identity import describe, fingerprint
-from pyro_geo.engine.progress import Progress
-from pyro_geo.errors import (
-    BetaRangeError,
-    ConvergenceWarning,
-    PrecisionWarning,
+from pyro_geo.checks import (
+    check,
+    check_choice,
+    check_count,
+    check_number,
+    known_options,
 )
-from pyro_geo.infer.gibbs.checkpoint import GibbsState, StageStore
-from pyro_geo.infer.gibbs.importance import weigh_guide
-from pyro_geo.infer.gibbs.langevin import walk as langevin
+from pyro_geo.engine.identity import identity_of
+from pyro_geo.engine.progress import Clock
+from pyro_geo.engine.session import seed_of_run, stored_run
+from pyro_geo.errors import BetaRangeError, PrecisionWarning
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Walk, anneal, scout
-from pyro_geo.infer.gibbs.posterior import WeightedPosterior, name_of
-from pyro_geo.io.store import check_run
-from pyro_geo.ops.random import substream
+from pyro_geo.infer.gibbs.posterior import WeightedPosterior
+from pyro_geo.infer.gibbs.session import AnnealingSession
+from pyro_geo.io.store import RunStore
 
 __all__ = ["GibbsPosterior"]
-
-_PILOT, _RUN = 0, 1  # random streams
-_SETTINGS = (
-    "method",
-    "betas",
-    "num_particles",
-    "pilot_particles",
-    "cess",
-    "target_accept_prob",
-    "num_leapfrog",
-    "moves",
-    "ess_threshold",
-    "chunk",
-    "keep",
-    "dtype",
-    "guide",
-)
 
 
 class GibbsPosterior:
@@ -120,6 +101,27 @@ class GibbsPosterior:
         (True, 'finite_sample')
     """
 
+    settings = (
+        "method",
+        "betas",
+        "num_particles",
+        "pilot_particles",
+        "cess",
+        "target_accept_prob",
+        "num_leapfrog",
+        "moves",
+        "ess_threshold",
+        "chunk",
+        "keep",
+        "dtype",
+        "guide",
+    )
+    """Names of the attributes that a resumed run must have in common with the first."""
+
+    citations = ("gibbs",)
+    """Works the sampler comes from, see :func:`pyro_geo.citation`."""
+
+    @known_options
     def __init__(
         self,
         model: GibbsModel,
@@ -175,7 +177,7 @@ class GibbsPosterior:
         self.posterior: WeightedPosterior | None = None
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
-        """AnnealingPlan with a pilot, then walk the path.
+        """Plan with a pilot, then walk the path.
 
         An interrupt keeps the stages that are finished; a certificate may still rest
         on them.
@@ -227,214 +229,38 @@ class GibbsPosterior:
         return self._execute(args, targets, resume=True)
 
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
-        start = Seconds.now()
-        target = self.model.target(args, targets, dtype=self.dtype)
-        mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
-        seed = self._chosen_seed(resume)
-        density = target.tempered(1.0)
-        identity = {
-            "kernel": type(self).__name__,
-            "seed": seed,
-            "settings": {name: describe(getattr(self, name)) for name in _SETTINGS},
-            "target": fingerprint(density),
-        }
-        stages = StageStore(mover, identity, self.num_particles, self.store)
-        run = _Run(self, mover, seed, stages, start)
         self.posterior = None
-        interrupted = False
-        try:
-            if resume:
-                assert self.store is not None
-                run.restore(stages.open(self.store, density))
-            else:
-                stages.create(run.state, run.facts())
-            if self.guide is not None:
-                run.weigh(self.guide, (args, targets))
-            else:
-                run.scout()
-                run.walk()
-        except KeyboardInterrupt:
-            if not run.state.stages:
-                raise
-            interrupted = True
-            stages.commit(run.state, lambda: {"interrupted": 1})
-        finally:
-            stages.close()
-            if run.state.stages:
-                self.posterior = run.posterior(interrupted)
-        posterior = self.posterior
-        assert posterior is not None
-        if interrupted:
-            warnings.warn(
-                ConvergenceWarning(
-                    "the run was interrupted",
-                    where="GibbsPosterior.run",
-                    found=f"beta {posterior.beta:.3g}",
-                    expected=f"{self.betas[-1]:g}",
-                    todo="Use the finished stages, run again, or resume it.",
-                ),
-                stacklevel=3,
-            )
+        clock = Clock()
+        with contextlib.ExitStack() as cleanup:
+            with clock.phase("start"):
+                stored = stored_run(self.store if resume else None)
+                store = cleanup.enter_context(stored)
+                session = self._session((args, targets), store, clock)
+                cleanup.callback(session.close)
+            target = session.mover.target
+            clock.building = lambda: target.build_seconds
+            session.run(self.progress_bar, lambda: self._take(session))
+            posterior = self.posterior
+            assert posterior is not None
+            session.finish(posterior.attributes)
+        for warning in session.review():
+            warnings.warn(warning, stacklevel=3)
         return posterior
 
-    def _chosen_seed(self, resume: bool) -> int:
-        if self.seed is None and resume:
-            assert self.store is not None
-            return int(check_run(self.store).get("seed", -1))
-        return int(torch.randint(2**62, ())) if self.seed is None else self.seed
+    def _session(
+        self, arguments: tuple[Any, Any], store: RunStore | None, clock: Clock
+    ) -> AnnealingSession:
+        """Put together what a run consists of, from the start or from a store."""
+        target = self.model.target(*arguments, dtype=self.dtype)
+        mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
+        seed = seed_of_run(self.seed, store)
+        session = AnnealingSession(self, mover, seed, arguments, clock)
+        if self.store is not None:
+            identity = identity_of(self, seed, {}, target)
+            session.attach(self.store, store, identity, session.live_facts())
+        return session
 
-
-class _Run:
-    """One run, in one sitting or several.
-
-    Args:
-        settings: of the run.
-        mover: of the model, at the data.
-        seed: of the run.
-        stages: takes each stage.
-        start: of this sitting.
-    """
-
-    def __init__(
-        self,
-        settings: GibbsPosterior,
-        mover: ParticleMover,
-        seed: int,
-        stages: StageStore,
-        start: Seconds,
-    ) -> None:
-        self.settings, self.mover, self.seed = settings, mover, seed
-        self.stages, self.start = stages, start
-        self.state = GibbsState()
-
-    def restore(self, state: GibbsState) -> None:
-        """Go on from a stored state."""
-        self.state = state
-        self.start = self.start - state.seconds
-
-    def weigh(self, guide: Callable[..., Any], arguments: tuple[Any, Any]) -> None:
-        """Draw from a guide in place of a path."""
-        if self.state.stages:
-            return
-        chosen = self.settings
-        stage = weigh_guide(
-            self.mover,
-            self.mover.target,
-            guide,
-            arguments,
-            chosen.betas[-1],
-            chosen.num_particles,
-            substream(self.seed, _RUN, 2),
-        )
-        self.stages.plan(1)
-        self._commit(self.state._replace(stages=(stage,)), True)
-
-    def scout(self) -> None:
-        """Let the pilot make a plan, or go on with it."""
-        if self.state.plan is not None:
-            return
-        chosen, state = self.settings, self.state
-        pilot = state.pilot
-        if pilot is None:
-            pilot = Pilot.begin(self._prior(chosen.pilot_particles, _PILOT))
-        generator = self._generator(_PILOT)
-        for pilot in scout(  # noqa: B020
-            self.mover,
-            pilot,
-            chosen.betas,
-            cess=chosen.cess,
-            target_accept_prob=chosen.target_accept_prob,
-            generator=generator,
-        ):
-            self._commit(
-                self.state._replace(pilot=pilot, generator=generator.get_state())
-            )
-        plan = pilot.plan(chosen.num_leapfrog, chosen.moves, chosen.ess_threshold)
-        self.stages.plan(len(self._kept(plan)))
-        spent = Seconds.now() - self.start
-        self._commit(
-            GibbsState(plan=plan, pilot_seconds=spent, seconds=self.state.seconds)
-        )
-
-    def walk(self) -> None:
-        """Walk as planned, from where the run is."""
-        chosen, plan = self.settings, self.state.plan
-        assert plan is not None
-        walk = self.state.walk
-        if walk is None:
-            walk = Walk(self._prior(chosen.num_particles, _RUN))
-        generator = self._generator(_RUN)
-        follow = langevin if chosen.method == "langevin" else anneal
-        kept, count = self._kept(plan), len(plan.betas)
-        with Progress("annealing", count, "stage", chosen.progress_bar) as bar:
-            for walk in follow(self.mover, plan, walk, generator):  # noqa: B020
-                stage = walk.stage
-                assert stage is not None
-                here = (stage,) if stage.beta in kept else ()
-                self._commit(
-                    self.state._replace(
-                        walk=walk,
-                        stages=(*self.state.stages, *here),
-                        generator=generator.get_state(),
-                    ),
-                    walk.done == count,
-                )
-                told = {"beta": f"{stage.beta:.3g}", "ess": f"{stage.ess:.0f}"}
-                bar.show(walk.done, told)
-
-    def posterior(self, interrupted: bool) -> WeightedPosterior:
-        """The stages so far, as a posterior."""
-        plan, target = self.state.plan, self.mover.target
-        return WeightedPosterior(
-            self.mover.model,
-            target,
-            self.state.stages,
-            plan=plan,
-            planned=None if plan is None else len(self._kept(plan)),
-            mover=self.mover,
-            seed=self.seed,
-            interrupted=interrupted,
-            timings=self._times(),
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """Attributes of the draws in the store."""
-        if self.state.stages:
-            return self.posterior(False).attributes
-        return {
-            "model": name_of(self.mover.model.model),
-            "kernel": type(self.settings).__name__,
-            "seed": self.seed,
-            "num_particles": self.settings.num_particles,
-            "dim": self.mover.target.dim,
-            **self._times(),
-        }
-
-    def _times(self) -> dict[str, float]:
-        if self.state.plan is None:
-            return {}
-        cpu, wall = self.state.seconds
-        return {
-            "pilot_time": round(self.state.pilot_seconds.wall, 3),
-            "sampling_time": round(wall, 3),
-            "processor_time": round(cpu, 3),
-        }
-
-    def _commit(self, state: GibbsState, finished: bool = False) -> None:
-        self.state = state._replace(seconds=Seconds.now() - self.start)
-        self.stages.commit(self.state, self.facts, finished)
-
-    def _kept(self, plan: AnnealingPlan) -> set[float]:
-        every = self.settings.keep == "all"
-        return set(plan.betas if every else self.settings.betas)
-
-    def _prior(self, count: int, stream: int) -> Tensor:
-        target = self.mover.target
-        seed = substream(self.seed, stream, 0)
-        return self.mover.model.prior_draws(target, count, seed).to(target.device)
-
-    def _generator(self, stream: int) -> torch.Generator:
-        generator = torch.Generator()
-        if self.state.generator is not None:
-            return generator.set_state(self.state.generator.cpu())
-        return generator.manual_seed(substream(self.seed, stream, 1))
+    def _take(self, session: AnnealingSession) -> None:
+        """Take over the stages of a run, finished or not."""
+        if session.state.stages:
+            self.posterior = session.posterior()

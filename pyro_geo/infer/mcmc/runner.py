@@ -13,18 +13,19 @@ from torch import Tensor
 
 from pyro_geo._process import Seconds, one_thread
 from pyro_geo.checks import check, check_choice, check_count, known_options
-from pyro_geo.citations import citation
 from pyro_geo.density import Rung, Target
+from pyro_geo.engine.attributes import Facts, run_attributes, time_facts
+from pyro_geo.engine.chains import ChainSession
 from pyro_geo.engine.costs import RunCosts
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.record import DrawRecord
 from pyro_geo.engine.schedule import Counts, Rounds, RunPlan, RunState, split_chains
-from pyro_geo.engine.session import Session
+from pyro_geo.engine.session import interruption, seed_of_run, stored_run
 from pyro_geo.engine.starts import start_positions
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
-from pyro_geo.errors import ConvergenceWarning, PyroGeoWarning
+from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.io.store import RunStore
 from pyro_geo.results import PosteriorDraws
 
@@ -204,37 +205,22 @@ class MCMC(PosteriorDraws, RunCosts):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, resume: bool
     ) -> MCMC:
         self._forget()
-        seed = self.seed
-        self.run_seed = int(torch.randint(2**62, ())) if seed is None else seed
         clock = Clock()
         self.timings = clock.phases
         with one_thread(), contextlib.ExitStack() as cleanup:
-            session: Session | None = None
-            try:
-                with clock.phase("start"):
-                    store = None
-                    if resume:
-                        assert self.store is not None
-                        store = RunStore.open(self.store)
-                        cleanup.callback(store.close)
-                        self.run_seed = self._stored_seed(store)
-                    target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
-                    self._check_dtype(target)
-                    self._target = target
-                    session = self._session(target, store, (args, kwargs))
-                    cleanup.callback(session.close)
-                clock.building = lambda: target.build_seconds
-                session.sample(clock, self.progress_bar)
-            except KeyboardInterrupt:
-                if session is None or not session.record.num_draws:
-                    raise
-                self.interrupted = True
-            finally:
-                if session is not None:
-                    self._take(session)
-            assert session is not None
+            with clock.phase("start"):
+                stored = stored_run(self.store if resume else None)
+                store = cleanup.enter_context(stored)
+                self.run_seed = seed_of_run(self.seed, store)
+                target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
+                self._check_dtype(target)
+                self._target = target
+                session = self._session(target, store, (args, kwargs), clock)
+                cleanup.callback(session.close)
+            clock.building = lambda: target.build_seconds
+            session.run(self.progress_bar, lambda: self._take(session))
             review = self._review(session.state.states)
-            session.finish(self.attributes, finished=not self.interrupted)
+            session.finish(self.attributes)
         for warning in review:
             warnings.warn(warning, stacklevel=3)
         return self
@@ -245,8 +231,12 @@ class MCMC(PosteriorDraws, RunCosts):
         check(good, "dtype", self.dtype, keeps)
 
     def _session(
-        self, target: Target, store: RunStore | None, arguments: tuple[Any, ...]
-    ) -> Session:
+        self,
+        target: Target,
+        store: RunStore | None,
+        arguments: tuple[Any, ...],
+        clock: Clock,
+    ) -> ChainSession:
         """Put together what a run consists of, from the start or from a store."""
         kernel = self.kernel
         most = kernel.max_lanes or self.num_chains
@@ -269,18 +259,13 @@ class MCMC(PosteriorDraws, RunCosts):
             keep=self.keep,
             limit=self.memory_limit,
         )
-        session = Session(rounds, record, workers, self._live)
+        session = ChainSession(rounds, record, workers, clock, self._live)
         if self.keep is not None:
             _ = record.recorded  # a name that is not there raises before sampling
-        if store is not None:
-            session.restore(store, self._identity(target, groups))
-        elif self.store is not None:
+        if self.store is not None:
             identity = self._identity(target, groups)
-            session.create(self.store, identity, self.attributes)
+            session.attach(self.store, store, identity, self.attributes)
         return session
-
-    def _stored_seed(self, store: RunStore) -> int:
-        return store.header.get("seed", -1) if self.seed is None else self.seed
 
     def _identity(self, target: Target, groups: list[range]) -> dict[str, Any]:
         run = {
@@ -298,21 +283,21 @@ class MCMC(PosteriorDraws, RunCosts):
         """Forget the last run."""
         self._draws = self._target = None
         self._notes = []
-        self._facts: dict[str, str | int | float] = {}
+        self._facts: Facts = {}
         self._counts = Counts()
         self.interrupted = False
         self.rung: Rung = "traced"
         self.tuning: Any | None = None
         self.superchains = None
 
-    def _take(self, session: Session) -> None:
+    def _take(self, session: ChainSession) -> None:
         """Take over the draws and the state of a run, finished or not."""
         record, state = session.record, session.state
         self._draws = record if record.num_draws else None
         self._counts, self.rung = state.counts, state.rung
         if state.stage != "tune":
             self.tuning = self.kernel.tuning(state.states[0])
-        self._notes = session.notes
+        self._notes, self.interrupted = session.notes, session.interrupted
 
     @property
     def _draws_kept(self) -> int:
@@ -324,16 +309,8 @@ class MCMC(PosteriorDraws, RunCosts):
         self.superchains = self.kernel.superchains(states)
         review = list(self.kernel.review(states, self.stats))
         if self.interrupted:
-            kept = self._draws_kept
-            review.append(
-                ConvergenceWarning(
-                    "the run was interrupted",
-                    where="MCMC.run",
-                    found=f"{kept} draws per chain",
-                    expected=f"{self.num_samples}",
-                    todo="use the finished draws, run again, or resume it",
-                )
-            )
+            found = f"{self._draws_kept} draws per chain"
+            review.append(interruption("MCMC.run", found, f"{self.num_samples}"))
         self._notes += [f"{type(warning).__name__}: {warning}" for warning in review]
         return review
 
@@ -342,8 +319,7 @@ class MCMC(PosteriorDraws, RunCosts):
         facts: dict[str, Any] = {
             "num_draws": state.draws // self.thin,
             "rung": state.rung,
-            "sampling_time": round(self.seconds, 3),
-            "processor_time": round(self.cpu_seconds, 3),
+            **time_facts(self.timings),
         }
         if state.stage == "draw":
             facts |= self.kernel.describe(state.states)
@@ -354,30 +330,21 @@ class MCMC(PosteriorDraws, RunCosts):
     @property
     def attributes(self) -> dict[str, str | int | float]:
         """Facts of the run, texts and numbers by name."""
-        import pyro
-
-        import pyro_geo
-
-        target = self._target
-        assert target is not None
-        return {
-            "model": self.kernel.model_name,
-            "kernel": type(self.kernel).__name__,
-            "seed": self.run_seed,
-            "num_chains": self.num_chains,
-            "num_draws": self._draws_kept,
-            "warmup_steps": self.warmup_steps,
-            "dim": target.dim,
-            "dtype": str(target.dtype).removeprefix("torch."),
-            "rung": self.rung,
-            **self._facts,
-            "sampling_time": round(self.seconds, 3),
-            "processor_time": round(self.cpu_seconds, 3),
-            "interrupted": int(self.interrupted),
-            "inference_library": "pyro_geo",
-            "inference_library_version": pyro_geo.__version__,
-            "torch_version": torch.__version__,
-            "pyro_version": pyro.__version__,
-            "notes": "\n".join(self.notes),
-            "citation": citation(self),
-        }
+        assert self._target is not None
+        return run_attributes(
+            self._target,
+            {
+                "num_chains": self.num_chains,
+                "num_draws": self._draws_kept,
+                "warmup_steps": self.warmup_steps,
+                "rung": self.rung,
+                **self._facts,
+            },
+            model=self.kernel.model_name,
+            kernel=type(self.kernel).__name__,
+            seed=self.run_seed,
+            timings=self.timings,
+            interrupted=self.interrupted,
+            notes=self.notes,
+            citations=self,
+        )

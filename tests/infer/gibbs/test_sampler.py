@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_geo.engine import SequentialNoise
 from pyro_geo.errors import (
     BetaRangeError,
     ConfigurationError,
@@ -135,7 +136,7 @@ def runner(moves: int = 1) -> tuple[ParticleMover, Any, Tensor]:
         [1.0],
         cess=0.5,
         target_accept_prob=0.8,
-        generator=torch.Generator().manual_seed(0),
+        noise=SequentialNoise(0),
     )
     plan = pilot.plan(3, moves, ess_threshold=0.0)
     return mover, plan, model.prior_draws(target, 20_000, seed=1)
@@ -148,7 +149,7 @@ def z_of_normaliser(log_weights: Tensor, log_z: float) -> float:
 
 
 def last_stage(mover: ParticleMover, plan: Any, q: Tensor) -> Stage:
-    *_, end = anneal(mover, plan, Walk(q), torch.Generator().manual_seed(7))
+    *_, end = anneal(mover, plan, Walk(q), SequentialNoise(7))
     assert end.stage is not None
     return end.stage
 
@@ -188,8 +189,7 @@ def test_with_resampling_the_normaliser_is_unbiased() -> None:
     plan = plan._replace(ess_threshold=0.9)
     logs = []
     for i, part in enumerate(q[:2_400].split(8)):
-        generator = torch.Generator().manual_seed(1_000 + i)
-        *_, end = anneal(mover, plan, Walk(part), generator)
+        *_, end = anneal(mover, plan, Walk(part), SequentialNoise(1_000, i))
         assert end.stage is not None
         logs.append(end.stage.log_z)
     ratios = (torch.tensor(logs, dtype=DOUBLE) - Exact(x, y, 1.0).log_z).exp()
@@ -450,8 +450,8 @@ def test_unadjusted_paths_are_weighed_properly() -> None:
     # whatever the step size: longer steps only make the weights vary more
     for factor in (0.3, 1.0, 1.6):
         steps = tuple(factor * s for s in plan.step_sizes)
-        generator = torch.Generator().manual_seed(3)
-        walks = list(walk(mover, plan._replace(step_sizes=steps), Walk(q), generator))
+        rougher = plan._replace(step_sizes=steps)
+        walks = list(walk(mover, rougher, Walk(q), SequentialNoise(3)))
         for stage in (walks[0].stage, walks[-1].stage):
             assert stage is not None
             exact = Exact(x, y, stage.beta).log_z
