@@ -13,6 +13,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
     [
         "tutorial.md",
         "ensembles.md",
+        "density.md",
         "runner.md",
         "durable.md",
         "dims.md",
