@@ -5,6 +5,7 @@
 #   make check       format, lint, types and import direction
 #   make docs        the documentation, warnings as errors
 #   make bench       all benchmarks, or one: make bench NAME=dims
+#   make wheel       the file to install without a checkout, in dist/
 #   make clean       remove caches and outputs, keep .venv
 
 # The first Python that is new enough and can make environments.
@@ -23,7 +24,7 @@ PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
 # What NAME stands for when it is empty: every benchmark, but not their helpers.
 BENCHES := $(filter-out tables _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: demo test test-all check docs bench clean
+.PHONY: demo test test-all check docs bench wheel clean
 
 demo: $(VENV)/.demo
 	$(PY) inference/dims.py models/digits_classifier.py \
@@ -48,6 +49,9 @@ bench: $(VENV)/.bench
 	set -e; for name in $(or $(NAME),$(BENCHES)); do \
 		$(PY) benchmarks/$$name.py $(BENCH_ARGS); done
 	$(PY) benchmarks/tables.py
+
+wheel: | $(PY)
+	$(PY) -m pip wheel --disable-pip-version-check --no-deps -w dist .
 
 clean:
 	rm -rf build dist demo_report docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache htmlcov

@@ -4,6 +4,7 @@ import ast
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -59,6 +60,18 @@ def write_gallery(folder: str, title: str) -> None:
     page = HERE / "gallery" / f"{folder}.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n".join(parts))
+
+
+def skip_fields(
+    app: object, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leave the fields of named tuples to the section "Attributes" of their class."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def setup(app: Any) -> None:
+    """Connect the handler above; Sphinx calls this."""
+    app.connect("autodoc-skip-member", skip_fields)
 
 
 write_gallery("models", "Models")

@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-QUICK = "runner.md", "gibbs.md"
+QUICK = "density.md", "runner.md", "gibbs.md"
 SLOW = "tutorial.md", "ensembles.md", "durable.md", "dims.md", "hmc.md"
 
 

@@ -1,0 +1,103 @@
+"""Names in the pages exist: dotted paths, words of code, files and links."""
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+WRITTEN = [p for p in (ROOT / "docs").glob("*.md") if p.name != "benchmarks.md"]
+PAGES = [*TOP, *sorted(WRITTEN), *sorted((ROOT / "docs" / "reference").glob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+CODE = ("pyro_geo", "models", "inference", "benchmarks")
+PACKAGES = {path.parent.name for path in ROOT.glob("pyro_geo/*/__init__.py")}
+# Words of other libraries and of the shell, and new data of a reader.
+FOREIGN = {
+    *("AutoDelta", "DiscreteHMM", "LocScaleReparam", "Vindex", "param", "reparam"),
+    *("SaasFullyBayesianSingleTaskGP", "compare", "from_pyro", "from_zarr", "loo"),
+    *("CHANGELOG", "durations", "kill", "new_x", "y_new"),
+}
+
+
+def text_of(page: Path) -> str:
+    """The page without the lines that a diff takes away."""
+
+    def without(block: re.Match[str]) -> str:
+        return re.sub(r"^-.*\n", "", block.group(), flags=re.M)
+
+    return re.sub(r"^```diff.*?^```", without, page.read_text(), flags=re.M | re.S)
+
+
+def exists(dotted: str) -> bool:
+    """Import as much of a dotted name as is a module, and look up the rest."""
+    first, *rest = dotted.split(".")
+    found: object = importlib.import_module(first)
+    path = first
+    for name in rest:
+        path = f"{path}.{name}"
+        if not hasattr(found, name):
+            if not isinstance(found, ModuleType):
+                return False
+            try:
+                importlib.import_module(path)
+            except ImportError:
+                return False
+        found = getattr(found, name)
+    return True
+
+
+def dotted_names(text: str) -> set[str]:
+    """Paths into the package, in prose, directives and imports."""
+    found = set(re.findall(r"(?<![\w/.])pyro_geo(?:\.\w+)+", text))
+    for start in re.findall(r"`([a-z_]+\.\w[\w.]*)", text):
+        if start.split(".")[0] in PACKAGES:
+            found.add(f"pyro_geo.{start.rstrip('.')}")
+    for module, names in re.findall(
+        r"^\+?from (pyro_geo[\w.]*) import (.+)$", text, re.M
+    ):
+        found |= {f"{module}.{name.split(' as ')[0]}" for name in names.split(", ")}
+    return {name for name in found if not name.endswith(".md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_dotted_names_exist(page):
+    missing = sorted(name for name in dotted_names(text_of(page)) if not exists(name))
+    assert not missing
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    files = [p for folder in CODE for p in (ROOT / folder).rglob("*.py")]
+    files += [
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+        *(ROOT / "tests").glob("*.py"),
+    ]
+    return {w for p in files for w in re.findall(r"[A-Za-z_]\w+", p.read_text())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_words_of_code_exist(page, vocabulary):
+    text = text_of(page)
+    blocks = re.findall(r"^```.*?^```", text, re.M | re.S)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    local = {w for block in blocks for w in re.findall(r"\w+", block)}
+    quoted = [
+        re.sub(r'"[^"]*"|\S*/\S*', "", q) for q in re.findall(r"`([^`]+)`", prose)
+    ]
+    words = {w for q in quoted for w in re.findall(r"[A-Za-z_]\w+", q)}
+    assert not sorted(words - local - vocabulary - FOREIGN)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_and_files_exist(page):
+    text = re.sub(r"<[^>]*>", "", page.read_text())
+    links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
+    missing = [x for x in links if not (page.parent / x).exists()]
+    folders = "|".join((*CODE, "docs"))
+    files = re.findall(rf"(?<![\w/.])((?:{folders}|tests)/[\w/.]*\w)", text)
+    missing += [x for x in files if not (ROOT / x).exists() and "NAME" not in x]
+    assert not missing
