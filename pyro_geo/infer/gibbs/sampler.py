@@ -167,6 +167,7 @@ class GibbsPosterior:
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
+        # a guide replaces the path; beside one it would silently do nothing
         needed = method == "importance"
         expected = "a trained guide" if needed else f"no guide for method {method!r}"
         check((guide is not None) == needed, "guide", guide, expected)
@@ -248,6 +249,7 @@ class GibbsPosterior:
         self, arguments: tuple[Any, Any], store: RunStore | None, clock: Clock
     ) -> AnnealingSession:
         """Put together what a run consists of, from the start or from a store."""
+        # one target for all temperatures: they are data of one graph, traced once
         target = self.model.target(*arguments, dtype=self.dtype)
         mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
         seed = seed_of_run(self.seed, store)

@@ -131,6 +131,7 @@ class AnnealingSession(Session):
         self.record.load(store)
         if self.state.stages:
             last = self.state.stages[-1]
+            # equal data and settings do not tell one loss function from another
             loss = self.mover.loss(last.q).cpu().numpy()
             where = f"store {store.path}"
             check_values(where, "loss", self.mover.target, loss, last.loss.tolist())
@@ -222,6 +223,7 @@ class AnnealingSession(Session):
 
     def _kept(self, plan: AnnealingPlan) -> set[float]:
         """Temperatures of the stages that are kept, a certificate's divisor."""
+        # fixed by the plan, before the first particle is moved
         every = self.sampler.keep == "all"
         return set(plan.betas if every else self.sampler.betas)
 
