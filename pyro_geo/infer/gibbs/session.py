@@ -16,7 +16,8 @@ from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage, Walk, anneal
+from pyro_geo.infer.gibbs.pilot import Pilot, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
 from pyro_geo.infer.gibbs.stages import StageRecord
 from pyro_geo.io.store import RunStore

@@ -26,7 +26,8 @@ from pyro_geo.infer import MCMC, GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs.langevin import walk
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.infer.gibbs.path import Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import Stage, Walk, anneal
+from pyro_geo.infer.gibbs.pilot import Pilot, scout
 from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import open_run
 from pyro_geo.testing.hmc import FixedHMC
