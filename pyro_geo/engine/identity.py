@@ -198,7 +198,7 @@ def check_versions(where: str, header: Mapping[str, Any]) -> None:
             "on with it: further draws are as valid, but may differ in their last bits "
             "from those of a run that never stopped.",
             FallbackWarning,
-            stacklevel=8,  # the caller of `resume`
+            stacklevel=11,  # the caller of `resume`
         )
 
 

@@ -100,7 +100,8 @@ class SequentialNoise:
 
     Args:
         seed: any integer; only its lowest 64 bits count.
-        *path: numbers that tell this stream from others of the same seed.
+        *path: numbers that tell this stream from others of the same seed; zeros at
+            its end count for nothing.
         state: where to go on, an earlier :attr:`state`; at the start if None.
 
     Example:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +20,9 @@ from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
 
-__all__ = ["Session", "interruption", "seed_of_run", "stored_run"]
+__all__ = ["Session", "interruption", "seed_of_run", "sitting"]
+
+AnySession = TypeVar("AnySession", bound="Session")
 
 
 class Session(ABC):
@@ -196,21 +199,31 @@ class Session(ABC):
 
 
 @contextmanager
-def stored_run(path: str | os.PathLike[str] | None) -> Iterator[RunStore | None]:
-    """Open the store of a run to go on with, and close it at the end.
+def sitting(
+    begin: Callable[[RunStore | None], AnySession],
+    path: str | os.PathLike[str] | None,
+    clock: Clock,
+) -> Iterator[AnySession]:
+    """Put a session together, and let its workers and its store go at the end.
 
     Args:
-        path: the folder; None for a run that begins.
+        begin: makes the session, given the open store of a run to go on with.
+        path: the folder of that store; None for a new run.
+        clock: takes the time by phase, this one as `start`.
 
     Yields:
-        The store, or None.
+        The session.
     """
-    store = None if path is None else RunStore.open(path)
-    try:
-        yield store
-    finally:
-        if store is not None:
-            store.close()
+    with contextlib.ExitStack() as cleanup:
+        with clock.phase("start"):
+            store = None
+            if path is not None:
+                store = RunStore.open(path)
+                cleanup.callback(store.close)
+            session = begin(store)
+            cleanup.callback(session.close)
+        clock.building = lambda: session.record.target.build_seconds
+        yield session
 
 
 def seed_of_run(seed: int | None, store: RunStore | None) -> int:

@@ -25,11 +25,13 @@ from pyro_geo.engine import chains, record
 from pyro_geo.errors import (
     CheckpointError,
     ConfigurationError,
+    ConvergenceWarning,
     FallbackWarning,
     ModelError,
     UnsupportedError,
 )
 from pyro_geo.infer import HMC, MCMC, GibbsModel, GibbsPosterior
+from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.io import report
 from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import _array, _run, check_run, open_run
@@ -588,8 +590,9 @@ def test_another_torch_is_warned_of(stored, tmp_path):
     tree = json.loads(file.read_bytes())
     tree["attributes"]["pyro_geo"]["torch_version"] = "1.0"
     file.write_text(json.dumps(tree))
-    with pytest.warns(FallbackWarning, match=r"torch 1\.0"):
+    with pytest.warns(FallbackWarning, match=r"torch 1\.0") as warned:
         run(store=path).resume(Y)
+    assert warned[0].filename == __file__  # where the user called
 
 
 # -- the Gibbs posterior ------------------------------------------------------------
@@ -693,6 +696,60 @@ def test_a_gibbs_posterior_is_refused_other_data_and_other_losses(tmp_path):
         gibbs().resume(X, TARGETS)
     assert content(path) == before
     assert posterior.status == "finite_sample"
+
+
+def test_a_full_disk_keeps_the_finished_stages_of_a_path(tmp_path, monkeypatch):
+    path = tmp_path / "run.zarr"
+    expected = gibbs().run(X, TARGETS)
+    write, left = _run.RunStore.write, [2 * 6]  # two stages of six variables
+
+    def full(self: Any, *args: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        write(self, *args)
+
+    sampler = gibbs(store=path)
+    with monkeypatch.context() as patched:
+        patched.setattr(_run.RunStore, "write", full)
+        with pytest.raises(CheckpointError, match=r"No space.*good up to stage 2"):
+            sampler.run(X, TARGETS)
+    assert sampler.posterior is not None
+    assert len(sampler.posterior.stages) >= 2
+    found = gibbs(store=path).resume(X, TARGETS)
+    assert torch.equal(found.positions, expected.positions)
+    assert torch.equal(found.log_weights, expected.log_weights)
+
+
+def test_an_interrupted_path_of_temperatures_adds_up_its_times(tmp_path, monkeypatch):
+    path, expected = tmp_path / "run.zarr", gibbs().run(X, TARGETS)
+    assert expected.plan is not None
+    move, left = ParticleMover.move, [3 * len(expected.plan.betas) + 2]
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return move(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ParticleMover, "move", interrupted)
+        with pytest.warns(ConvergenceWarning, match="interrupted.*resume") as warned:
+            cut = gibbs(store=path).run(X, TARGETS)
+    assert warned[0].filename == __file__
+    assert len(cut.stages) == 2
+    assert cut.attributes["interrupted"] == 1
+    assert "ConvergenceWarning: the run was interrupted" in "".join(cut.notes)
+    posterior = get_group(open_run(path), "posterior")
+    assert posterior is not None
+    assert posterior.attrs["notes"] == cut.attributes["notes"]
+    found = gibbs(store=path).resume(X, TARGETS)
+    assert torch.equal(found.positions, expected.positions)
+    assert not found.interrupted
+    assert found.notes == expected.notes
+    # the pilot was not run again, but its time counts
+    assert found.timings["pilot"] == cut.timings["pilot"]
+    assert found.seconds > cut.seconds
 
 
 # -- looking on ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_geo.engine import Noise
+from pyro_geo.engine import Noise, SequentialNoise
 
 
 def test_streams_do_not_depend_on_grouping_or_order():
@@ -92,3 +92,25 @@ def test_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     Noise(0).block([0], 0).normal(5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_sequential_stream_goes_on_from_its_state():
+    before = torch.get_rng_state()
+    noise = SequentialNoise(3, 1)
+    noise.normal(5)
+    place = noise.state
+    expected = noise.uniform(4), noise.normal(2, 3, dtype=torch.float64)
+    again = SequentialNoise(99, state=place)
+    found = again.uniform(4), again.normal(2, 3, dtype=torch.float64)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sequential_streams_of_one_seed_differ():
+    paths = [(0,), (1,), (0, 1), (1, 1), (1, 2)]
+    draws = [SequentialNoise(3, *path).normal(4) for path in paths]
+    draws.append(SequentialNoise(4, 0).normal(4))
+    for first, one in enumerate(draws):
+        for other in draws[:first]:
+            assert not torch.equal(one, other)

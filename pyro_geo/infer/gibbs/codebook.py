@@ -96,6 +96,7 @@ class Codebook:
                 expected=f"({len(self.q)},)",
                 todo="Pass the logarithm of each particle's weight.",
             )
+        # not-a-number, and infinite prices too, drop a particle: that is always allowed
         log_p = self.log_p.double().nan_to_num(-math.inf, -math.inf, -math.inf)
         object.__setattr__(self, "log_p", log_p)
         if not bool((log_p > -math.inf).any()):
@@ -132,6 +133,7 @@ class Codebook:
         if isinstance(rho, int):
             return -self.log_p[rho]
         share = rho.exp()
+        # 0 log 0 = 0, though the second factor is infinite or not a number there
         cost = torch.where(share > 0, share * (rho - self.log_p), 0.0)
         return cost.sum(-1)
 
@@ -192,6 +194,7 @@ class Codebook:
                 expected="losses of every particle at every example",
                 todo="Pass losses=(particles, n) to certify.",
             )
+        # at the new data, in the precision of the run
         model = self.model.with_loss(loss)
         target = model.target(args, targets, dtype=self.target.dtype)
         low, high = loss_range or (-math.inf, math.inf)
@@ -210,6 +213,7 @@ class Codebook:
         alive = self.alive
         found = map_chunks(moments, self.q[alive])
         check_loss_range(found["low"], found["high"], low, high)
+        # dropped particles may lie where the loss cannot be evaluated; they count 0
         mean, square = torch.zeros(2, len(self.q), dtype=torch.float64).unbind()
         mean[alive], square[alive] = found["mean"], found["square"]
         n = target.pointwise_log_likelihood(self.q[:1])["gibbs"].shape[1]
@@ -247,7 +251,7 @@ class Codebook:
         values = torch.where(self.alive[:, None], values.double(), 0.0)
         if clip:
             values = values.clamp(low, high)
-        rows = values[self.alive]
+        rows = values[self.alive]  # what a dropped particle loses is no error
         check_loss_range(rows.amin(1), rows.amax(1), low, high)
         return Losses(values.mean(1), values.square().mean(1), values.shape[1])
 
@@ -275,8 +279,10 @@ class Codebook:
         good = count > 0 and len(shares) == count and low >= 0
         found = f"{count} codebooks with weights {list(shares)}"
         expected = "a weight of at least 0 for each codebook, their sum at most 1"
+        # a sum below 1 wastes a part of the prior, one above 1 certifies nothing
         check(good and sum(shares) <= 1 + 1e-12, "weights", found, expected)
-        # sources are numbered through all codebooks
+        # each part is divided by its share of the prior: log p of the mixture is that
+        # of the part plus log c; sources are numbered through all codebooks
         source, names = [], []
         for book in codebooks:
             source.append(book.source + len(names))

@@ -51,19 +51,25 @@ def weigh_guide(
     """
     rows, logs = [], []
     with torch.no_grad(), private_randomness(seed):
+        # one at a time: a guide may be any program, and need not be vectorised
         for _ in range(num_particles):
             sites = random_sites(poutine.trace(guide).get_trace(*arguments))
             _check(sites, target)
+            # Pyro's automatic guides draw a site of their own and put the latent ones
+            # at a function of it; the density of all their sites is that of the latents
             values = {name: sites[name]["value"] for name in target.layout.sites}
             rows.append(target.unconstrain(values))
             logs.append(
                 sum(s["fn"].log_prob(s["value"]).sum().double() for s in sites.values())
             )
     q, log_q = torch.stack(rows), torch.stack([torch.as_tensor(x) for x in logs])
+    # The guide's density is that of constrained values, the target's prior that of
+    # unconstrained ones; without its log-Jacobian it is the prior of the model.
     jacobian = target.map(lambda one: target.layout.constrain_with_jacobian(one)[1], q)
     log_prior = (target.log_prior(q) - jacobian).detach().double()
     loss = mover.loss(q)
     log_weights = log_prior - log_q - beta * loss - math.log(num_particles)
+    # a draw outside the prior's support, or without a finite loss, weighs nothing
     log_weights = torch.where(log_weights.isfinite(), log_weights, -math.inf)
     check_alive(log_weights, "importance draws")
     rate = torch.ones_like(loss)
@@ -74,6 +80,7 @@ def weigh_guide(
 
 def _check(sites: dict[str, Any], target: Target) -> None:
     """Refuse a guide that has no density, or other sites."""
+    # a point mass has no density to divide by
     missing = [name for name in target.layout.sites if name not in sites]
     free = [s for s in sites.values() if not isinstance(_base(s["fn"]), dist.Delta)]
     if missing or not free:

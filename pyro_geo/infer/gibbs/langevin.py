@@ -48,6 +48,7 @@ def walk(
         Wu, Kohler & Noe (2020), Stochastic normalizing flows, 2002.06707.
     """
     q = path.q
+    # the weights of a path need its start and the work of all steps so far
     if path.balance is None:
         start = mover.log_prior(q)
         work = torch.zeros_like(start)
@@ -76,12 +77,14 @@ def walk(
         # the weight of the docstring: target at the end over prior at the start, times
         # the work of all steps
         log_weights = log_prior - beta * loss - start + work - math.log(len(q))
+        # The comparison catches not-a-number as well. A particle is dropped for good,
+        # even if its path comes back to a finite loss.
         bad = ~(log_weights < math.inf) | ~loss.isfinite()
         killed = int((bad & ~dead).sum())
         dead = dead | bad
         log_weights = torch.where(dead, -math.inf, log_weights)
         check_alive(log_weights, f"beta {beta:.3g}")
-        rate = torch.ones_like(loss)
+        rate = torch.ones_like(loss)  # every step is taken
         effective = float(ess(log_weights))
         stage = Stage(beta, q, log_weights, loss, rate, effective, False, killed)
         yield Walk(q, index + 1, stage, Balance(start, work, dead))

@@ -139,6 +139,7 @@ class GibbsModel:
         Returns:
             Losses in double precision, `(particles, n)`.
         """
+        # the pointwise log-likelihood is not tempered: any temperature will do
         return -map_chunks(target.pointwise_log_likelihood, q)[FACTOR].double()
 
     def prior_draws(self, target: Target, num_draws: int, seed: int) -> Tensor:
@@ -166,6 +167,7 @@ class GibbsModel:
         """
         density = target.density
         assert isinstance(density, ModelDensity)
+        # those of `_density`: the model's, and the targets
         (args, _), _ = density.arguments(target.data)
         return args
 
@@ -202,12 +204,16 @@ class GibbsModel:
         arguments = pytree.tree_map_only(
             Tensor, lambda x: cast((x,), dtype)[0], (args, targets)
         )
+        # a prior that is scaled or improper is no distribution that particles can start
+        # from, and no bound holds for it
         checked = GibbsModel(self.model, self._compare)
+        # the loss is evaluated at one position, for its shape alone
         traced = poutine.trace(SiteStart(0)(checked._density))
         with torch.no_grad(), private_randomness(0), evaluation_mode(dtype):
             sites = random_sites(traced.get_trace(*arguments))
         loss = sites.pop(FACTOR)["fn"].log_factor
         first = targets[0] if targets else None
+        # the loss of a batch that was averaged would weigh one example for all
         n = len(first) if isinstance(first, Tensor) and first.dim() else None
         if loss.dim() != 1 or n not in (None, len(loss)):
             raise ShapeError(

@@ -52,6 +52,7 @@ class ParticleMover:
     ) -> None:
         self.model, self.target = model, target
         self.num_leapfrog = num_leapfrog
+        # at inverse temperature 1 the log-likelihood is minus the summed loss
         self._plain = target.tempered(1.0)
         if chunk is None:
             q = torch.zeros(1, target.dim, dtype=target.dtype, device=target.device)
@@ -110,6 +111,8 @@ class ParticleMover:
         total = torch.zeros(len(q), dtype=torch.float64)
         for _ in range(moves):
             momentum = noise.normal(*q.shape, dtype=q.dtype).to(q.device)
+            # drawn for all particles at once: how they are split into chunks changes no
+            # number
             uniform = noise.uniform(len(q), dtype=q.dtype).to(q.device)
             # one table, so that a chunk has its particles and their noise together
             both = torch.cat([q, momentum, uniform[:, None]], 1)
@@ -124,13 +127,16 @@ class ParticleMover:
         self, target: Target, rows: Tensor, step_size: float, scale: Tensor
     ) -> Tensor:
         q, momentum = (x.contiguous() for x in rows[:, :-1].chunk(2, 1))
+        # the particle's gradient at the last temperature is of no use at this one
         value, grad = target.value_and_grad(q)
         chains, metric = ChainState(q, -value, -grad), Diagonal(scale)
+        # unroll=1: a path visits many temperatures, and a short graph is traced sooner
         step = TransitionLoop(target, chains, metric, unroll=1)
         sizes = torch.full_like(value, step_size)
         chains, trajectory = step(
             metric, chains, momentum, rows[:, -1], sizes, self.num_leapfrog
         )
+        # the Metropolis rate of the energy error at the end of the trajectory
         rate = (-trajectory.error).exp().clamp(max=1.0)
         return torch.cat([chains.q, rate[:, None]], 1)
 

@@ -1,33 +1,29 @@
-"""A path of temperatures: planned by a pilot, then walked as planned."""
+"""A path of temperatures, walked as it was planned."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.engine import SequentialNoise
-from pyro_geo.errors import ConfigurationError, EmptyEnsembleError
+from pyro_geo.errors import EmptyEnsembleError
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.ops.weights import ess, log_mean, next_temperature, systematic
+from pyro_geo.ops.weights import ess, log_mean, systematic
 
 __all__ = [
     "Balance",
-    "Pilot",
     "AnnealingPlan",
     "Stage",
     "Walk",
     "anneal",
     "check_alive",
-    "scout",
+    "next_stage",
+    "prior_stage",
 ]
-
-_TRIES = 3  # moves of the pilot at each temperature, for its step size
-_MOST_STAGES = 2_000
-_SMALLEST = 1e-6  # least scale of a direction, as a share of the prior's
 
 
 class AnnealingPlan(NamedTuple):
@@ -80,59 +76,6 @@ class Stage(NamedTuple):
         return float(self.log_weights.logsumexp(0))
 
 
-class Pilot(NamedTuple):
-    """Where the pilot is between two temperatures.
-
-    Attributes:
-        q: positions of its particles, `(particles, dim)`.
-        step_size: to go on with.
-        smallest: least scale of each direction, `(dim,)`.
-        betas: inverse temperatures so far.
-        step_sizes: for each of them.
-        scales: for each of them, `(dim,)`.
-    """
-
-    q: Tensor
-    step_size: float
-    smallest: Tensor
-    betas: tuple[float, ...] = ()
-    step_sizes: tuple[float, ...] = ()
-    scales: tuple[Tensor, ...] = ()
-
-    @classmethod
-    def begin(cls, q: Tensor) -> Pilot:
-        """Start with draws from the prior, `(particles, dim)`."""
-        # optimal HMC steps shrink as the fourth root of the dimension
-        return cls(q, 0.5 / q.shape[1] ** 0.25, _SMALLEST * q.std(0))
-
-    @property
-    def beta(self) -> float:
-        """Inverse temperature that it has reached."""
-        return self.betas[-1] if self.betas else 0.0
-
-    def plan(
-        self, num_leapfrog: int, moves: int, ess_threshold: float
-    ) -> AnnealingPlan:
-        """Write down how to walk where it has walked.
-
-        Args:
-            num_leapfrog: steps of one move.
-            moves: of each stage of the run.
-            ess_threshold: of the run.
-
-        Returns:
-            The plan.
-        """
-        return AnnealingPlan(
-            self.betas,
-            self.step_sizes,
-            torch.stack(self.scales),
-            num_leapfrog,
-            moves,
-            ess_threshold,
-        )
-
-
 class Balance(NamedTuple):
     """What the weights of uncorrected steps are made of.
 
@@ -163,82 +106,10 @@ class Walk(NamedTuple):
     balance: Balance | None = None
 
 
-def scout(
-    mover: ParticleMover,
-    pilot: Pilot,
-    ends: Sequence[float],
-    *,
-    cess: float,
-    target_accept_prob: float,
-    noise: SequentialNoise,
-) -> Iterator[Pilot]:
-    """Walk the path with a pilot.
-
-    The pilot adapts to its own particles, which a certified run may not do; its draws
-    are thrown away.
-
-    Args:
-        mover: makes the moves.
-        pilot: where it is.
-        ends: inverse temperatures that must be among the stages, rising.
-        cess: conditional effective size of each step to the next temperature.
-        target_accept_prob: acceptance rate that step sizes are adapted to.
-        noise: random numbers.
-
-    Yields:
-        The pilot after each temperature.
-
-    Raises:
-        ConfigurationError: no end of the path in sight.
-    """
-    q, step_size, smallest = pilot.q, pilot.step_size, pilot.smallest
-    loss = mover.loss(q)
-    flat = torch.zeros_like(loss)
-    while (beta := pilot.beta) < ends[-1]:
-        # a particle without a finite loss has no weight from here on
-        alive = torch.where(loss.isfinite(), flat, -math.inf)
-        finite = loss.nan_to_num(0.0, 0.0, 0.0)
-        check_alive(alive, "the pilot")
-        end = next(end for end in ends if end > beta)
-        # as far as the conditional effective size allows, and never past an end
-        new = next_temperature(alive, finite, beta, end, cess)
-        log_weights = alive - (new - beta) * finite
-        # weighted standard deviations at the new temperature are its metric
-        share = log_weights.softmax(0).to(q.dtype)[:, None]
-        mean = (share * q).sum(0)
-        scale = (share * (q - mean).square()).sum(0).sqrt().maximum(smallest)
-        rows = systematic(log_weights, noise.uniform())
-        q = q[rows]
-        # each try moves the step size towards the wanted acceptance rate
-        for _ in range(_TRIES):
-            q, loss, rate = mover.move(q, new, step_size, scale, 1, noise)
-            step_size *= math.exp(float(rate.mean()) - target_accept_prob)
-        pilot = Pilot(
-            q,
-            step_size,
-            smallest,
-            (*pilot.betas, new),
-            (*pilot.step_sizes, step_size),
-            (*pilot.scales, scale),
-        )
-        if len(pilot.betas) > _MOST_STAGES:
-            raise ConfigurationError(
-                "the path of temperatures does not end",
-                where=f"the pilot, at beta {new:.3g} of {ends[-1]:g}",
-                found=f"{len(pilot.betas)} stages",
-                expected=f"at most {_MOST_STAGES}",
-                todo="Lower cess or betas, or scale the loss.",
-            )
-        yield pilot
-
-
 def anneal(
     mover: ParticleMover, plan: AnnealingPlan, walk: Walk, noise: SequentialNoise
 ) -> Iterator[Walk]:
-    """Walk the path as planned: reweigh, resample where that is due, move.
-
-    Nothing here depends on the particles but the weights and when they are resampled,
-    so that each stage is properly weighted.
+    """Walk the path as planned.
 
     Args:
         mover: makes the moves.
@@ -249,40 +120,89 @@ def anneal(
     Yields:
         Where it is after each stage.
     """
-    q = walk.q
-    if walk.stage is None:
-        loss, beta = mover.loss(q), 0.0
-        log_weights = torch.full((len(q),), -math.log(len(q)), dtype=torch.float64)
-        log_weights = log_weights.to(q.device)
-    else:
-        loss, beta = walk.stage.loss, walk.stage.beta
-        log_weights = walk.stage.log_weights
+    stage = walk.stage or prior_stage(mover, walk.q)
     for index in range(walk.done, len(plan.betas)):
-        new, step_size = plan.betas[index], plan.step_sizes[index]
-        scale = plan.scales[index]
-        lost = ~loss.isfinite() & (log_weights > -math.inf)
-        # importance weight of the step from one temperature to the next
-        tilt = (new - beta) * loss
-        log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
-        check_alive(log_weights, f"beta {new:.3g}")
-        effective = float(ess(log_weights))
-        resampled = effective < plan.ess_threshold * len(q)
-        if resampled:
-            rows = systematic(log_weights, noise.uniform())
-            q = q[rows]
-            # each survivor carries the mean weight: the normaliser stays unbiased
-            log_weights = log_mean(log_weights).expand(len(q)).clone()
-        q, loss, rate = mover.move(q, new, step_size, scale, plan.moves, noise)
-        # a particle whose loss is no longer finite is dropped: a weight may be lowered
-        # to zero, since that only makes the estimate of the normaliser smaller
-        killed = int(lost.sum())
-        lost = ~loss.isfinite() & (log_weights > -math.inf)
-        killed += int(lost.sum())
-        log_weights = torch.where(lost, -math.inf, log_weights)
-        check_alive(log_weights, f"beta {new:.3g}")
-        beta = new
-        stage = Stage(beta, q, log_weights, loss, rate, effective, resampled, killed)
-        yield Walk(q, index + 1, stage)
+        stage = next_stage(mover, plan, index, stage, noise)
+        yield Walk(stage.q, index + 1, stage)
+
+
+def prior_stage(mover: ParticleMover, q: Tensor) -> Stage:
+    """Weigh draws from the prior, the stage at inverse temperature 0.
+
+    Args:
+        mover: evaluates the loss.
+        q: the draws, `(particles, dim)`.
+
+    Returns:
+        The stage. Its weights sum to 1, the prior's normaliser.
+    """
+    loss, count = mover.loss(q), len(q)
+    log_weights = torch.full((count,), -math.log(count), dtype=torch.float64)
+    log_weights = log_weights.to(q.device)
+    return Stage(
+        0.0, q, log_weights, loss, torch.ones_like(loss), float(count), False, 0
+    )
+
+
+def next_stage(
+    mover: ParticleMover,
+    plan: AnnealingPlan,
+    index: int,
+    stage: Stage,
+    noise: SequentialNoise,
+) -> Stage:
+    r"""Reweigh the particles, resample where that is due, and move them.
+
+    .. math:: \log v_i \leftarrow \log v_i - (\beta_t - \beta_{t-1})\, T(\theta_i)
+
+    Nothing here depends on the particles but the weights and when they are resampled,
+    so that each stage is properly weighted: :math:`E \sum_i v_i f(\theta_i)` is the
+    integral of :math:`f` under the unnormalised posterior.
+
+    Args:
+        mover: makes the moves.
+        plan: the path.
+        index: of the stage to make.
+        stage: the one before.
+        noise: random numbers.
+
+    Returns:
+        The stage.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, section
+        3.3.2.3: the weight of a move that leaves the new temperature invariant.
+    """
+    q, loss, log_weights = stage.q, stage.loss, stage.log_weights
+    beta = plan.betas[index]
+    # The weight depends on where a particle was before the move alone, because the
+    # move leaves the new temperature invariant. So moves need no weight of their own.
+    tilt = (beta - stage.beta) * loss
+    before = log_weights > -math.inf
+    log_weights = torch.where(loss.isfinite(), log_weights - tilt, -math.inf)
+    check_alive(log_weights, f"beta {beta:.3g}")
+    killed = int((before & ~loss.isfinite()).sum())
+    effective = float(ess(log_weights))
+    resampled = effective < plan.ess_threshold * len(q)
+    if resampled:
+        rows = systematic(log_weights, noise.uniform())
+        q = q[rows]
+        # Each survivor carries the mean weight: their sum, the estimate of the
+        # normaliser, is the same before and after, and so stays unbiased.
+        log_weights = log_mean(log_weights).expand(len(q)).clone()
+    # step size and scale were frozen by the pilot: adapted to these particles, the
+    # move would not leave the posterior invariant
+    q, loss, rate = mover.move(
+        q, beta, plan.step_sizes[index], plan.scales[index], plan.moves, noise
+    )
+    # A particle whose loss is no longer finite is dropped. A weight may always be
+    # lowered: that makes the estimate of the normaliser smaller and a certificate
+    # looser, never wrong.
+    lost = ~loss.isfinite() & (log_weights > -math.inf)
+    killed += int(lost.sum())
+    log_weights = torch.where(lost, -math.inf, log_weights)
+    check_alive(log_weights, f"beta {beta:.3g}")
+    return Stage(beta, q, log_weights, loss, rate, effective, resampled, killed)
 
 
 def check_alive(log_weights: Tensor, where: str) -> None:

@@ -130,6 +130,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         r"""Estimated divergence from the prior in nats, :math:`-\log Z - W(T)`."""
         share = self.log_weights.softmax(0)
         alive = share > 0
+        # KL(posterior || prior) = -log Z - E[tilt], by the definition of the posterior
         mean = (share[alive] * self.tilt[alive]).sum()
         return -self.log_z - float(mean)
 
@@ -145,6 +146,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         rows = []
         for stage in self.stages:
             share = stage.log_weights.softmax(0)
+            # a dropped particle has weight 0 and may have an infinite loss
             loss = torch.where(share > 0, stage.loss, 0.0)
             mean = float((share * loss).sum())
             rows.append(
@@ -197,6 +199,8 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         q = self.positions.flatten(0, 1)
         log_weights, tilt = self.log_weights, self.tilt
         alive = log_weights > -math.inf
+        # The price of a particle in the prior: its weight in the posterior without the
+        # tilt, v e^T. The average of v e^T f over runs is the prior's mean of f.
         books = [torch.where(alive, log_weights + tilt, -math.inf)]
         positions, own = [q], [log_weights.log_softmax(0)]
         names = [f"beta={self.beta:.3g}"]
@@ -206,8 +210,11 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
                 price = stage.log_weights + stage.beta * stage.loss
                 books.append(torch.where(kept, price, -math.inf))
                 positions.append(stage.q)
+                # earlier stages are no draws of the posterior at the last temperature
                 own.append(torch.full_like(price, -math.inf))
                 names.append(f"beta={stage.beta:.3g}")
+        # A mixture of J stages gives each 1/J of the prior. J was planned before any
+        # stage was seen and stays even if fewer were finished: the others weigh 0.
         divisor = self.planned if pool == "all" else 1
         source = [torch.full((len(b),), i) for i, b in enumerate(books)]
         return Codebook(
@@ -272,6 +279,8 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
                 raise
             interrupted = True
         loss = torch.stack(losses, 1)
+        # divided by the steps that were planned: an interrupt loses weight, and a
+        # weight may be lowered
         log_weights = (last.log_weights[:, None] - math.log(steps)).expand_as(loss)
         log_weights = torch.where(loss.isfinite(), log_weights, -math.inf)
         stats = {
@@ -310,6 +319,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         new = self._with_draws(
             q, log_weights.expand_as(loss), {"tilt": self.beta * loss}
         )
+        # nobody knows how these draws came about, so their weights prove nothing
         new.status = "heuristic"
         return new
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -21,7 +20,7 @@ from pyro_geo.checks import (
 )
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.progress import Clock
-from pyro_geo.engine.session import seed_of_run, stored_run
+from pyro_geo.engine.session import seed_of_run, sitting
 from pyro_geo.errors import BetaRangeError, PrecisionWarning
 from pyro_geo.infer.gibbs.model import GibbsModel
 from pyro_geo.infer.gibbs.moves import ParticleMover
@@ -168,6 +167,7 @@ class GibbsPosterior:
         self.cess, self.target_accept_prob = cess, target_accept_prob
         self.num_leapfrog, self.moves = num_leapfrog, moves
         self.ess_threshold, self.chunk, self.keep = ess_threshold, chunk, keep
+        # a guide replaces the path; beside one it would silently do nothing
         needed = method == "importance"
         expected = "a trained guide" if needed else f"no guide for method {method!r}"
         check((guide is not None) == needed, "guide", guide, expected)
@@ -231,14 +231,12 @@ class GibbsPosterior:
     def _execute(self, args: Any, targets: Any, *, resume: bool) -> WeightedPosterior:
         self.posterior = None
         clock = Clock()
-        with contextlib.ExitStack() as cleanup:
-            with clock.phase("start"):
-                stored = stored_run(self.store if resume else None)
-                store = cleanup.enter_context(stored)
-                session = self._session((args, targets), store, clock)
-                cleanup.callback(session.close)
-            target = session.mover.target
-            clock.building = lambda: target.build_seconds
+
+        def begin(store: RunStore | None) -> AnnealingSession:
+            return self._session((args, targets), store, clock)
+
+        path = self.store if resume else None
+        with sitting(begin, path, clock) as session:
             session.run(self.progress_bar, lambda: self._take(session))
             posterior = self.posterior
             assert posterior is not None
@@ -251,6 +249,7 @@ class GibbsPosterior:
         self, arguments: tuple[Any, Any], store: RunStore | None, clock: Clock
     ) -> AnnealingSession:
         """Put together what a run consists of, from the start or from a store."""
+        # one target for all temperatures: they are data of one graph, traced once
         target = self.model.target(*arguments, dtype=self.dtype)
         mover = ParticleMover(self.model, target, self.num_leapfrog, self.chunk)
         seed = seed_of_run(self.seed, store)

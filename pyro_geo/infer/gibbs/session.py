@@ -16,7 +16,8 @@ from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.infer.gibbs.path import AnnealingPlan, Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage, Walk, anneal
+from pyro_geo.infer.gibbs.pilot import Pilot, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
 from pyro_geo.infer.gibbs.stages import StageRecord
 from pyro_geo.io.store import RunStore
@@ -131,6 +132,7 @@ class AnnealingSession(Session):
         self.record.load(store)
         if self.state.stages:
             last = self.state.stages[-1]
+            # equal data and settings do not tell one loss function from another
             loss = self.mover.loss(last.q).cpu().numpy()
             where = f"store {store.path}"
             check_values(where, "loss", self.mover.target, loss, last.loss.tolist())
@@ -222,6 +224,7 @@ class AnnealingSession(Session):
 
     def _kept(self, plan: AnnealingPlan) -> set[float]:
         """Temperatures of the stages that are kept, a certificate's divisor."""
+        # fixed by the plan, before the first particle is moved
         every = self.sampler.keep == "all"
         return set(plan.betas if every else self.sampler.betas)
 

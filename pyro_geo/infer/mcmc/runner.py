@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.record import DrawRecord
 from pyro_geo.engine.schedule import Counts, Rounds, RunPlan, RunState, split_chains
-from pyro_geo.engine.session import interruption, seed_of_run, stored_run
+from pyro_geo.engine.session import interruption, seed_of_run, sitting
 from pyro_geo.engine.starts import start_positions
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
 from pyro_geo.errors import PyroGeoWarning
@@ -207,17 +206,16 @@ class MCMC(PosteriorDraws, RunCosts):
         self._forget()
         clock = Clock()
         self.timings = clock.phases
-        with one_thread(), contextlib.ExitStack() as cleanup:
-            with clock.phase("start"):
-                stored = stored_run(self.store if resume else None)
-                store = cleanup.enter_context(stored)
-                self.run_seed = seed_of_run(self.seed, store)
-                target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
-                self._check_dtype(target)
-                self._target = target
-                session = self._session(target, store, (args, kwargs), clock)
-                cleanup.callback(session.close)
-            clock.building = lambda: target.build_seconds
+
+        def begin(store: RunStore | None) -> ChainSession:
+            self.run_seed = seed_of_run(self.seed, store)
+            target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
+            self._check_dtype(target)
+            self._target = target
+            return self._session(target, store, (args, kwargs), clock)
+
+        path = self.store if resume else None
+        with one_thread(), sitting(begin, path, clock) as session:
             session.run(self.progress_bar, lambda: self._take(session))
             review = self._review(session.state.states)
             session.finish(self.attributes)

@@ -22,11 +22,15 @@ from pyro_geo.errors import (
     NotProperlyWeightedError,
     PrecisionWarning,
 )
-from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
+from pyro_geo.infer import MCMC, GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.certificates import Codebook, bounds, certify, certify_exact
 from pyro_geo.infer.gibbs.langevin import walk
 from pyro_geo.infer.gibbs.moves import ParticleMover
-from pyro_geo.infer.gibbs.path import Pilot, Stage, Walk, anneal, scout
+from pyro_geo.infer.gibbs.path import Stage, Walk, anneal
+from pyro_geo.infer.gibbs.pilot import Pilot, scout
+from pyro_geo.io.arviz import get_group
+from pyro_geo.io.store import open_run
+from pyro_geo.testing.hmc import FixedHMC
 
 DOUBLE = torch.float64
 SCALE = 1.5
@@ -444,6 +448,58 @@ def test_options_out_of_range(option: dict[str, Any]) -> None:
         GibbsPosterior(GibbsModel(linear, squared), **option)
 
 
+def test_a_wrong_option_names_the_nearest() -> None:
+    options: dict[str, Any] = {"num_particle": 10}
+    with pytest.raises(ConfigurationError, match="did you mean 'num_particles'"):
+        GibbsPosterior(GibbsModel(linear, squared), **options)
+
+
+def test_times_are_charged_to_phases(tmp_path) -> None:
+    found = posterior(num_particles=16)
+    assert set(found.timings) == {"start", "compile", "pilot", "annealing"}
+    assert found.timings["compile"].wall > 0
+    assert found.seconds == pytest.approx(sum(t.wall for t in found.timings.values()))
+    assert found.attributes["sampling_time"] == round(found.seconds, 3)
+    pilot = found.timings["pilot"].wall
+    assert found.attributes["pilot_time"] == round(pilot, 3)
+    stored = posterior(num_particles=16, store=tmp_path / "run.zarr")
+    assert set(stored.timings) - set(found.timings) == {"storing"}
+
+
+def test_attributes_are_those_of_every_run() -> None:
+    x, y = data()
+    model = GibbsModel(linear, squared)
+    found = posterior(num_particles=16)
+    chains = MCMC(
+        FixedHMC(model.target(x, y, dtype=DOUBLE), step_size=0.1, num_steps=2),
+        num_samples=2,
+        warmup_steps=0,
+        seed=1,
+        progress_bar=False,
+    ).run()
+    own = {"num_chains", "warmup_steps", "rung", "num_steps", "step_size"}
+    common = set(chains.attributes) - own
+    assert {"model", "seed", "dtype", "torch_version", "notes"} <= common
+    assert common <= set(found.attributes)
+    for name in ("seed", "dim", "dtype", "interrupted", "pyro_version"):
+        assert found.attributes[name] == chains.attributes[name]
+    assert found.attributes["model"] == "linear"
+
+
+def test_a_store_has_all_attributes_before_the_first_stage(tmp_path, monkeypatch):
+    folder = tmp_path / "run.zarr"
+    interrupting(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        posterior(num_particles=16, store=folder)
+    monkeypatch.undo()
+    first = get_group(open_run(folder), "posterior")
+    assert first is not None
+    own = {"num_draws", "beta", "ess", "log_z", "stages", "killed", "status"}
+    expected = posterior(num_particles=16).attributes
+    assert set(expected) - set(first.attrs) == {*own, "pilot_time"}
+    assert first.attrs["num_particles"] == 16
+
+
 def test_unadjusted_paths_are_weighed_properly() -> None:
     mover, plan, q = runner()
     x, y = data()
@@ -491,6 +547,7 @@ def test_importance_draws_of_a_good_guide() -> None:
     assert found.khat < 0.7
     certificate = certify(book, misclassified, (x, y))
     assert certificate.status == "finite_sample"
+    assert set(found.timings) == {"start", "compile", "sampling"}
 
 
 def test_importance_draws_on_a_constrained_site() -> None:
