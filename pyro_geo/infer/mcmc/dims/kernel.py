@@ -42,7 +42,7 @@ from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
 
 __all__ = ["DIMS", "DIMSState"]
 
-_BLOCK_LANES = 4  # trajectories per lane in one block: short ones make up for long ones
+_BLOCK_LANES = 4  # trajectories per lane and block, so that long ones delay few lanes
 
 
 class DIMSState(NamedTuple):
@@ -329,8 +329,8 @@ class DIMS(Kernel):
         if state.laplaces:
             moves = (q - anchors.q.unsqueeze(1)).nan_to_num(torch.inf)
             far = [
-                found.precision.norm(move).max()  # in standard deviations
-                for found, move in zip(state.laplaces, moves, strict=True)
+                laplace.precision.norm(move).max()  # in standard deviations
+                for laplace, move in zip(state.laplaces, moves, strict=True)
             ]
             furthest = torch.maximum(state.furthest, torch.stack(far))
             state = state._replace(furthest=furthest)
@@ -342,7 +342,7 @@ class DIMS(Kernel):
     def review(
         self, states: Sequence[DIMSState], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
-        """Say what a user must know of the anchors and of the finished draws."""
+        """Warn of anchors that are no minima and of draws that went wrong."""
         anchors = Anchors(
             *(
                 torch.cat(parts)
@@ -360,7 +360,7 @@ class DIMS(Kernel):
         ]
 
     def _check_early(self, target: Target) -> None:
-        """Raise before anchors are trained what would be raised after."""
+        """Refuse a loss or a velocity law before anchors are trained for it."""
         q = torch.full((1, target.dim), 0.1, dtype=target.dtype, device=target.device)
         shape = tuple(self.objective.on(target)(q).shape)
         if shape != (1,):

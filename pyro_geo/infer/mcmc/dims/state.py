@@ -1,6 +1,6 @@
 """State of the dissipative flow: where every lane is and what it has gone through.
 
-Everything has a leading axis of lanes, which do not see each other. Finished lanes
+Everything has a leading axis of lanes, which are independent. Finished lanes
 stay as they are, so a batch of one fixed size serves any number of trajectories.
 """
 
@@ -39,7 +39,7 @@ class FlowState(NamedTuple):
         stage: 0 exploring, 1 settling, integer.
         status: 0 active, 1 out of time, 2 stopped, 3 out of evaluations in either
             stage, 4 diverging; integer.
-        overdrawn: an earlier stage ran out of evaluations, boolean.
+        exhausted: an earlier stage ran out of evaluations, boolean.
         peak_loss: largest loss at any accepted step.
         loss_explored: loss where exploring ended (or is now).
         path_length: length of the path in parameter space.
@@ -65,7 +65,7 @@ class FlowState(NamedTuple):
     calm: Tensor
     stage: Tensor
     status: Tensor
-    overdrawn: Tensor
+    exhausted: Tensor
     peak_loss: Tensor
     loss_explored: Tensor
     path_length: Tensor

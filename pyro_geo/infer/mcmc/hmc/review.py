@@ -1,4 +1,4 @@
-"""What a user must know of the draws of HMC."""
+"""Warnings about the draws of HMC."""
 
 from __future__ import annotations
 
