@@ -109,8 +109,8 @@ def map_estimate(
     check_number("learning_rate", learning_rate, strict=True)
     q = _starts(target, num_starts, seed, initial)
     loss = _loss(target)
-    found = adam(partial(adam_step, loss), q, num_steps, learning_rate)
-    return lbfgs(loss, found.last, polish_steps)
+    result = adam(partial(adam_step, loss), q, num_steps, learning_rate)
+    return lbfgs(loss, result.last, polish_steps)
 
 
 def deep_ensemble(

@@ -169,7 +169,7 @@ def predictive_entropy(probs: Tensor) -> Tensor:
 
 
 def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
-    r"""Say how well a score tells two groups apart: the area under the ROC curve.
+    r"""Measure how well a score separates two groups: the area under the ROC curve.
 
     `P(s_\mathrm{out} > s_\mathrm{in}) + \frac12 P(s_\mathrm{out} = s_\mathrm{in})` over
     all pairs: 1 if the score always puts `out` above `in`, one half for chance.
@@ -195,9 +195,9 @@ def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
         good = scores.ndim == 1 and scores.numel() > 0
         check_shape(name, scores.shape, "(n,), n at least 1", good)
-    ordered, asked = scores_in.double().sort().values, scores_out.double()
-    below = torch.searchsorted(ordered, asked, right=False)
-    up_to = torch.searchsorted(ordered, asked, right=True)
+    ordered, others = scores_in.double().sort().values, scores_out.double()
+    below = torch.searchsorted(ordered, others, right=False)
+    up_to = torch.searchsorted(ordered, others, right=True)
     pairs = (below.double() + up_to.double()) / 2
     area = pairs.mean() / len(scores_in)
     unknown = scores_in.isnan().any() | scores_out.isnan().any()

@@ -189,7 +189,7 @@ def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                     f"shape {array.shape}",
                     "two leading axes (chains, draws)"
                     + (f" = {lead}" if len(lead) == 2 else ""),
-                    "Group the draws by chain before you hand them over.",
+                    "Group the draws by chain before the call.",
                 )
 
 
@@ -207,10 +207,10 @@ def _sample_coords(
     arrays: Mapping[str, np.ndarray],
     coords: Mapping[str, Sequence[object] | np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Label the leading axes: chains and draws by their numbers, others as told."""
+    """Label the leading axes: chains and draws by their numbers, others by `coords`."""
     if not lead:
         return {}
     sizes = max((array.shape[: len(lead)] for array in arrays.values()), key=len)
     labels = {name: np.arange(size) for name, size in zip(lead, sizes, strict=False)}
-    told = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
-    return {**labels, **told}
+    further = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
+    return {**labels, **further}

@@ -73,7 +73,7 @@ class Samples:
 
     @property
     def notes(self) -> list[str]:
-        """What the run had to say: warnings and steps down the ladder."""
+        """Warnings of the run, and steps down the ladder."""
         return list(dict.fromkeys(self._notes))
 
     @property
@@ -145,7 +145,7 @@ class Samples:
 
     @property
     def log_z(self) -> float:
-        """Logarithm of the sum of the weights: of the normaliser, where they say it."""
+        """Logarithm of the sum of the weights, which can estimate the normaliser."""
         return self._weighted().log_z
 
     @property

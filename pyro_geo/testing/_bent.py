@@ -93,7 +93,8 @@ class BananaTarget(KnownTarget):
 
     .. math:: q_1 \sim N(0, s^2), \qquad q_2 \mid q_1 \sim N(b (q_1^2 - s^2), 1)
 
-    and standard normal coordinates beside. Curved, so that no metric suits all places.
+    and further standard normal coordinates. It is curved, so that no metric suits all
+    places.
 
     Args:
         dim: length of a position.
@@ -169,7 +170,7 @@ class MixtureTarget(KnownTarget):
     .. math:: p(q) = w N(q; -\tfrac{a}{2} e_1, I) + (1 - w) N(q; \tfrac{a}{2} e_1, I)
 
     Up to a separation `a` of 2 there is one mode; from about 6 on chains that follow
-    gradients stay where they start, and the weights tell.
+    gradients stay in one mode, which the weights of the modes show.
 
     Args:
         dim: length of a position.

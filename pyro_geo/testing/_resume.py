@@ -20,7 +20,7 @@ _BLOCKS = 3  # of draws
 
 
 class _Stopped(Exception):
-    """The kernel was asked once too often."""
+    """The kernel was called for more blocks than the test allows."""
 
 
 def check_resume(case: Case) -> None:

@@ -181,7 +181,7 @@ def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
     for name, array in posterior.data_vars.items():
         values = columns(array)
         usable = finite(values)
-        kept = values[usable]
+        numbers = values[usable]
         clean = np.where(usable, values, np.nan)
         rhat = split_rhat(values)
         with np.errstate(all="ignore"):
@@ -193,8 +193,8 @@ def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
         rows[str(name)] = {
             "shape": " × ".join(map(str, array.shape[2:])) or "scalar",
             "axes": ", ".join(map(str, array.dims[2:])),
-            "smallest": kept.min() if kept.size else math.nan,
-            "largest": kept.max() if kept.size else math.nan,
+            "smallest": numbers.min() if numbers.size else math.nan,
+            "largest": numbers.max() if numbers.size else math.nan,
             "smallest sd": spread.min() if spread.size else math.nan,
             "largest sd": spread.max() if spread.size else math.nan,
             "largest split R-hat": known.max() if known.size else math.nan,

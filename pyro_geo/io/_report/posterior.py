@@ -255,10 +255,10 @@ def _heaviest(arrays: Sequence["xr.DataArray"], loading: np.ndarray) -> str:
 
 def _pair(posterior: "xr.Dataset", stats: "xr.Dataset | None", chain_name: str) -> str:
     """Picture the plane of largest spread."""
-    found = principal_plane(posterior)
-    if found is None:
+    projection = principal_plane(posterior)
+    if projection is None:
         return html.paragraph("The draws do not spread in two directions.")
-    plane, rows, labels = found
+    plane, rows, labels = projection
     draws = posterior.sizes["draw"]
     diverging = np.zeros(len(rows), dtype=bool)
     if stats is not None and "diverging" in stats:

@@ -185,10 +185,10 @@ def quantile_table(numbers: Mapping[str, np.ndarray]) -> "pd.DataFrame":
     for name, values in numbers.items():
         usable = values[np.isfinite(values)]
         levels = np.quantile(usable, [0, 0.05, 0.5, 0.95, 1]) if usable.size else None
-        found = [math.nan] * 5 if levels is None else levels.tolist()
+        quantiles = [math.nan] * 5 if levels is None else levels.tolist()
         names = ("smallest", "5 %", "median", "95 %", "largest")
         rows[name] = {
-            **dict(zip(names, found, strict=True)),
+            **dict(zip(names, quantiles, strict=True)),
             "not finite": int(values.size - usable.size),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

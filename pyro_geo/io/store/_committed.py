@@ -46,7 +46,7 @@ class CommittedRun:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the run knows of itself."""
+        """Facts of the run that it needs to continue."""
         return self._root["attributes"][HEADER]
 
     @property
