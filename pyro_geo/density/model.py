@@ -289,7 +289,7 @@ class ModelDensity:
             raise ModelError(
                 "the model's latent sites changed between runs",
                 where=f"site {name!r}",
-                found="a site that comes or goes with the values of others",
+                found="a site whose presence depends on the values of others",
                 expected=f"always {sorted(known)}",
                 todo="Write the choice with torch.where or a mask instead of if.",
             )

@@ -161,6 +161,7 @@ def score_table(
     rows: dict[str, dict[str, float]] = {
         name: prediction_scores(predict(test, q)) for name, q in draws.items()
     }
+    # one member of the ensemble is a MAP estimate, at its share of the time
     members, seconds = _timed(lambda: deep_ensemble(target, num_members, seed))
     single = members[:1]
     rows["MAP"] = prediction_scores(predict(test, single))

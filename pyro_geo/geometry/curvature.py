@@ -240,6 +240,7 @@ class Hessian(Curvature):
     """
 
     def __init__(self, target: Target, q: Tensor) -> None:
+        # the check is of one position; all have the same length
         super().__init__(target, q[0] if q.dim() == 2 and len(q) else q)
         self.q = q.detach()
 

@@ -120,6 +120,7 @@ def _statistics(
     # as for n equal weights, where it is n / (n - 1)
     single = float((shares**2).sum())
     sd = math.sqrt(variance / (1 - single)) if single < 1 else math.nan
+    # delta method: sd(s) = sd(s^2) / (2 s)
     spread = _error(weights, np.where(alive, centred**2 - variance, 0.0))
     highest = any(name.startswith("hdi") for name in names)
     ends = _interval(values, shares, interval, highest=highest)

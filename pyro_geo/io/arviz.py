@@ -107,6 +107,7 @@ def to_arviz(
     known = {*_SAMPLED, *_DATA}
     unknown = sorted(set(groups) - known)
     check(not unknown, "groups", unknown, f"some of {sorted(known)}")
+    # names of sample axes, which sites and plates cannot have
     taken = (*SAMPLE_DIMS, *sample_dims[2:])
     if "particles" in groups:
         taken = (*taken, *PARTICLE_DIMS)
@@ -175,13 +176,13 @@ def _rename(
 
 def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Check that sampled arrays lead with the same chains and draws."""
-    seen: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for group, arrays in groups.items():
         if group in _DATA:
             continue
         run = "run" if group in _RUN else group
         for site, array in arrays.items():
-            lead = seen.setdefault(run, array.shape[:2])
+            lead = sizes.setdefault(run, array.shape[:2])
             if array.ndim < 2 or array.shape[:2] != lead:
                 raise ShapeError(
                     "Arrays disagree about chains and draws",

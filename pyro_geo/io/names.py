@@ -130,6 +130,7 @@ def _axis_names(
             f"at most {len(shape)} names",
             "Name only the axes that come after chain and draw.",
         )
+    # names go from the left; axes without one get ArviZ's default name
     padded = [*names, *[None] * len(shape)][: len(shape)]
     chosen = tuple(
         f"{site}_dim_{axis}" if name is None else name

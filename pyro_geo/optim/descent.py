@@ -112,7 +112,7 @@ def adam(
             if bool(done.all()):
                 break
             at_last_check = best
-            if t <= num_steps // 2:
+            if t <= num_steps // 2:  # shows later where training was heading
                 halfway = torch.where(done.unsqueeze(-1), halfway, best_q)
     return AdamResult(q, best_q, halfway)
 

@@ -144,6 +144,7 @@ def compare_posterior(
         improved R-hat, 1903.08008.
     """
     names, ours, theirs = _components(draws, reference)
+    # half of the rate for two moments, half for two parts of R-hat: four a component
     constant = _is_constant(theirs)
     count = int((~constant).sum())
     rate = false_alarm / max(4 * count, 1)
@@ -204,6 +205,7 @@ def draws_needed(
     """
     tau = max(autocorrelation, 1.0)
     largest = _fisher(num_chains, 10**6, false_alarm / (4 * num_components))
+    # R-hat^2 - 1 of autocorrelated draws is about (tau F - 1) / (n / 2)
     for_r_hat = 2 * (tau - 1) * largest / (LARGEST_R_HAT**2 - 1)
     return math.ceil(max(for_r_hat, tau * least_effective / num_chains, _LEAST_DRAWS))
 
@@ -305,6 +307,7 @@ def _r_hat_limit(chains: int, draws: int, rate: float) -> float:
 def _fisher(chains: int, half: int, rate: float) -> float:
     from scipy.stats import f
 
+    # split R-hat is an F statistic: n (R-hat^2 - 1) + 1 of independent normal halves
     halves = 2 * chains
     return float(f.isf(rate, halves - 1, halves * (half - 1)))
 

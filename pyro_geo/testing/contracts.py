@@ -218,6 +218,7 @@ def check_groups(case: Case) -> None:
     Args:
         case: the case.
     """
+    # a group for each chain, and groups of unequal size
     for size in {1, max(1, case.chains - 1)}:
         fit = case.run(chain_batch_size=size)
         _same(case, f"chain_batch_size={size}", fit, case.fit, case.regrouping)
@@ -238,6 +239,7 @@ def check_repeat(case: Case) -> None:
     run = drive(case)
     first = run.block(run.state, 0)
     second = run.block(first.state, 1)
+    # a pickled copy shares no memory with the state that the kernel returned
     stored = pickle.loads(pickle.dumps(first.state))
     for what, state in (("the same state", first.state), ("a stored state", stored)):
         again = run.block(state, 1)
@@ -316,16 +318,15 @@ def check_arviz(case: Case) -> None:
         same = np.array_equal(stats[name].to_numpy(), value.numpy(), equal_nan=True)
         assert_true(case, f"{name!r} is the run's", same)
     for group in ("log_likelihood", "observed_data") if target.observed else ():
-        found = set(_group(case, idata, group).data_vars)
-        assert_true(
-            case, f"{group} has the observed sites", set(target.observed) <= found
-        )
+        variables = set(_group(case, idata, group).data_vars)
+        complete = set(target.observed) <= variables
+        assert_true(case, f"{group} has the observed sites", complete)
     for name in ("seed", "num_chains", "rung", "notes", "inference_library"):
         assert_true(case, f"attribute {name!r} is recorded", name in posterior.attrs)
 
 
 def check_no_warning(case: Case) -> None:
-    """A well-behaved case runs without a word.
+    """A well-behaved case runs without a warning.
 
     Args:
         case: the case.

@@ -150,6 +150,7 @@ def _ladder(
         own = (book.source == i).to(log_rho.device)
         weights = posterior.log_weights if i == 0 else stage.log_weights
         log_rho[i, own] = weights.log_softmax(0).to(log_rho.device)
+    # risk and complexity of each ensemble, in one product
     mean, k = log_rho.exp() @ losses.mean, book.kl(log_rho)
     table = posterior.path()
     order = [*range(1, len(stages)), 0]  # back to rising temperatures

@@ -165,7 +165,7 @@ class MCMC(PosteriorDraws, RunCosts):
         return self._execute(args, kwargs, resume=False)
 
     def resume(self, *args: Any, **kwargs: Any) -> MCMC:
-        """Go on with the run in `store` as if it had never stopped, bit for bit.
+        """Continue the run in `store` as if it had never stopped, bit for bit.
 
         Before that the data, the kernel's settings and the log-density at stored
         positions are compared with what the run was begun with. With a larger
@@ -205,6 +205,7 @@ class MCMC(PosteriorDraws, RunCosts):
     ) -> MCMC:
         self._forget()
         seed = self.seed
+        # drawn from the global generator, so that `pyro.set_rng_seed` decides
         self.run_seed = int(torch.randint(2**62, ())) if seed is None else seed
         clock = Clock()
         self.timings = clock.phases
@@ -229,7 +230,7 @@ class MCMC(PosteriorDraws, RunCosts):
                 if session is None or not session.record.num_draws:
                     raise
                 self.interrupted = True
-            finally:
+            finally:  # finished draws stay, whatever was raised
                 if session is not None:
                     self._take(session)
             assert session is not None
@@ -249,6 +250,7 @@ class MCMC(PosteriorDraws, RunCosts):
     ) -> Session:
         """Put together what a run consists of, from the start or from a store."""
         kernel = self.kernel
+        # chains of one group run side by side; groups can run in several processes
         most = kernel.max_lanes or self.num_chains
         most = min(most, self.chain_batch_size or most)
         groups = split_chains(self.num_chains, most)
@@ -271,7 +273,7 @@ class MCMC(PosteriorDraws, RunCosts):
         )
         session = Session(rounds, record, workers, self._live)
         if self.keep is not None:
-            _ = record.recorded  # a name that is not there raises before sampling
+            _ = record.recorded  # an unknown name raises here, before sampling
         if store is not None:
             session.restore(store, self._identity(target, groups))
         elif self.store is not None:
@@ -331,7 +333,7 @@ class MCMC(PosteriorDraws, RunCosts):
                     where="MCMC.run",
                     found=f"{finished} draws per chain",
                     expected=f"{self.num_samples}",
-                    todo="use the finished draws, run again, or resume it",
+                    todo="Use the finished draws, run again, or resume it.",
                 )
             )
         self._notes += [f"{type(warning).__name__}: {warning}" for warning in review]

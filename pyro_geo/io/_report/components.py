@@ -155,19 +155,19 @@ def choose(posterior: "xr.Dataset", limit: int) -> tuple[list[Component], int]:
 def _ranking(
     posterior: "xr.Dataset", scalars: int
 ) -> Iterator[tuple[bool, float, int, int, int]]:
-    """Give each component a key: what is to be shown first has the smallest."""
-    seen = 0
+    """Give each component a sorting key; the smallest is shown first."""
+    num_scalars = 0
     for site, array in enumerate(posterior.data_vars.values()):
         rhat = np.nan_to_num(split_rhat(columns(array)), nan=0.0, posinf=1e9)
-        seen += array.ndim == 2
-        first = array.ndim == 2 and seen <= scalars
+        num_scalars += array.ndim == 2
+        first = array.ndim == 2 and num_scalars <= scalars
         for column, value in enumerate(rhat):
             # Rounded, so that noise in R-hat does not scatter the choice.
             yield not first, -round(float(value), 2), column, site, column
 
 
 def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
-    """Tabulate every site as a whole: shape, range, spread and disagreement.
+    """Tabulate every site: shape, range, spread and disagreement over its components.
 
     Args:
         posterior: arrays with leading axes chain and draw.

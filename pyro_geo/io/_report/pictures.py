@@ -40,7 +40,7 @@ FEW_CHAINS = len(_CHAINS)
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Draw in one style whatever the caller's is; theirs returns afterwards."""
+    """Draw in one style, and restore the caller's afterwards."""
     import matplotlib as mpl
 
     ours = {
@@ -95,7 +95,7 @@ def _histogram(ax: "Axes", values: np.ndarray, **options: Any) -> None:
 
 
 def _tail(values: np.ndarray) -> str:
-    """Say how many values of a panel cannot be drawn."""
+    """Count the values of a panel that cannot be drawn."""
     missing = int(values.size - finite(values).sum())
     return f"  ({missing} of {values.size} not finite)" if missing else ""
 

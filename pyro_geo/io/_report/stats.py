@@ -75,9 +75,9 @@ def _count(page: html.Page, flags: Mapping[str, np.ndarray]) -> None:
 
 
 def _judge_energies(page: html.Page, numbers: Mapping[str, np.ndarray]) -> None:
-    """Say how the transitions of Hamiltonian Monte Carlo went."""
+    """Show acceptance and energy fraction of Hamiltonian Monte Carlo."""
     if "acceptance_rate" not in numbers:
-        return  # other kernels have energies too, but no chain that moves by them
+        return  # energies of other kernels are not those of Hamiltonian Monte Carlo
     for name in ("acceptance_rate", "step_size"):
         if name in numbers and (known := numbers[name][finite(numbers[name])]).size:
             page.card(f"mean {name.replace('_', ' ')}", float(known.mean()))

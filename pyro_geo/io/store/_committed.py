@@ -103,6 +103,7 @@ class CommittedRun:
             :class:`~pyro_geo.errors.CheckpointError` says which.
 
         """
+        # arrays are stored once, by the commit in which they were new
         last = self.header["commit"]
         arrays = load_arrays(self._state(last))
         doc = json.loads(arrays.pop(DOC).tobytes())

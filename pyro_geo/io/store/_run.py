@@ -244,6 +244,8 @@ class RunStore(CommittedRun):
         """
         commit = self.commits
         doc = {"doc": state.doc, "commits": sorted(state.commits)}
+        # The state first, the root last: until the root is replaced readers find the
+        # commit before, with its own state.
         content = io.BytesIO()
         text = np.frombuffer(json.dumps(doc).encode(), np.uint8)
         np.savez(content, **{DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
@@ -263,6 +265,7 @@ class RunStore(CommittedRun):
         except BaseException:
             self._root = before
             raise
+        # only now nothing needs the states of earlier commits
         self._forget({commit, *state.commits})
 
     def add(

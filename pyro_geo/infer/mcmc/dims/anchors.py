@@ -60,8 +60,8 @@ class Anchors(NamedTuple):
                     where=f"anchors {_rows(self.unbounded)}",
                     found=f"loss {float(self.loss[self.unbounded][0]):.6g}",
                     expected="a loss that takes its minimum",
-                    todo="add a prior (prior_weight, or loss='joint' with a proper "
-                    "one), smooth labels, or reparametrise",
+                    todo="Add a prior (prior_weight, or loss='joint' with a proper "
+                    "one), smooth labels, or reparametrise.",
                 )
             )
         unfinished = ~(self.predicted <= tol) & ~self.unbounded
@@ -73,7 +73,7 @@ class Anchors(NamedTuple):
                     where=f"anchors {_rows(unfinished)}",
                     found=f"a predicted decrease of {worst:.3g} nat",
                     expected=f"at most {tol:.3g}",
-                    todo="raise anchor_steps, or pass trained anchors",
+                    todo="Raise anchor_steps, or pass trained anchors.",
                 )
             )
         return warnings
@@ -190,7 +190,7 @@ def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
             found=f"loss {float(state.loss[row])}, "
             f"gradient of norm {float(state.grad[row].norm())}",
             expected="a finite loss and gradient",
-            todo="pass another anchor, or check the data",
+            todo="Pass another anchor, or check the data.",
         )
 
 

@@ -130,6 +130,6 @@ def spread_warnings(
             where="DIMS",
             found=f"largest displacement {largest:.3g}",
             expected="a set of minima, not an isolated one",
-            todo="use loss='nll', a weaker prior, or a posterior sampler",
+            todo="Use loss='nll', a weaker prior, or a posterior sampler.",
         )
     ]
