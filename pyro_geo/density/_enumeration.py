@@ -190,6 +190,7 @@ class Joint:
         # p(datum | latents) = p(datum, latents) / p(latents)
         if any(f.latent for f in unobserved):
             log_prob = log_prob - self._contract(unobserved, datum.plates)
+        # back to the shape of the site, with its plates where Pyro has them
         frames = [f for f in datum.site["cond_indep_stack"] if f.vectorized]
         shape = [1] * max((-f.dim for f in frames), default=0)
         for frame in frames:
@@ -200,6 +201,8 @@ class Joint:
         self, factors: Sequence[_Factor], plates: frozenset[str] = frozenset()
     ) -> Tensor:
         """Sum out all discrete sites, and multiply over all plates but these."""
+        # variable elimination over plates (Obermeyer et al. 2019, Tensor variable
+        # elimination for plated factor graphs, 1902.03210, algorithm 1)
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for factor in factors:
             tree.setdefault(factor.plates, []).append(factor.log_prob)

@@ -1,4 +1,4 @@
-"""Graphs in which a lane gives the same numbers wherever it stands.
+"""Graphs in which a lane gives the same numbers at every place.
 
 The product of all lanes with a shared matrix is one call of the BLAS. For some sizes
 its kernels treat the rows at the edge of a tile differently, so that the same
@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 __all__ = ["depends_on_lane", "make_lanes_interchangeable", "separate_products"]
 
-_ROUNDS = 8  # with few lanes, one round may agree by luck
+_ROUNDS = 8  # with few lanes, one round may agree by chance
 _MM = torch.ops.aten.mm.default
 
 

@@ -57,7 +57,7 @@ class _Normal(torch.autograd.Function):
     @staticmethod
     def forward(y: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, info = torch.linalg.cholesky_ex(covariance)
-        # no factor: this chain gets NaN, the others go on
+        # without a factor this chain gets NaN; the others are not affected
         factor = torch.where((info > 0)[..., None, None], torch.nan, factor)
         eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
@@ -110,6 +110,6 @@ class _Normal(torch.autograd.Function):
             outer = back.unsqueeze(-1) * weights.unsqueeze(-2)
             to_covariance = to_covariance - 0.5 * (outer + outer.mT)  # symmetric part
         if of_precision is not None:
-            both = 0.5 * (of_precision + of_precision.mT)
-            to_covariance = to_covariance - precision @ both @ precision
+            symmetric = 0.5 * (of_precision + of_precision.mT)
+            to_covariance = to_covariance - precision @ symmetric @ precision
         return to_y, to_covariance

@@ -1,7 +1,7 @@
 """Functions of Pyro that cannot be mapped or traced, replaced while a density runs.
 
-Another thread may see a replacement while a density is evaluated here. That does no
-harm: every replacement returns what the original returns.
+Another thread may call a replacement while a density is evaluated here. That changes
+nothing: every replacement returns what the original returns.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
 
 
 class _Users:
-    """How many densities run now, in all threads, and what they replaced."""
+    """Number of densities that run in all threads, and the replaced functions."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -119,7 +119,7 @@ _USERS = _Users()
 def mappable_pyro() -> Iterator[None]:
     """Replace the functions, and restore them when the last user leaves."""
     with _USERS.lock:
-        # only the first user knows the originals: a later one sees replacements
+        # the first user stores the originals: a later one would store replacements
         if _USERS.count == 0:
             _USERS.originals = [getattr(o, name) for o, name, _ in _REPLACEMENTS]
             for owner, name, new in _REPLACEMENTS:

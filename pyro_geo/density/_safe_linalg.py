@@ -53,11 +53,11 @@ def _on_finite(fn: Callable[..., Any], *axes: int) -> Callable[..., Any]:
         # decompose the identity instead, then overwrite the result
         bad = ~a.isfinite().all(-1).all(-1)
         eye = torch.eye(*a.shape[-2:], dtype=a.dtype, device=a.device)
-        found = fn(torch.where(bad[..., None, None], eye, a), *args, **kwargs)
-        if isinstance(found, Tensor):
-            return _where(bad, found, axes[0])
-        parts = zip(found, axes, strict=True)  # a named tuple, (values, vectors) say
-        return type(found)([_where(bad, part, n) for part, n in parts])
+        factors = fn(torch.where(bad[..., None, None], eye, a), *args, **kwargs)
+        if isinstance(factors, Tensor):
+            return _where(bad, factors, axes[0])
+        parts = zip(factors, axes, strict=True)  # a named tuple, (values, vectors) say
+        return type(factors)([_where(bad, part, n) for part, n in parts])
 
     return guarded
 

@@ -84,7 +84,7 @@ class BatchedDensity:
 
     @property
     def rung(self) -> Rung:
-        """Rung on which differentiated functions are asked to run now."""
+        """Rung on which differentiated functions run at present."""
         if self._rung is not None:
             return self._rung
         if self.compile is True or (
@@ -135,7 +135,7 @@ class BatchedDensity:
         """Put a pure function of this density and of tensors on the ladder, once.
 
         Args:
-            key: what tells the function apart from others on this target.
+            key: name that no other function on this target has.
             fn: `fn(target, *inputs)`, pure; `target` is this density, bound to the
                 data that the call brings.
             name: what warnings call it.
@@ -154,13 +154,14 @@ class BatchedDensity:
             >>> lifted(target.data, torch.ones(1, 2)).tolist()
             [-4.0]
         """
+        # siblings with another ceiling have functions of their own
         place = (key, self.ceiling)
         lifted = self._lifted.get(place)
         if lifted is not None:
             self._check_taken(key, lifted.fn, fn)
             return lifted
-        said = next((other.said for other in self._lifted.values()), set())
-        # one function has found out, and said, that data must be constants
+        warned = next((other.warned for other in self._lifted.values()), set())
+        # where one function could not be traced with data as inputs, none can
         known = any(other.constant_data for other in self._lifted.values())
         lifted = Lifted(
             _OnDensity(self, fn),
@@ -169,12 +170,12 @@ class BatchedDensity:
             constant_data=known,
             dtype=self.dtype,
         )
-        lifted.said = said
+        lifted.warned = warned
         self._lifted[place] = lifted
         return lifted
 
     def _check_taken(self, key: Hashable, taken: Any, fn: Callable[..., Any]) -> None:
-        """Refuse a key under which another function is kept."""
+        """Refuse a key under which another function is stored."""
         if same_function(taken.fn, fn):
             return
         raise ConfigurationError(
@@ -199,8 +200,8 @@ class BatchedDensity:
             The tree, its tensors with a leading axis of chains.
         """
         if self.ceiling == "sequential":
-            found = [fn(*one) for one in zip(*rows, strict=True)]
-            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *found)
+            results = [fn(*one) for one in zip(*rows, strict=True)]
+            return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
         return torch.func.vmap(fn)(*rows)
 
     def terms(self, q: Tensor) -> Terms:
@@ -213,8 +214,8 @@ class BatchedDensity:
             Both terms, differentiable.
         """
         self._check(q)
-        both = self.map(lambda one: tuple(self.density.terms(one, self.data)), q)
-        return Terms(*both)
+        terms = self.map(lambda one: tuple(self.density.terms(one, self.data)), q)
+        return Terms(*terms)
 
     def log_prob(self, q: Tensor) -> Tensor:
         """Log-density with log-Jacobians, `(chains,)`: minus Pyro's potential."""
@@ -270,7 +271,7 @@ class BatchedDensity:
         self._calls += 1
         key = (name, rung, *[(q.shape, q.dtype) for q in inputs])
         bound = self._bound.get(key)
-        if bound is None:
+        if bound is None:  # shapes are checked once: they are part of the key
             for q in inputs:
                 self._check(q)
             lifted = self.lift(
@@ -286,6 +287,7 @@ class BatchedDensity:
 
     def _try_mapping(self) -> None:
         """Try the gradient of two mapped chains; without it chains go one at a time."""
+        # not zero, where gradients of many functions vanish or do not exist
         q = torch.full((2, self.dim), 0.1, dtype=self.dtype, device=self.device)
         try:
             value_and_grad(self.log_prob, q)

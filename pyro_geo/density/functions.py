@@ -1,4 +1,4 @@
-"""When two function objects compute the same, for functions kept under a key."""
+"""Whether two function objects compute the same, for functions stored by key."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def same_function(first: Any, second: Any) -> bool:
         second: any callable.
 
     Returns:
-        Whether one may serve for the other. A False may be wrong, where a closure
-        holds an object whose equality cannot be seen; a True is not, as long as
-        globals stay what they are.
+        Whether one can replace the other. A False may be wrong, where a closure holds
+        an object that cannot be compared; a True is right as long as globals do not
+        change.
 
     Example:
         >>> def times(factor):

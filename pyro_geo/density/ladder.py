@@ -32,7 +32,7 @@ def lower_rung(first: Rung, second: Rung) -> Rung:
 def fallback_note(
     what: str, reason: BaseException | None, expected: str, to: str
 ) -> str:
-    """Say why something goes on lower down the ladder."""
+    """Write the note that a function runs on a lower rung, with the reason."""
     lines = str(reason).strip().splitlines() or ["no message"]
     return explain(
         what,
@@ -114,11 +114,12 @@ class Lifted:
         self.constant_data = constant_data
         self.dtype = dtype
         self.notes: list[str] = []
-        self.said: set[str] = set()  # shared by the functions of one target
+        # what has been warned about, shared by the functions of one target
+        self.warned: set[str] = set()
         self.build_seconds = Seconds()
         self._variants: dict[Any, _Variant] = {}
         self._traces: dict[Any, _Traced] = {}
-        # ids are safe as keys because the data are kept alive beside them
+        # an id is a safe key, because the data are stored too and cannot be replaced
         self._pinned: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(
@@ -155,8 +156,8 @@ class Lifted:
             *examples: inputs of the shapes to come.
             rung: the rung wanted.
             laned: which inputs, and with them all outputs, have a leading axis of
-                lanes that must not see their own place: the graph is then tried with
-                its lanes in other orders, and changed where that shows.
+                lanes whose numbers must not depend on their place: the graph is tried
+                with its lanes in other orders, and changed where they do.
 
         Returns:
             A function of the inputs alone; other shapes are not checked.
@@ -184,7 +185,7 @@ class Lifted:
             leaves = leading + [leaf.contiguous() for leaf in leaves]
             with torch.no_grad(), default_dtype(dtype):
                 outputs = list(call(*leaves))
-            outputs.reverse()
+            outputs.reverse()  # rebuilding takes leaves from the end of the list
             return rebuild(outputs)
 
         return bound
@@ -204,7 +205,8 @@ class Lifted:
             with default_dtype(self.dtype):
                 variant = self._build(inputs, rung)
             self.build_seconds += Seconds.now() - start
-            # kept under what building has taught: the next call asks for that
+            # building may lower the ceiling or make data constants, so the key that
+            # the next call will ask for is known only now
             self._variants[lower_rung(rung, self.ceiling), self._key(inputs)] = variant
         return variant
 
@@ -227,7 +229,7 @@ class Lifted:
         return _Variant(call, traced.rebuild, rung, traced.data_is_input)
 
     def _trace(self, inputs: _Inputs, rung: Rung) -> _Traced | None:
-        """Trace with data as inputs, or else as constants, or else say so."""
+        """Trace with data as inputs, else as constants; None where neither works."""
         key = self._key(inputs)
         if key in self._traces:
             return self._traces[key]
@@ -248,14 +250,15 @@ class Lifted:
             self.constant_data, self.ceiling = False, "mapped"
             self._step_down(rung, "mapped", reason)
             return None
+        # data have no lanes, whether or not they are inputs
         marks = [False] * (len(leaves) - len(flat)) + laned
         if not make_lanes_interchangeable(graph, leaves, marks):
-            self._say(
+            self._note(
                 explain(
                     f"{self.name} rounds by lane",
                     where="the ladder",
-                    found="last bits that depend on a lane's place",
-                    expected="lanes that do not see where they are",
+                    found="last bits that depend on the number of a lane",
+                    expected="the same numbers in every lane",
                     todo="Keep the number of chains and lanes to reproduce draws.",
                 )
             )
@@ -270,16 +273,16 @@ class Lifted:
             expected="a graph that compiles"
             if rung == "compiled" and to == "traced"
             else "a function of tensors alone",
-            to=f"it goes on with '{to}'",
+            to=f"it runs with '{to}'",
         )
-        self._say(note, f"{rung} {to} {type(reason).__name__}")
+        self._note(note, f"{rung} {to} {type(reason).__name__}")
 
-    def _say(self, note: str, about: str = "") -> None:
-        """Record a note; warn unless another function has said the same."""
+    def _note(self, note: str, about: str = "") -> None:
+        """Record a note; warn unless another function has warned of the same."""
         self.notes.append(note)
-        if about and about in self.said:
+        if about and about in self.warned:
             return
-        self.said.add(about)
+        self.warned.add(about)
         warnings.warn(note, FallbackWarning, stacklevel=2)
 
 
@@ -296,6 +299,7 @@ class _Flat:
         self.fn = fn
         self.num_data = num_data
         self.constants = constants
+        # the trees are taken apart once: calls pass leaves in a fixed order
         self._inputs = rebuilder(examples)
         self._output: Rebuild | None = None
 

@@ -1,4 +1,4 @@
-"""Where each site lives in a flat unconstrained position."""
+"""Where each site stands in a flat unconstrained position."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def evaluation_mode(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _TensorPlace:
-    """Stands for a tensor among the arguments of a model."""
+    """Marks the place of a tensor among the arguments of a model."""
 
     def __repr__(self) -> str:
         return "tensor"
@@ -164,12 +164,8 @@ class ModelDensity:
             )
         for old, new in zip(old_leaves, leaves, strict=True):
             same = isinstance(new, Tensor) or _same(old, new)
-            check(
-                same,
-                "with_data",
-                repr(new)[:100],
-                f"{repr(old)[:100]}, which is no tensor",
-            )
+            expected = f"{repr(old)[:100]}, as only tensors can be replaced"
+            check(same, "with_data", repr(new)[:100], expected)
         return tuple(x for x in leaves if isinstance(x, Tensor))
 
     def check_data(self, data: Data) -> None:
@@ -293,7 +289,7 @@ class ModelDensity:
             raise ModelError(
                 "the model's latent sites changed between runs",
                 where=f"site {name!r}",
-                found="a site that comes or goes with the values of others",
+                found="a site whose presence depends on the values of others",
                 expected=f"always {sorted(known)}",
                 todo="Write the choice with torch.where or a mask instead of if.",
             )

@@ -85,7 +85,7 @@ def enumerable_sites(trace: poutine.Trace) -> dict[str, Values]:
     Raises:
         UnsupportedModelError: a discrete site without a list of its values.
     """
-    found = {}
+    values = {}
     for name, site in random_sites(trace).items():
         if not is_enumerable(site):
             continue
@@ -99,8 +99,8 @@ def enumerable_sites(trace: poutine.Trace) -> dict[str, Values]:
                 expected="one list of values for all entries of the site",
                 todo="Give all entries the widest range, or sum it out by hand.",
             ) from reason
-        found[name] = Values(tuple(site["value"].shape), len(support))
-    return found
+        values[name] = Values(tuple(site["value"].shape), len(support))
+    return values
 
 
 def first_line(reason: BaseException) -> str:
@@ -142,7 +142,7 @@ def _check_same_names(
         raise ModelError(
             f"the model's latent sites changed {when}",
             where=f"site {name!r}",
-            found="a site that comes or goes",
+            found="a site that is not in every run",
             expected="the same latent sites in every run",
             todo="Write the choice with torch.where or a mask instead of if.",
         )

@@ -291,18 +291,19 @@ class Target(BatchedDensity):
             torch.as_tensor(x, dtype=self.dtype, device=self.device) for x in own
         ]
         kind = type(prior).__name__ if isinstance(prior, Localisation) else prior
-        if self._temper == kind:
+        if self._temper == kind:  # tempered already: its own numbers are replaced
             return self.bind((*numbers, *self.data[len(numbers) :]))
         check(self._temper is _NOT_TEMPERED, "prior", prior, "that of the target")
-        found = self._tempered.get(kind)
+        # one target for each kind of prior, so that graphs are shared by temperatures
+        tempered = self._tempered.get(kind)
         data = (*numbers, *self.data)
-        if found is None:
+        if tempered is None:
             density = temper(self.density, prior)
-            found = Target(density, data, dtype=self.dtype, compile=self.compile)
-            found._temper = kind
-            self._tempered[kind] = found
-        assert isinstance(found, Target)
-        return found.bind(data).with_rung(self._rung)
+            tempered = Target(density, data, dtype=self.dtype, compile=self.compile)
+            tempered._temper = kind
+            self._tempered[kind] = tempered
+        assert isinstance(tempered, Target)
+        return tempered.bind(data).with_rung(self._rung)
 
     # -- other data -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Plain methods that results are held against: MAP, ensemble, Langevin, Laplace.
+"""Plain methods to compare results with: MAP, ensemble, Langevin, Laplace.
 
 Each is the textbook version, on a :class:`~pyro_geo.density.Target`, with all starts,
 members or chains as rows of one tensor. Positions come back flat and unconstrained;
@@ -109,8 +109,8 @@ def map_estimate(
     check_number("learning_rate", learning_rate, strict=True)
     q = _starts(target, num_starts, seed, initial)
     loss = _loss(target)
-    found = adam(partial(adam_step, loss), q, num_steps, learning_rate)
-    return lbfgs(loss, found.last, polish_steps)
+    result = adam(partial(adam_step, loss), q, num_steps, learning_rate)
+    return lbfgs(loss, result.last, polish_steps)
 
 
 def deep_ensemble(
@@ -170,7 +170,7 @@ def sghmc(
     .. math:: dq = p \, dt, \qquad
               dp = \nabla \log p(q) \, dt - \gamma p \, dt + \sqrt{2 \gamma} \, dW
 
-    What stochastic-gradient HMC follows when its gradient carries no noise. The step is
+    The limit of stochastic-gradient HMC for a gradient without noise. The step is
     the splitting kick, drift, friction and noise, drift, kick: for a normal density its
     positions have the exact covariance at any stable step size, for others they keep a
     bias of the order of the squared step.
@@ -180,7 +180,7 @@ def sghmc(
         num_chains: how many, independent of each other.
         num_steps: steps of each chain.
         seed: of starts and noise; the global random state stays untouched.
-        num_draws: draws kept of each chain, evenly spaced over its second half.
+        num_draws: draws returned of each chain, evenly spaced over its second half.
         step_size: of one step; left out, a third of the inverse square root of the
             largest curvature at the chain's start.
         friction: gamma, an inverse time.
@@ -213,10 +213,12 @@ def sghmc(
     else:
         check_number("step_size", step_size, strict=True)
         size = torch.full((num_chains, 1), step_size, dtype=target.dtype)
+    # the exact solution of dp = -gamma p dt + sqrt(2 gamma) dW over one step
     decay = torch.exp(-friction * size)
     step = target.lift("baselines.sghmc", _langevin_step, "sghmc")
     _, g = target.value_and_grad(q)
     p = torch.randn(q.shape, generator=generator, dtype=q.dtype)
+    # draws at equal distances, counted back from the last step
     keep = {num_steps - i * (num_steps // (2 * num_draws)) for i in range(num_draws)}
     draws = []
     for t in range(1, num_steps + 1):
@@ -237,8 +239,9 @@ def _langevin_step(
     decay: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make one step of the splitting kick, drift, friction and noise, drift, kick."""
-    p = p + 0.5 * size * g
-    q = q + 0.5 * size * p
+    p = p + 0.5 * size * g  # B
+    q = q + 0.5 * size * p  # A
+    # O: the variance 1 - decay^2 leaves a standard normal momentum as it is
     p = decay * p + (1.0 - decay**2).sqrt() * noise
     q = q + 0.5 * size * p
     _, g = value_and_grad(target.log_prob, q)
@@ -247,6 +250,7 @@ def _langevin_step(
 
 def _stable_step(target: Target, q: Tensor, generator: torch.Generator) -> Tensor:
     """Choose a step by the largest curvature at each start, `(chains, 1)`."""
+    # the power method; curvature c allows leapfrog steps up to 2 / sqrt(c)
     v = torch.randn(q.shape, generator=generator, dtype=q.dtype)
     hessian = Hessian(target, q)
     for _ in range(20):

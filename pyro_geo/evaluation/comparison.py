@@ -31,7 +31,7 @@ __all__ = ["Prediction", "predict", "prediction_scores", "score_table"]
 
 
 class Prediction(NamedTuple):
-    """What draws say about held-out data of one observed site.
+    """What draws predict for held-out data of one observed site.
 
     Attributes:
         log_prob: of each datum under each draw, `(draws, n)`.
@@ -72,8 +72,8 @@ def predict(test: Target, q: Tensor) -> Prediction:
         fn, value, _, _ = density.observations(one, test.data)[name]
         return _quantities(fn, value)
 
-    found = map_chunks(lambda chunk: test.map(quantities, chunk), q, 64)
-    return _prediction(found, test.observed[name])
+    values = map_chunks(lambda chunk: test.map(quantities, chunk), q, 64)
+    return _prediction(values, test.observed[name])
 
 
 def _single_site(test: Target) -> tuple[ModelDensity, str]:
@@ -85,25 +85,25 @@ def _single_site(test: Target) -> tuple[ModelDensity, str]:
         where="argument 'test'",
         found=f"{type(test.density).__name__} with sites {names}",
         expected="a Pyro model with one observed site",
-        todo="score the sites by hand with pyro_geo.evaluation.scores",
+        todo="Score each site with pyro_geo.evaluation.scores.",
     )
 
 
 def _quantities(fn: Any, value: Tensor) -> dict[str, Tensor]:
-    found = {"log_prob": fn.log_prob(value)}
+    quantities = {"log_prob": fn.log_prob(value)}
     if isinstance(fn, torch.distributions.Categorical):
-        found["probs"] = fn.probs
+        quantities["probs"] = fn.probs
     elif isinstance(fn, torch.distributions.Bernoulli):
-        found["probs"] = torch.stack([1 - fn.probs, fn.probs], -1)
+        quantities["probs"] = torch.stack([1 - fn.probs, fn.probs], -1)
     elif isinstance(fn, torch.distributions.Normal):
-        found["cdf"] = fn.cdf(value)
-    return found
+        quantities["cdf"] = fn.cdf(value)
+    return quantities
 
 
-def _prediction(found: dict[str, Tensor], labels: Tensor) -> Prediction:
-    probs, cdf = found.get("probs"), found.get("cdf")
+def _prediction(quantities: dict[str, Tensor], labels: Tensor) -> Prediction:
+    probs, cdf = quantities.get("probs"), quantities.get("cdf")
     return Prediction(
-        found["log_prob"],
+        quantities["log_prob"],
         None if probs is None else probs.mean(0),
         None if cdf is None else cdf.mean(0),
         labels,
@@ -161,20 +161,21 @@ def score_table(
     rows: dict[str, dict[str, float]] = {
         name: prediction_scores(predict(test, q)) for name, q in draws.items()
     }
-    members, spent = _timed(lambda: deep_ensemble(target, num_members, seed))
+    # one member of the ensemble is a MAP estimate, at its share of the time
+    members, seconds = _timed(lambda: deep_ensemble(target, num_members, seed))
     single = members[:1]
     rows["MAP"] = prediction_scores(predict(test, single))
-    rows["MAP"]["cpu_s"] = spent / num_members
+    rows["MAP"]["cpu_s"] = seconds / num_members
     rows[f"deep ensemble of {num_members}"] = prediction_scores(predict(test, members))
-    rows[f"deep ensemble of {num_members}"]["cpu_s"] = spent
+    rows[f"deep ensemble of {num_members}"]["cpu_s"] = seconds
     _, name = _single_site(test)
-    fitted, spent = _timed(
+    fitted, seconds = _timed(
         lambda: linearised_laplace(target, single[0], test, num_draws, seed)[name]
     )
     value = test.observed[name]
-    found = _prediction(_quantities(fitted, value), value)
-    rows["linearised Laplace"] = prediction_scores(found)
-    rows["linearised Laplace"]["cpu_s"] = spent + rows["MAP"]["cpu_s"]
+    prediction = _prediction(_quantities(fitted, value), value)
+    rows["linearised Laplace"] = prediction_scores(prediction)
+    rows["linearised Laplace"]["cpu_s"] = seconds + rows["MAP"]["cpu_s"]
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -68,8 +68,8 @@ def linearised_laplace(
         ...         pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
         >>> train = Target.from_model(model, torch.ones(3), torch.ones(3))
         >>> test = Target.from_model(model, torch.ones(2), torch.ones(2))
-        >>> found = linearised_laplace(train, torch.zeros(1), test, num_draws=5)["y"]
-        >>> found.log_prob(torch.ones(2)).shape
+        >>> y = linearised_laplace(train, torch.zeros(1), test, num_draws=5)["y"]
+        >>> y.log_prob(torch.ones(2)).shape
         torch.Size([5, 2])
     """
     density = test.density
@@ -123,8 +123,8 @@ def _linearise(
             parameters[parameter] = transform(
                 value.detach() + _tangents(value, q, moves)
             )
-    found = family(**parameters, validate_args=False)
-    return found.to_event(event_dims) if event_dims else found
+    distribution = family(**parameters, validate_args=False)
+    return distribution.to_event(event_dims) if event_dims else distribution
 
 
 def _tangents(value: Tensor, q: Tensor, moves: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def negative_log_likelihood(log_prob: Tensor) -> Tensor:
         1.2039...
     """
     _check_table("log_prob", log_prob, "(draws, n), neither of them 0")
+    # the density of the mixture is the mean of the draws' densities, not of their logs
     mixture = torch.logsumexp(log_prob, 0) - math.log(log_prob.shape[0])
     return -mixture.mean()
 
@@ -140,6 +141,7 @@ def expected_calibration_error(
     edges = torch.linspace(0, 1, num_bins + 1, dtype=probs.dtype, device=probs.device)
     # NaN sorts into the last bin and makes its sum, hence the score, NaN.
     bins = torch.bucketize(confidence.detach(), edges[1:-1])
+    # |B| (acc - conf) is the sum of the gaps in a bin
     total = gap.new_zeros(num_bins).index_add(0, bins, gap)
     return total.abs().sum() / len(labels)
 
@@ -169,7 +171,7 @@ def predictive_entropy(probs: Tensor) -> Tensor:
 
 
 def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
-    r"""Say how well a score tells two groups apart: the area under the ROC curve.
+    r"""Measure how well a score separates two groups: the area under the ROC curve.
 
     `P(s_\mathrm{out} > s_\mathrm{in}) + \frac12 P(s_\mathrm{out} = s_\mathrm{in})` over
     all pairs: 1 if the score always puts `out` above `in`, one half for chance.
@@ -195,9 +197,10 @@ def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
         good = scores.ndim == 1 and scores.numel() > 0
         check_shape(name, scores.shape, "(n,), n at least 1", good)
-    ordered, asked = scores_in.double().sort().values, scores_out.double()
-    below = torch.searchsorted(ordered, asked, right=False)
-    up_to = torch.searchsorted(ordered, asked, right=True)
+    # ranks instead of all n m pairs
+    ordered, others = scores_in.double().sort().values, scores_out.double()
+    below = torch.searchsorted(ordered, others, right=False)
+    up_to = torch.searchsorted(ordered, others, right=True)
     pairs = (below.double() + up_to.double()) / 2
     area = pairs.mean() / len(scores_in)
     unknown = scores_in.isnan().any() | scores_out.isnan().any()
@@ -305,6 +308,7 @@ def calibration_error(transforms: Tensor, *, num_levels: int = 99) -> Tensor:
     steps = torch.arange(1, num_levels + 1).to(transforms)
     levels = steps / (num_levels + 1)
     ordered = transforms.sort().values
+    # the empirical distribution function at each level
     count = torch.searchsorted(ordered, levels, right=True).to(transforms)
     gap = (count / len(transforms) - levels).abs().mean()
     return torch.where(transforms.isnan().any(), torch.nan, gap)
@@ -333,6 +337,7 @@ def _check_draws(draws: Tensor, targets: Tensor) -> None:
 
 def _quantile(ordered: Tensor, level: float) -> Tensor:
     """Interpolate a quantile of each column of sorted draws."""
+    # linear interpolation, as numpy.quantile has by default
     place = level * (len(ordered) - 1)
     below = int(place)
     above = min(below + 1, len(ordered) - 1)

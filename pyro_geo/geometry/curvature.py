@@ -71,6 +71,7 @@ class Curvature(ABC):
     def dense(self) -> Tensor:
         """The matrix, `(dim, dim)`, at the cost of `dim` products."""
         eye = torch.eye(len(self.q), dtype=self.q.dtype, device=self.q.device)
+        # the products are rows of a symmetric matrix up to rounding
         matrix = self.matvec(eye)
         return (matrix + matrix.T) / 2
 
@@ -98,6 +99,7 @@ class Curvature(ABC):
         dim = len(self.q)
         if dim <= num_probes:
             return self.dense().diagonal()
+        # E[z_i z_j] is 1 for i = j and 0 otherwise, so E[z * (A z)] is the diagonal
         signs = torch.randint(2, (num_probes, dim), generator=generator).to(self.q)
         signs = 2 * signs - 1
         total = torch.zeros_like(self.q)
@@ -117,7 +119,7 @@ class _OfScalar(Curvature):
     def _gradient(self) -> tuple[Tensor, Tensor] | None:
         """A leaf and the function's gradient there; None where nothing depends on it.
 
-        Kept for all products: its graph is their common part.
+        Stored for all products, because its graph is their common part.
         """
         with torch.enable_grad():
             x = self.q.detach().requires_grad_()
@@ -238,6 +240,7 @@ class Hessian(Curvature):
     """
 
     def __init__(self, target: Target, q: Tensor) -> None:
+        # the check is of one position; all have the same length
         super().__init__(target, q[0] if q.dim() == 2 and len(q) else q)
         self.q = q.detach()
 
@@ -279,6 +282,8 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
                 expected="continuous latents only",
                 todo="Use isotropic or fixed-energy velocities.",
             )
+        # KL(p_q || p_x) has at x = q the Fisher information as its Hessian, which is
+        # the Gauss-Newton matrix of the likelihood (Martens 2020)
         fixed = density.observations(q, data)
 
         def divergence(x: Tensor) -> Tensor:
@@ -291,6 +296,8 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
 
         return divergence
     if isinstance(density, ModuleDensity):
+        # the Bregman divergence of the loss between outputs: its Hessian at `q` is
+        # J' (loss'') J, without the curvature of the outputs themselves
         outputs = density.outputs(q, data).detach().requires_grad_()
         loss = density.loss(outputs, data[-1]).sum()
         (slope,) = torch.autograd.grad(loss, outputs)

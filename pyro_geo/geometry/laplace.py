@@ -70,7 +70,7 @@ class Laplace(NamedTuple):
             Draws, `(num_draws, dim)`.
         """
         shape = (self.mean.shape[-1], num_draws)
-        # double on the processor whatever the mode's type: the same draws for all
+        # double precision on the processor: the same draws for every type and device
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).mT
         return self.sample(noise.to(self.mean))
 
@@ -94,6 +94,7 @@ class Laplace(NamedTuple):
             MacKay (1992), A practical Bayesian framework for backpropagation networks,
             equation 2.5.
         """
+        # the density at the mode times the volume of its Gaussian
         rows = torch.atleast_2d(self.mean)
         with torch.no_grad():
             density = target.log_prob(rows).reshape(self.mean.shape[:-1])
@@ -129,7 +130,7 @@ def laplace(
         floor: eigenvalue up to which a direction counts as flat or falling; rounding
             of the largest one if None (for a number), and 0 up to rounding for
             `"size"` and `"refuse"`.
-        generator: randomness of the diagonal that stands in for a Gauss-Newton
+        generator: randomness of the diagonal that replaces a Gauss-Newton
             precision above 3,000 dimensions.
 
     Returns:
@@ -144,8 +145,8 @@ def laplace(
 
     Example:
         >>> target = Target.from_potential(lambda q: 2 * q[0] ** 2, 2)
-        >>> found = laplace(target, torch.zeros(2), curvature="hessian", flat=1.0)
-        >>> found.sample(torch.ones(1, 2)).abs().tolist(), int(found.num_repaired)
+        >>> normal = laplace(target, torch.zeros(2), curvature="hessian", flat=1.0)
+        >>> normal.sample(torch.ones(1, 2)).abs().tolist(), int(normal.num_repaired)
         ([[0.5, 1.0]], 1)
     """
     check_choice("curvature", curvature, ("gauss_newton", "hessian"))
@@ -159,10 +160,10 @@ def laplace(
     if curvature == "hessian":
         matrix = Hessian(target, q).dense()
         finite = matrix.isfinite().all(-1).all(-1)
-        # nothing is known where derivatives are not finite: flat all over
+        # where derivatives are not finite, every direction counts as flat
         matrix = torch.where(finite[..., None, None], matrix, 0.0)
         return _by_eigenvalues(q.detach(), matrix, flat, floor)
-    if target.dim > MAX_DENSE_DIM:
+    if target.dim > MAX_DENSE_DIM:  # the matrix would need gigabytes
         return _by_diagonal(target, q, flat, floor, generator)
     matrix = GaussNewton(target, q).dense().double()
     matrix = matrix + PriorHessian(target, q).dense().double()
@@ -180,12 +181,13 @@ def _by_eigenvalues(
 def _by_cholesky(q: Tensor, matrix: Tensor, flat: Flat, floor: float | None) -> Laplace:
     """Factor a precision, and repair it where it is not positive definite."""
     root, info = torch.linalg.cholesky_ex(matrix)
-    # a pivot of rounding's size is no precision, of whichever sign it came out
+    # a pivot relative to its diagonal is the share of the precision that the directions
+    # before it leave; one of rounding's size is noise, whatever its sign
     pivots = root.diagonal().square() / matrix.diagonal()
     least = _ROUNDING * torch.finfo(q.dtype).eps
     if floor is None and int(info) == 0 and bool((pivots > least).all()):
         return _unrepaired(q, Cholesky(root.to(q.dtype)))
-    if not bool(matrix.isfinite().all()):
+    if not bool(matrix.isfinite().all()):  # eigh would raise an error of its own
         _no_precision(math.nan)
     values, vectors = torch.linalg.eigh(matrix)
     values, smallest, count = _repair(values, flat, floor, q.dtype)
@@ -206,7 +208,7 @@ def _by_diagonal(
     if not isinstance(flat, str):
         diagonal, smallest, count = _repair(diagonal, flat, floor, q.dtype)
         return Laplace(q, Diagonal(diagonal.sqrt()), smallest, count)
-    # a negative entry may be the estimate's error: its size is no guide
+    # a negative entry may be the error of the estimate, so its size means nothing
     if not bool((diagonal > 0).all()):
         _no_precision(float(diagonal.min()))
     return _unrepaired(q, Diagonal(diagonal.sqrt()))
@@ -223,7 +225,7 @@ def _repair(
     least = max(_FLOOR, _ROUNDING * torch.finfo(dtype).eps)
     rounding = least * values.abs().amax(-1, keepdim=True)
     if isinstance(flat, str):
-        # below rounding an eigenvalue's size says nothing
+        # an eigenvalue below rounding has no correct digit, not even in its size
         usable = values if flat == "refuse" else values.abs()
         if bool((usable <= rounding).any()):
             _no_precision(float(values.amin()))

@@ -2,7 +2,7 @@ r"""Positive-definite matrices in five forms that share one interface.
 
 Each is a named tuple of tensors, so that it can be an input of a traced graph and be
 stored as it is. A matrix `A` comes with a root `R`, :math:`A = R R^\top`. All products
-take rows: `x` of `(..., dim)` stands for that many vectors.
+take rows: `x` of `(..., dim)` holds one vector in each row.
 
 - :class:`Diagonal`: `dim` numbers.
 - :class:`LowRank`: a diagonal scale around a low-rank change of the identity.
@@ -134,7 +134,7 @@ class LowRank(NamedTuple):
     Attributes:
         scale: positive, `(dim,)`.
         vectors: orthonormal columns `U`, `(dim, rank)`; a column of zeros, with value
-            1, counts for nothing.
+            1, changes nothing.
         values: positive eigenvalues along them, `(rank,)`.
 
     Example:
@@ -162,6 +162,7 @@ class LowRank(NamedTuple):
 
     def logdet(self) -> Tensor:
         """Logarithm of the determinant, `()`."""
+        # I + U (D - I) U' has the eigenvalues D, and 1 in all other directions
         return 2 * self.scale.log().sum() + self.values.log().sum()
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -187,12 +188,14 @@ class LowRank(NamedTuple):
 
     def _stretch(self, values: Tensor, rows: Tensor) -> Tensor:
         """Apply `I + U (diag(values) - I) U'` to each row."""
+        # U is orthonormal, so that powers of the middle are powers of D:
+        # (I + U (D - I) U')^p = I + U (D^p - I) U'
         along = rows @ self.vectors
         return rows + ((values - 1) * along) @ self.vectors.mT
 
 
 class Dense(NamedTuple):
-    """A matrix with everything at hand: every product is one matrix product.
+    """A matrix with its root and the root's inverse: each product is a matrix product.
 
     Attributes:
         matrix: `A`, symmetric, `(dim, dim)`.
@@ -235,6 +238,7 @@ class Dense(NamedTuple):
 
     def solve(self, x: Tensor) -> Tensor:
         """Multiply with the inverse, `(..., dim)`."""
+        # A^-1 = R'^-1 R^-1, on rows from the right
         return (x @ self.root_inverse.mT) @ self.root_inverse
 
     def logdet(self) -> Tensor:
@@ -286,7 +290,7 @@ class Cholesky(NamedTuple):
 
     def matvec(self, x: Tensor) -> Tensor:
         """Multiply, `(..., dim)`."""
-        return (x @ self.root) @ self.root.mT
+        return (x @ self.root) @ self.root.mT  # A = R R', on rows from the right
 
     def solve(self, x: Tensor) -> Tensor:
         """Multiply with the inverse, `(..., dim)`."""
@@ -302,6 +306,7 @@ class Cholesky(NamedTuple):
 
     def sample_inverse(self, noise: Tensor) -> Tensor:
         """Turn standard normal rows into rows of this precision, `(..., dim)`."""
+        # the triangular solve takes columns
         rows = noise.reshape(-1, self.dim)
         solved = torch.linalg.solve_triangular(self.root.T, rows.T, upper=True).T
         return solved.reshape(noise.shape)
@@ -346,7 +351,7 @@ class Spectral(NamedTuple):
 
     def matvec(self, x: Tensor) -> Tensor:
         """Multiply, `(..., dim)`."""
-        return self.sample(self.values.sqrt() * self._turn(x))
+        return self.sample(self.values.sqrt() * self._turn(x))  # V d V' x
 
     def solve(self, x: Tensor) -> Tensor:
         """Multiply with the inverse, `(..., dim)`."""

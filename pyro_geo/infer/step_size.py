@@ -79,4 +79,5 @@ def coarse_update(step_sizes: Tensor, acceptance: Tensor, target: float) -> Tens
     Returns:
         The next step sizes.
     """
+    # a Robbins-Monro step of constant size in the logarithm
     return step_sizes * torch.exp(1.5 * (acceptance - target))

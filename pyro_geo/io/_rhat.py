@@ -23,8 +23,8 @@ def nested_r_hat(
 
     over superchains `k`, their chains `m` and draws `n`; a variance over one chain or
     one draw counts as zero. Chains that have forgotten their start give about
-    `1 + 1 / (2 S)`, `S` being the effective size of a superchain, so 1.01 asks for
-    some fifty draws' worth of it. It sees where superchains differ, not where the
+    `1 + 1 / (2 S)`, `S` being the effective size of a superchain, so 1.01 needs
+    an effective size of some fifty. It shows where superchains differ, not where the
     chains of each one do: a chain that is stuck alone shows in ordinary R-hat.
 
     Raises :class:`~pyro_geo.errors.ConfigurationError` where the chains do not
@@ -52,7 +52,7 @@ def nested_r_hat(
 
     Example:
         >>> draws = np.random.default_rng(0).normal(size=(512, 1, 2))
-        >>> draws[:64, :, 1] += 2.0  # one of eight superchains has not arrived
+        >>> draws[:64, :, 1] += 2.0  # one of eight superchains is elsewhere
         >>> (nested_r_hat(draws, 8) > 1.05).tolist()
         [False, True]
     """
@@ -70,14 +70,17 @@ def nested_r_hat(
     draws = np.where(usable, draws, 0.0)
     if not ranked:
         return np.where(usable, _nested(draws, num_superchains), np.nan)
+    # folded draws show differences of spread, as ArviZ's rank R-hat does
     folded = np.abs(draws - np.median(draws, axis=(0, 1)))
-    both = [_nested(_normal_scores(x), num_superchains) for x in (draws, folded)]
-    return np.where(usable, np.fmax(*both), np.nan)
+    bulk_and_tails = [
+        _nested(_normal_scores(x), num_superchains) for x in (draws, folded)
+    ]
+    return np.where(usable, np.fmax(*bulk_and_tails), np.nan)
 
 
 def _nested(draws: np.ndarray, num_superchains: int) -> np.ndarray:
     grouped = draws.reshape(num_superchains, -1, *draws.shape[1:])
-    if grouped.shape[1] * grouped.shape[2] == 1:  # nothing to tell the spread from
+    if grouped.shape[1] * grouped.shape[2] == 1:  # no spread within a superchain
         return np.full(draws.shape[2:], np.nan)
     chain_means = grouped.mean(axis=2)
     between = _variance(chain_means.mean(axis=1), 0)

@@ -50,8 +50,8 @@ def summary(
     :math:`\sqrt{\sum_p w_p^2 (x_p - \bar x)^2}`, that of the deviation likewise;
     `ess_bulk` is the effective number of particles by the weights,
     :math:`1 / \sum_p w_p^2`; `ess_tail` is the number of equally weighted draws that
-    would tell the 5 % and 95 % tails as well, the smaller of the two; R-hat is NaN. The
-    draws of one particle count as one.
+    would estimate the 5 % and 95 % tails as well, the smaller of the two; R-hat is NaN.
+    The draws of one particle count as one.
 
     Where the posterior's attribute `superchains` counts groups of consecutive chains
     that started at one point, a column `nested_r_hat` is added: the rank-normalised
@@ -153,8 +153,8 @@ def _table(posterior: "xr.Dataset", interval: float) -> "pd.DataFrame":
 def _superchains(posterior: "xr.Dataset") -> int:
     """Number of superchains; 0 where there are none, or chains were left out."""
     chains = posterior.sizes["chain"]
-    whole = int(posterior.attrs.get("num_chains", chains)) == chains
-    return int(posterior.attrs.get("superchains", 0)) if whole else 0
+    complete = int(posterior.attrs.get("num_chains", chains)) == chains
+    return int(posterior.attrs.get("superchains", 0)) if complete else 0
 
 
 def _cut_in_four(posterior: "xr.Dataset") -> "xr.Dataset":

@@ -59,8 +59,8 @@ def tabulated_group(idata: "ArvizData") -> "xr.Dataset | None":
 
 def has_weights(draws: "xr.Dataset") -> bool:
     """Say whether a group is one of particles with weights."""
-    found = draws.get("log_weights")
-    return found is not None and found.dims[:1] == PARTICLE_DIMS[:1]
+    log_weights = draws.get("log_weights")
+    return log_weights is not None and log_weights.dims[:1] == PARTICLE_DIMS[:1]
 
 
 def weighted_table(
@@ -82,7 +82,7 @@ def weighted_table(
     if var_names is None:
         var_names = [str(n) for n in particles.data_vars if n != "log_weights"]
     names = _column_names(interval)
-    of_each = weights.sum(1)  # the draws of one particle go together
+    of_each = weights.sum(1)  # draws of one particle depend on each other
     khat = pareto_k(np.log(of_each[of_each > 0]))
     labels, rows = [], []
     for name in var_names:
@@ -120,10 +120,11 @@ def _statistics(
     # as for n equal weights, where it is n / (n - 1)
     single = float((shares**2).sum())
     sd = math.sqrt(variance / (1 - single)) if single < 1 else math.nan
+    # delta method: sd(s) = sd(s^2) / (2 s)
     spread = _error(weights, np.where(alive, centred**2 - variance, 0.0))
     highest = any(name.startswith("hdi") for name in names)
     ends = _interval(values, shares, interval, highest=highest)
-    found = {
+    entries = {
         "mean": mean,
         "sd": sd,
         "mcse_mean": _error(weights, centred),
@@ -133,11 +134,11 @@ def _statistics(
         "r_hat": math.nan,
     }
     low_high = iter(ends)  # the two columns that ArviZ names after the probability
-    return [found[name] if name in found else next(low_high) for name in names]
+    return [entries[name] if name in entries else next(low_high) for name in names]
 
 
 def _error(weights: np.ndarray, centred: np.ndarray) -> float:
-    """Monte Carlo error of a weighted mean; the draws of one particle go together."""
+    """Monte Carlo error of a weighted mean; the draws of a particle are dependent."""
     return float(np.sqrt((((weights * centred).sum(1)) ** 2).sum()))
 
 

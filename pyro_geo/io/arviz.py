@@ -107,6 +107,7 @@ def to_arviz(
     known = {*_SAMPLED, *_DATA}
     unknown = sorted(set(groups) - known)
     check(not unknown, "groups", unknown, f"some of {sorted(known)}")
+    # names of sample axes, which sites and plates cannot have
     taken = (*SAMPLE_DIMS, *sample_dims[2:])
     if "particles" in groups:
         taken = (*taken, *PARTICLE_DIMS)
@@ -175,13 +176,13 @@ def _rename(
 
 def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Check that sampled arrays lead with the same chains and draws."""
-    seen: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for group, arrays in groups.items():
         if group in _DATA:
             continue
         run = "run" if group in _RUN else group
         for site, array in arrays.items():
-            lead = seen.setdefault(run, array.shape[:2])
+            lead = sizes.setdefault(run, array.shape[:2])
             if array.ndim < 2 or array.shape[:2] != lead:
                 raise ShapeError(
                     "Arrays disagree about chains and draws",
@@ -189,7 +190,7 @@ def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                     f"shape {array.shape}",
                     "two leading axes (chains, draws)"
                     + (f" = {lead}" if len(lead) == 2 else ""),
-                    "Group the draws by chain before you hand them over.",
+                    "Group the draws by chain before the call.",
                 )
 
 
@@ -207,10 +208,10 @@ def _sample_coords(
     arrays: Mapping[str, np.ndarray],
     coords: Mapping[str, Sequence[object] | np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Label the leading axes: chains and draws by their numbers, others as told."""
+    """Label the leading axes: chains and draws by their numbers, others by `coords`."""
     if not lead:
         return {}
     sizes = max((array.shape[: len(lead)] for array in arrays.values()), key=len)
     labels = {name: np.arange(size) for name, size in zip(lead, sizes, strict=False)}
-    told = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
-    return {**labels, **told}
+    further = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
+    return {**labels, **further}

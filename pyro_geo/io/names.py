@@ -109,8 +109,8 @@ def label_group(
                     "Rename the plate, or the entry of `dims`.",
                 )
         named[site] = (*first, *names)
-    found = {storable(n, taken): np.asarray(values) for n, values in coords.items()}
-    return Labels(named, _labels(group, sizes, found, new_data=new_data))
+    stored = {storable(n, taken): np.asarray(values) for n, values in coords.items()}
+    return Labels(named, _labels(group, sizes, stored, new_data=new_data))
 
 
 def _axis_names(
@@ -130,6 +130,7 @@ def _axis_names(
             f"at most {len(shape)} names",
             "Name only the axes that come after chain and draw.",
         )
+    # names go from the left; axes without one get ArviZ's default name
     padded = [*names, *[None] * len(shape)][: len(shape)]
     chosen = tuple(
         f"{site}_dim_{axis}" if name is None else name
@@ -149,14 +150,14 @@ def _axis_names(
 def _labels(
     group: str,
     sizes: Mapping[str, int],
-    found: Mapping[str, np.ndarray],
+    coords: Mapping[str, np.ndarray],
     *,
     new_data: bool,
 ) -> dict[str, np.ndarray]:
     """Collect the labels of the axes in use, integers where none are given."""
     labels = {}
     for name, size in sizes.items():
-        values = found.get(name)
+        values = coords.get(name)
         if values is not None and values.shape != (size,) and not new_data:
             raise ShapeError(
                 f"The labels of dimension {name!r} do not fit",

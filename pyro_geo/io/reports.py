@@ -68,7 +68,7 @@ def write_report(
     tabulated with them, beside effective size, tail and sum of the weights; pictures
     and statistics are those of the resampled posterior.
     Large models are cut down to the components that matter most, more draws than 256 MB
-    to every so manieth, and the page says so.
+    to every k-th draw, and the page says so.
 
     Args:
         idata: a result of :func:`pyro_geo.io.arviz.to_arviz`; groups that it lacks are

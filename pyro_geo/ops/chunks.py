@@ -38,7 +38,7 @@ class _Largest(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run the operation and look at what it made; views take no memory."""
+        """Run the operation and count its new numbers; views take no memory."""
         result = func(*args, **(kwargs or {}))
         if not getattr(func, "is_view", False):
             for leaf in pytree.tree_leaves(result):
@@ -79,7 +79,7 @@ def map_chunks(
 
     Args:
         fn: function of `(chunk, *shape)` to a tree of tensors with leading axis
-            `chunk`, whose rows do not see each other.
+            `chunk`, whose rows are independent.
         rows: all rows, `(n, *shape)`.
         size: rows in one chunk; as many as fit if None, see :func:`rows_that_fit`.
 
@@ -114,9 +114,9 @@ def _joined(chunks: Iterable[Outputs], total: int) -> Outputs:
     joined: list[Tensor] = []
     start, spec = 0, None
     for chunk in chunks:
-        leaves, found = pytree.tree_flatten(chunk)
+        leaves, structure = pytree.tree_flatten(chunk)
         if spec is None:
-            spec = found
+            spec = structure
             joined = [leaf.new_empty((total, *leaf.shape[1:])) for leaf in leaves]
         stop = start + len(leaves[0]) if leaves else start
         for result, leaf in zip(joined, leaves, strict=True):

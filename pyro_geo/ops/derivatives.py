@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["BatchedLoss", "hvp", "value_and_grad", "value_grad_hvp"]
 
 BatchedLoss = Callable[[Tensor], Tensor]
-"""A map `(lanes, dim) -> (lanes,)` whose lanes do not see each other."""
+"""A map `(lanes, dim) -> (lanes,)` whose lanes do not depend on each other."""
 
 
 def _gradient(value: Tensor, q: Tensor, *, create_graph: bool) -> Tensor:

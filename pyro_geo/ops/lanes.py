@@ -3,8 +3,8 @@
 A compiled step has its batch size baked in, and another batch size changes last
 digits. So the number of lanes never changes: a finished trajectory is written to its
 row of the result and a waiting one takes its lane; when none waits, the lane stays
-frozen. Lanes do not see each other, so which lane a trajectory gets, and when, does
-not change its numbers.
+frozen. Lanes do not depend on each other, so which lane a trajectory gets, and when,
+does not change its numbers.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def map_lanes(fn: Callable[[Inputs], Outputs], rows: Inputs, num_lanes: int) -> 
 
     Args:
         fn: function of a tree of tensors with leading axis `num_lanes`, to such a
-            tree, whose rows do not see each other.
+            tree, whose rows are independent.
         rows: any tree of tensors with leading axis `n`, at least 1.
         num_lanes: rows per call; the last call is filled up with the first row.
 
@@ -74,7 +74,7 @@ def run_lanes(
     check_every: int = 4,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> State:
-    """Carry a queue of trajectories to their end on a fixed number of lanes.
+    """Run a queue of trajectories to their ends on a fixed number of lanes.
 
     Args:
         step: advances all lanes; a lane that is not active must come back bitwise
@@ -82,10 +82,10 @@ def run_lanes(
         queue: the starts, any tree of tensors with leading axis `n`.
         num_lanes: trajectories in flight. With fewer than that in the queue, the
             lanes left over repeat its first row and are ignored.
-        active: tells which lanes are under way, `(num_lanes,)` boolean.
-        check_every: steps between two looks at who has finished.
+        active: says which lanes are under way, `(num_lanes,)` boolean.
+        check_every: steps between two checks of which lanes have finished.
         on_progress: called with the numbers of finished and of all trajectories,
-            whenever the first has grown.
+            whenever more have finished.
 
     Returns:
         The final states in the order of the queue, a tree like `queue`; `queue`

@@ -119,7 +119,7 @@ class _Inverse(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def log_xi(n: int) -> float:
-    r"""Logarithm of the moment that the kl bound pays for, at most `log(2 sqrt(n))`.
+    r"""Logarithm of the moment in the kl bound, at most `log(2 sqrt(n))`.
 
     .. math:: \xi(n) = \sum_{k=0}^n \binom{n}{k} (k/n)^k (1 - k/n)^{n-k}
 
@@ -140,6 +140,7 @@ def log_xi(n: int) -> float:
     if n > _EXACT_XI:
         return math.log(2 * math.sqrt(n))
     k = torch.arange(n + 1, dtype=torch.float64)
+    # the logarithms of the terms, as the terms themselves under- and overflow
     choose = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     terms = choose + torch.special.xlogy(k, k / n)
     terms = terms + torch.special.xlogy(n - k, (n - k) / n)

@@ -65,6 +65,7 @@ def systematic(
     count = len(log_weights) if num_draws is None else num_draws
     edges = log_weights.double().softmax(-1).cumsum(-1)
     edges = edges / edges[-1]  # rounding may leave the last one below 1
+    # `count` marks at equal distances, all shifted by one uniform number
     marks = (torch.arange(count, device=edges.device) + uniform.double()) / count
     rows = torch.searchsorted(edges, marks, right=True)
     return rows.clamp(max=len(log_weights) - 1)
@@ -81,7 +82,7 @@ def next_temperature(
     Args:
         log_weights: of the particles, `(particles,)`.
         loss: of each, `(particles,)`.
-        beta: their inverse temperature now.
+        beta: their present inverse temperature.
         end: largest value to return.
         cess: least conditional effective size, as a share of all particles.
 
@@ -104,8 +105,11 @@ def next_temperature(
         tilted = torch.where(
             weights > -math.inf, weights - step * loss.double(), weights
         )
-        both = torch.where(weights > -math.inf, tilted - step * loss.double(), weights)
-        return float((2 * tilted.logsumexp(-1) - both.logsumexp(-1)).exp())
+        # log of w u^2, as `tilted` is log of w u
+        squared = torch.where(
+            weights > -math.inf, tilted - step * loss.double(), weights
+        )
+        return float((2 * tilted.logsumexp(-1) - squared.logsumexp(-1)).exp())
 
     # bisection: the share falls as the step grows
     low, high = 0.0, end - beta
@@ -135,5 +139,5 @@ def khat(log_weights: Tensor) -> float:
         >>> khat(torch.randn(400, generator=generator)) < 0.7
         True
     """
-    kept = log_weights[log_weights > -math.inf]
-    return pareto_k(kept.double().cpu().numpy())
+    positive = log_weights[log_weights > -math.inf]
+    return pareto_k(positive.double().cpu().numpy())

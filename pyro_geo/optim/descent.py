@@ -37,8 +37,8 @@ def adam_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make one step of Adam, pure in its tensors.
 
-    A lane whose loss or gradient is not finite goes on by its momentum alone, which
-    can carry it past the bad place.
+    A lane whose loss or gradient is not finite moves by its momentum alone, which can
+    carry it past the points where they are not.
 
     Args:
         fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
@@ -81,8 +81,8 @@ def adam(
         q: starts, `(lanes, dim)`.
         num_steps: how many steps at most.
         learning_rate: size of the first step.
-        check_every: steps between two looks at the loss; a lane that has won next to
-            nothing since the last look stops, each for itself. None for no stopping.
+        check_every: steps between two checks of the loss; a lane whose loss has hardly
+            fallen since the last check stops. None for no stopping.
 
     Returns:
         The last, the best and the halfway positions.
@@ -90,14 +90,14 @@ def adam(
     Example:
         >>> from functools import partial
         >>> bowl = lambda q: ((q * q).sum(-1), 2 * q)
-        >>> found = adam(partial(adam_step, bowl), torch.ones(1, 2), 100, 0.1)
-        >>> bool(found.last.abs().max() < 0.01)
+        >>> result = adam(partial(adam_step, bowl), torch.ones(1, 2), 100, 0.1)
+        >>> bool(result.last.abs().max() < 0.01)
         True
     """
     moments = (torch.zeros_like(q), torch.zeros_like(q))
     best_q, halfway = q, q
     best = torch.full_like(q[:, 0], torch.inf)
-    at_last_look, done = best, torch.zeros_like(best, dtype=torch.bool)
+    at_last_check, done = best, torch.zeros_like(best, dtype=torch.bool)
     one = q.new_ones(())
     for t in range(1, num_steps + 1):
         share = (t - 1) / num_steps
@@ -108,11 +108,11 @@ def adam(
         best = torch.where(better, loss, best)
         q = torch.where(done.unsqueeze(-1), q, new_q)
         if check_every is not None and t % check_every == 0:
-            done = done | (at_last_look - best <= 1e-3 + 1e-4 * best.abs())
+            done = done | (at_last_check - best <= 1e-3 + 1e-4 * best.abs())
             if bool(done.all()):
                 break
-            at_last_look = best
-            if t <= num_steps // 2:
+            at_last_check = best
+            if t <= num_steps // 2:  # shows later where training was heading
                 halfway = torch.where(done.unsqueeze(-1), halfway, best_q)
     return AdamResult(q, best_q, halfway)
 
@@ -134,7 +134,7 @@ def lbfgs(fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20) -> Tens
         fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
         q: starts, `(lanes, dim)`.
         num_steps: most steps.
-        memory: pairs kept.
+        memory: pairs of differences that a lane stores.
 
     Returns:
         The last positions, `(lanes, dim)`.
@@ -155,21 +155,22 @@ def lbfgs(fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20) -> Tens
         if torch.equal(new_q, q):
             if not pairs.step:
                 break
-            pairs = _Pairs([], [], [])  # stuck everywhere: one last try downhill
+            pairs = _Pairs([], [], [])  # no lane moved: try the gradient once more
             continue
+        # a pair is of use where the curvature along it is positive
         step, bend = new_q - q, new_g - g
         curvature = (step * bend).sum(-1, keepdim=True)
         useful = curvature > 1e-10 * (step * step).sum(-1, keepdim=True)
         inverse = torch.where(useful, 1.0 / curvature, 0.0)
-        for kept, new in zip(pairs, (step, bend, inverse), strict=True):
-            kept.append(new)
-            del kept[:-memory]
+        for history, new in zip(pairs, (step, bend, inverse), strict=True):
+            history.append(new)
+            del history[:-memory]
         q, value, g = new_q, new_value, new_g
     return q
 
 
 def _two_loops(g: Tensor, pairs: _Pairs) -> Tensor:
-    """Multiply minus the gradient by the inverse Hessian that the pairs stand for."""
+    """Multiply minus the gradient by the inverse Hessian that the pairs describe."""
     r = -g
     weights = []
     for step, bend, inverse in reversed(list(zip(*pairs, strict=True))):
@@ -183,6 +184,7 @@ def _two_loops(g: Tensor, pairs: _Pairs) -> Tensor:
 
 def _scale(g: Tensor, pairs: _Pairs) -> Tensor:
     """Scale of the first guess, `(lanes, 1)`: newest curvature, else a short step."""
+    # equation 7.20 of Nocedal and Wright, s.y / y.y of the newest pair
     scale = 1.0 / g.norm(dim=-1, keepdim=True).clamp(min=1.0)
     for bend, inverse in zip(pairs.bend, pairs.inverse, strict=True):
         newer = 1.0 / (inverse * (bend * bend).sum(-1, keepdim=True))
@@ -200,7 +202,7 @@ def _backtrack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Halve every lane's own step until its loss has fallen enough."""
     size = torch.ones_like(value)
-    done = ~(slope < 0)  # nothing to win there, or not finite
+    done = ~(slope < 0)  # no descent there, or not finite
     best = q, value, g
     for _ in range(_HALVINGS):
         trial = torch.where(done[:, None], q, q + size[:, None] * direction)

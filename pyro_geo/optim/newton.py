@@ -1,4 +1,4 @@
-r"""Newton polish: carry points that are nearly at rest down to their minimum.
+r"""Newton polish: move points that are close to a minimum onto it.
 
 A trust-region Newton method whose inner solver is Steihaug's conjugate gradients,
 batched over lanes. The solver stays in the Krylov space of the gradient, so on a
@@ -18,8 +18,8 @@ from pyro_geo.ops.lanes import column, dot
 
 __all__ = ["PolishResult", "PolishState", "polish", "polish_minima"]
 
-# Conjugate-gradient iterations within one Newton step; a longer solve goes on in the
-# next one, from a better point.
+# Conjugate-gradient iterations within one Newton step. A solve that needs more is
+# continued in the next step, from a better point.
 MAX_SOLVE = 100
 # Share of the gradient that a solve may leave, to move on and to stop.
 ROUGH, FINE = 0.1, 1e-3
@@ -38,7 +38,7 @@ class PolishState(NamedTuple):
         loss: loss there, `(lanes,)` as are all but `grad`.
         grad: gradient there, `(lanes, dim)`.
         radius: radius of the trust region.
-        predicted: decrease of the loss that the last Newton step promised.
+        predicted: decrease of the loss that was predicted for the last Newton step.
         status: `UNDER_WAY`, `CONVERGED`, `ENDED` without converging, or `DIVERGING`.
         n_iter: Newton steps tried.
         n_evals: evaluations, each a value with gradient or a Hessian-vector product.
@@ -60,11 +60,11 @@ class PolishResult(NamedTuple):
     Attributes:
         theta: polished points, `(n, dim)`.
         loss: loss there, `(n,)` as are all below.
-        loss_before: loss at the points given.
+        loss_before: loss at the starts.
         grad_norm: norm of the gradient.
-        predicted_decrease: what the last Newton step promised to win, in units of the
-            loss; more than one more step would.
-        displacement: distance moved.
+        predicted_decrease: decrease that was predicted for the last Newton step, in
+            units of the loss; one more step would win less.
+        displacement: distance from the start.
         n_iter: Newton steps tried.
         n_evals: evaluations, each a value with gradient or a Hessian-vector product.
         converged: whether the predicted decrease is within the tolerance.
@@ -84,7 +84,7 @@ class PolishResult(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A trust-region step: the move, what it promises, and how the solver ended."""
+    """A trust-region step: the move, its predicted decrease, and how it ended."""
 
     move: Tensor  # (lanes, dim)
     predicted: Tensor  # (lanes,)
@@ -110,18 +110,22 @@ def _solve(
 ) -> _Step:
     """Minimise the quadratic model within the region by Steihaug's method.
 
-    A rough solution serves to move on. While it promises no more than `tol` it is
-    refined, because a promise is only worth stopping for when nothing is left out;
-    negative curvature met while refining ends the solve where it is, since following
-    it would slide along the valley.
+    A rough solution is enough for a step. Where its predicted decrease is no more than
+    `tol`, the solution is refined: only an accurate prediction can show convergence.
+    Negative curvature that appears while refining ends the solve where it is, since
+    following it would slide along the valley.
 
     Returns:
-        The move and what it promises.
+        The move and its predicted decrease.
+
+    References:
+        Nocedal & Wright (2006), Numerical optimization, algorithm 7.2.
     """
     move, residual = torch.zeros_like(grad), grad
     direction = -grad
     norm2 = dot(grad, grad)
-    # Forcing that makes the outer iteration superlinear.
+    # Forcing sequence min(0.1, sqrt |g|), which makes Newton's method superlinear
+    # (Nocedal & Wright 2006, theorem 7.2); squared here, as norms are.
     rough, fine = norm2 * norm2.sqrt().clamp(max=ROUGH**2), norm2 * FINE**2
     predicted = torch.zeros_like(norm2)
     going = active & (norm2 > 0)
@@ -142,6 +146,7 @@ def _solve(
         going = going & ~refining
         leaves = (curvature <= 0) | (length >= reach)
         tau = torch.where(going, torch.where(leaves, reach, length), 0.0)
+        # decrease of the model along the direction, as its slope is -|residual|^2
         gain = tau * old2 - 0.5 * tau**2 * curvature
         predicted = torch.where(going, predicted + gain, predicted)
         move = move + column(tau) * direction
@@ -152,9 +157,10 @@ def _solve(
         solved = going & ~leaves & (new2 <= target)
         inside = inside | solved
         going = going & ~leaves & ~solved & torch.isfinite(new2)
+        # the next conjugate direction, by Fletcher and Reeves' ratio
         turned = -residual + column(new2 / old2) * direction
         direction = torch.where(column(going), turned, direction)
-    # With all dimensions spent the model is solved, whatever rounding left over.
+    # After `dim` iterations conjugate gradients are exact, up to rounding.
     if q.shape[-1] <= MAX_SOLVE:
         inside = inside | going
     return _Step(move, predicted, inside, count)
@@ -171,8 +177,8 @@ def polish(
 ) -> PolishState:
     """Polish every lane by trust-region Newton steps.
 
-    A lane has converged once the full Newton step promises no more than `tol`; that
-    step is its last. Where a promised decrease is too small to show in the
+    A lane has converged once the decrease predicted for the full Newton step is at most
+    `tol`; that step is its last. Where a predicted decrease is too small to show in the
     loss, a step is accepted if it makes the gradient smaller. A lane whose numbers
     stop being finite is frozen where it was.
 
@@ -244,10 +250,11 @@ def _try_step(
     step: _Step,
     going: Tensor,
 ) -> PolishState:
-    """Take the move where it keeps its promise, and resize the trust region."""
+    """Take the move where the loss falls as predicted, and resize the trust region."""
     trial = torch.where(column(going), state.q + step.move, state.q)
     loss, grad = value_and_grad(trial)
     finite = torch.isfinite(loss) & torch.isfinite(grad).all(-1)
+    # actual over predicted decrease decides (Nocedal & Wright 2006, algorithm 4.1)
     share = (state.loss - loss) / step.predicted
     blind = step.predicted <= ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
     flatter = dot(grad, grad) < dot(state.grad, state.grad)
@@ -281,7 +288,7 @@ def polish_minima(
 
     Use it on the end points of a flow, or on trained parameters. With noisy data the
     Hessian at a minimum of a network's loss is often not positive, and no method gets
-    the gradient to zero; the predicted decrease then says what is left to win.
+    the gradient to zero; the predicted decrease is then what is left to win.
 
     Raises :class:`~pyro_geo.errors.ConfigurationError` where `theta` has neither
     one nor two axes.
@@ -291,7 +298,7 @@ def polish_minima(
         theta: starts, `(n, dim)` or `(dim,)`.
         tol: predicted decrease at which to stop, in units of the loss.
         max_iter: Newton steps allowed.
-        batched: the loss maps `(n, dim)` to `(n,)`, rows not seeing each other.
+        batched: the loss maps `(n, dim)` to `(n,)`, rows independent of each other.
 
     Returns:
         The polished points; a leading axis `n` of 1 for a single start.

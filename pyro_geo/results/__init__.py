@@ -1,4 +1,4 @@
-"""What every inference returns: draws, and what can be asked of them.
+"""What every inference returns: draws with tables, predictions and reports.
 
 Modules:
     posterior: the one result, with or without weights.

@@ -36,7 +36,7 @@ def check_prior(prior: int) -> None:
 def lazy_groups(
     folder: str | os.PathLike[str], predictions: bool, log_likelihood: bool
 ) -> Any:
-    """Open draws that live in a store alone; what would load them is not offered.
+    """Open draws that are in a store alone; what would load them is not offered.
 
     Args:
         folder: the store.
@@ -78,7 +78,7 @@ def make_groups(
     prior: int,
     posterior_predictive: bool,
 ) -> dict[str, Group]:
-    """Evaluate what was asked for at draws of equal weight.
+    """Evaluate the groups that are wanted at draws of equal weight.
 
     Args:
         target: the density.
@@ -140,5 +140,5 @@ def _replicated(target: Target, draws: Draws, replicator: Replicator) -> Group:
 def _each(fn: Callable[[Tensor], dict[str, Tensor]], draws: Draws) -> dict[str, Tensor]:
     """Map a batched function of positions over all draws."""
     q = draws.positions()
-    found = map_chunks(fn, q.flatten(0, -2))
-    return {name: value.unflatten(0, q.shape[:-1]) for name, value in found.items()}
+    values = map_chunks(fn, q.flatten(0, -2))
+    return {name: value.unflatten(0, q.shape[:-1]) for name, value in values.items()}

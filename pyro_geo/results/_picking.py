@@ -37,10 +37,11 @@ def pick(
             rows = equal_rows(weights.flat, seed)
         else:
             rows = weights.drawn(num_samples)
-        found = pick_rows(draws, rows)
+        picked = pick_rows(draws, rows)
         if group_by_chain:
-            return {name: value.unsqueeze(0) for name, value in found.items()}
-        return found
+            return {name: value.unsqueeze(0) for name, value in picked.items()}
+        return picked
+    # with chains kept apart the same draws are picked from each
     total = draws.num_draws * (1 if group_by_chain else draws.num_chains)
     rows = None if num_samples is None else torch.randint(total, (num_samples,))
     if not group_by_chain:

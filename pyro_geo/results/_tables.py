@@ -71,7 +71,7 @@ def describe(draws: Draws, chain_name: str, weighted: bool) -> str:
     """Say in a few words how many draws of which sites there are.
 
     Args:
-        draws: to describe; none of them is looked at.
+        draws: to describe; their values are not read.
         chain_name: what a chain is called.
         weighted: whether they have weights.
 
@@ -91,7 +91,7 @@ def describe(draws: Draws, chain_name: str, weighted: bool) -> str:
 
 
 def diagnose(table: pd.DataFrame, draws: Draws) -> dict[str, Any]:
-    """Arrange a table by site, and say what went wrong by chain.
+    """Arrange a table by site, and list divergences and acceptance by chain.
 
     Args:
         table: of the sites, in their order.

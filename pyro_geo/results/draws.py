@@ -1,4 +1,4 @@
-"""Where the draws of a result are: in memory, or wherever a run has put them."""
+"""Draws of a result, in memory or in the store of a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Draws(Protocol):
 
     @property
     def computed(self) -> Sequence[str]:
-        """Deterministic sites that :meth:`sites` can be asked for."""
+        """Deterministic sites that :meth:`sites` can compute."""
         ...
 
     @property
@@ -139,14 +139,14 @@ class MemoryDraws:
         Returns:
             Site to `(chains, draws, *shape)`.
         """
-        found = self.target.constrain(self._positions)
-        if set(names) - set(found):
+        sites = self.target.constrain(self._positions)
+        if set(names) - set(sites):  # deterministic sites need the model
             flat = map_chunks(
                 self.target.deterministics, self._positions.flatten(0, -2)
             )
             lead = self._positions.shape[:-1]
-            found |= {name: value.unflatten(0, lead) for name, value in flat.items()}
-        return {name: found[name] for name in names}
+            sites |= {name: value.unflatten(0, lead) for name, value in flat.items()}
+        return {name: sites[name] for name in names}
 
     def stats(self) -> dict[str, Tensor]:
         """Statistics of the draws, name to `(chains, draws, ...)`."""

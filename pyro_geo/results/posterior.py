@@ -1,4 +1,4 @@
-"""The result of every inference: draws, and what can be asked of them."""
+"""The result of every inference: draws with tables, predictions and reports."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ class PosteriorDraws(Samples):
             chain, as Pyro gives them, where the kernel has such statistics. Where
             draws have weights, `"ess"`, `"khat"` and `"log_z"`.
         """
-        found = diagnose(self.summary(), self._finished())
+        result = diagnose(self.summary(), self._finished())
         if self._weights is not None:
-            found |= {"ess": self.ess, "khat": self.khat, "log_z": self.log_z}
-        return found
+            result |= {"ess": self.ess, "khat": self.khat, "log_z": self.log_z}
+        return result
 
     # -- predictions ----------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class PosteriorDraws(Samples):
                 time.
 
         Example:
-            >>> import pyro, pyro.distributions as dist
+            >>> import pyro, pyro.distributions as dist, torch
             >>> from pyro_geo.infer import DIMS, MCMC
             >>> def model(x, y):
             ...     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
@@ -151,7 +151,7 @@ class PosteriorDraws(Samples):
         self._notes = [*self._notes, *replicator.notes]
         return {name: v.unflatten(0, q.shape[:-1]) for name, v in sites.items()}
 
-    # -- handing on -----------------------------------------------------------------
+    # -- ArviZ and reports ------------------------------------------------------------
 
     def to_arviz(
         self,

@@ -65,7 +65,7 @@ class LaneRandomness(TorchFunctionMode):
 
     `vmap` cannot fill one tensor differently for each lane. The samplers of torch and
     Pyro use what such a call returns, so a tensor of the same law is returned; the
-    fresh one becomes NaN, lest somebody takes its content for random numbers.
+    fresh one becomes NaN, so that nothing takes its content for random numbers.
     """
 
     replaced: Mapping[Any, Callable[..., Tensor]] = {
@@ -112,7 +112,7 @@ class _Unobserve(Messenger):
 
 
 class _Draw(Messenger):
-    """Draw what nobody has set, by samplers that can be mapped where there are any."""
+    """Draw the sites without a value, by samplers that can be mapped where possible."""
 
     def __init__(self, values: Sites) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def _check_shape(site: Mapping[str, Any]) -> None:
 
 
 def _check_lanes(sites: Mapping[str, Any]) -> None:
-    """Refuse randomness that vmap has not seen, which would be the same everywhere."""
+    """Refuse randomness outside vmap, which would be the same in every lane."""
     for name, site in sites.items():
         drawn = not (site["is_observed"] or isinstance(_bare(site["fn"]), dist.Delta))
         if drawn and not is_batchedtensor(site["value"]):
@@ -247,7 +247,7 @@ class Replicator:
     def posterior(
         self, q: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Sites:
-        """Draw whatever the model samples beside its latent sites, at each draw.
+        """Draw all sites of the model but its latent ones, at each draw.
 
         Args:
             q: draws, `(draws, dim)`.
@@ -304,12 +304,12 @@ class Replicator:
         return map_chunks(chunk, torch.arange(total), size)
 
     def _maps(self, probe: Callable[[], Sites], run: _Run) -> bool:
-        """Try two draws at once; say so where they must go one at a time."""
+        """Try two draws at once; warn where draws have to be made one at a time."""
         if self.target.ceiling == "sequential":
-            return False  # the target has said why
+            return False  # the target has warned of it
         try:
-            found = probe()
-            if not any(bool(found[name].isnan().any()) for name in run.drawn):
+            drawn = probe()
+            if not any(bool(drawn[name].isnan().any()) for name in run.drawn):
                 return True
             raise RuntimeError("NaN among the values drawn")
         except Exception as reason:  # a model may raise anything under vmap

@@ -73,7 +73,7 @@ class Samples:
 
     @property
     def notes(self) -> list[str]:
-        """What the run had to say: warnings and steps down the ladder."""
+        """Warnings of the run, and steps down the ladder."""
         return list(dict.fromkeys(self._notes))
 
     @property
@@ -145,7 +145,7 @@ class Samples:
 
     @property
     def log_z(self) -> float:
-        """Logarithm of the sum of the weights: of the normaliser, where they say it."""
+        """Logarithm of the sum of the weights, which can estimate the normaliser."""
         return self._weighted().log_z
 
     @property
@@ -173,7 +173,7 @@ class Samples:
         """
         draws = self._finished()
         weights = self.log_weights
-        if weights is None:
+        if weights is None:  # equal weights resample each draw once
             weights = torch.zeros(draws.num_chains * draws.num_draws)
         return pick_rows(draws, equal_rows(weights, self._seed(seed), num_draws))
 
@@ -186,7 +186,7 @@ class Samples:
                 where=type(self).__name__,
                 found="no finished block",
                 expected="a run",
-                todo="call run first",
+                todo="Call run first.",
             )
         return self._draws
 

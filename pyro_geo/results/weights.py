@@ -69,6 +69,7 @@ class Weights:
     @property
     def ess(self) -> float:
         """Effective number of chains, the draws of one chain taken together."""
+        # draws of a chain depend on each other, so that they count as one
         return float(ess(self.log_weights.logsumexp(1)))
 
     @property
@@ -98,6 +99,7 @@ class Weights:
         """
         rows = equal_rows(self.flat, seed)
 
+        # statistics follow their draws; all become one chain
         def chosen(x: Tensor) -> Tensor:
             return x.flatten(0, 1)[rows.to(x.device)].unsqueeze(0)
 

@@ -54,6 +54,7 @@ class FunnelTarget(KnownTarget):
     ) -> None:
         check(dim >= 2, "dim", dim, "at least 2")
         check(scale > 0, "scale", scale, "positive")
+        # E exp(v) of v ~ N(0, s^2) is exp(s^2 / 2)
         variances = torch.full((dim,), math.exp(0.5 * scale**2), dtype=torch.float64)
         variances[0] = scale**2
         super().__init__(
@@ -83,6 +84,7 @@ class FunnelTarget(KnownTarget):
 
 
 def _banana(q: Tensor, scale: Tensor, bend: Tensor) -> Tensor:
+    # the bend has Jacobian one
     straight = q[1] - bend * (q[0] ** 2 - scale**2)
     energy = (q[0] / scale) ** 2 + straight**2 + (q[2:] ** 2).sum()
     return 0.5 * energy + scale.log() + len(q) * HALF_LOG_TAU
@@ -93,7 +95,8 @@ class BananaTarget(KnownTarget):
 
     .. math:: q_1 \sim N(0, s^2), \qquad q_2 \mid q_1 \sim N(b (q_1^2 - s^2), 1)
 
-    and standard normal coordinates beside. Curved, so that no metric suits all places.
+    and further standard normal coordinates. It is curved, so that no metric suits all
+    places.
 
     Args:
         dim: length of a position.
@@ -127,7 +130,7 @@ class BananaTarget(KnownTarget):
         check(scale > 0, "scale", scale, "positive")
         variances = torch.ones(dim, dtype=torch.float64)
         variances[0] = scale**2
-        variances[1] = 1 + 2 * bend**2 * scale**4
+        variances[1] = 1 + 2 * bend**2 * scale**4  # var(q1^2) is 2 s^4
         super().__init__(
             _banana,
             dim,
@@ -169,7 +172,7 @@ class MixtureTarget(KnownTarget):
     .. math:: p(q) = w N(q; -\tfrac{a}{2} e_1, I) + (1 - w) N(q; \tfrac{a}{2} e_1, I)
 
     Up to a separation `a` of 2 there is one mode; from about 6 on chains that follow
-    gradients stay where they start, and the weights tell.
+    gradients stay in one mode, which the weights of the modes show.
 
     Args:
         dim: length of a position.
@@ -202,7 +205,7 @@ class MixtureTarget(KnownTarget):
         mean = torch.zeros(dim, dtype=torch.float64)
         mean[0] = self.weights @ self.centres
         variances = torch.ones(dim, dtype=torch.float64)
-        variances[0] = 1 + weight * (1 - weight) * separation**2
+        variances[0] = 1 + weight * (1 - weight) * separation**2  # total variance
         super().__init__(
             _mixture,
             dim,

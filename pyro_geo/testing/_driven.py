@@ -1,4 +1,4 @@
-"""A kernel driven by hand: warmed up, and asked for single blocks."""
+"""A kernel without a runner: warmed up once, then called for single blocks."""
 
 from __future__ import annotations
 

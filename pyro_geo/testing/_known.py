@@ -109,5 +109,6 @@ def gammas(
     """Draw from Gamma(shape, 1) by inversion, `(num_draws, dim)`, in float64."""
     from scipy.special import gammaincinv
 
+    # by inversion, so that draws depend on the generator's uniform numbers alone
     uniform = torch.rand(num_draws, dim, generator=generator, dtype=torch.float64)
     return torch.as_tensor(gammaincinv(shape, uniform.numpy()))

@@ -87,15 +87,15 @@ def check_posterior(
         AssertionError: 1 of 1 components fail
         x: mean 1.0..., reference -0.0...: ... standard errors apart, limit 3...
     """
-    found = compare_posterior(
+    comparison = compare_posterior(
         draws, reference, false_alarm=false_alarm, least_effective=least_effective
     )
-    if found.failures:
+    if comparison.failures:
         # component names have no colon
-        bad = {line.partition(":")[0] for line in found.failures}
-        total = len(found.names)
+        bad = {line.partition(":")[0] for line in comparison.failures}
+        total = len(comparison.names)
         head = f"{len(bad)} of {total} components fail"
-        raise AssertionError("\n".join([head, *found.failures]))
+        raise AssertionError("\n".join([head, *comparison.failures]))
 
 
 def compare_posterior(
@@ -144,6 +144,7 @@ def compare_posterior(
         improved R-hat, 1903.08008.
     """
     names, ours, theirs = _components(draws, reference)
+    # half of the rate for two moments, half for two parts of R-hat: four a component
     constant = _is_constant(theirs)
     count = int((~constant).sum())
     rate = false_alarm / max(4 * count, 1)
@@ -204,6 +205,7 @@ def draws_needed(
     """
     tau = max(autocorrelation, 1.0)
     largest = _fisher(num_chains, 10**6, false_alarm / (4 * num_components))
+    # R-hat^2 - 1 of autocorrelated draws is about (tau F - 1) / (n / 2)
     for_r_hat = 2 * (tau - 1) * largest / (LARGEST_R_HAT**2 - 1)
     return math.ceil(max(for_r_hat, tau * least_effective / num_chains, _LEAST_DRAWS))
 
@@ -219,10 +221,10 @@ def _check_moments(
     failures = []
     for column, (what, fn) in enumerate(_moments(centre).items()):
         (mean, error, freedom), (wanted, other, others) = _error(fn(x)), _error(fn(y))
-        both = math.hypot(error, other)
-        share = (error / both) ** 2  # Welch's formula; nan where draws overflow
+        joint = math.hypot(error, other)  # error of the difference
+        share = (error / joint) ** 2  # Welch's formula; nan where draws overflow
         welch = 1 / (share**2 / freedom + (1 - share) ** 2 / others)
-        score = (mean - wanted) / both
+        score = (mean - wanted) / joint
         limit = student(welch, rate)
         check.scores[k, column], check.limits[k, column] = score, limit
         if not abs(score) <= limit:
@@ -305,6 +307,7 @@ def _r_hat_limit(chains: int, draws: int, rate: float) -> float:
 def _fisher(chains: int, half: int, rate: float) -> float:
     from scipy.stats import f
 
+    # split R-hat is an F statistic: n (R-hat^2 - 1) + 1 of independent normal halves
     halves = 2 * chains
     return float(f.isf(rate, halves - 1, halves * (half - 1)))
 
@@ -327,9 +330,9 @@ def _components(
     check(bool(common), "draws", shown, expected, error=ReferenceMismatchError)
     names: list[str] = []
     for name in common:
-        found, wanted = draws[name].shape[2:], reference[name].shape[2:]
-        check_shape(f"draws, site {name!r}", found, wanted)
-        names += component_names(name, found)
+        shape = draws[name].shape[2:]
+        check_shape(f"draws, site {name!r}", shape, reference[name].shape[2:])
+        names += component_names(name, shape)
     ours, theirs = _flat(draws, common), _flat(reference, common)
     expected = f"(chains, draws, *shape) with at least {_LEAST_DRAWS} draws"
     check_shape("draws", ours.shape, expected, ours.shape[1] >= _LEAST_DRAWS)

@@ -33,8 +33,8 @@ _CHUNK = 50  # draws of all replicates at once, for memory
 class ReplicateTarget(Target):
     """A posterior whose chains are replicates, each given its own data.
 
-    Chain `i` sees row `i` of the data, so positions must have as many rows as there
-    are replicates. A kernel notices nothing: chains do not see each other.
+    Chain `i` has row `i` of the data, so positions must have as many rows as there are
+    replicates. A kernel needs no change, because chains do not depend on each other.
 
     Args:
         density: of one position and one data set; data come last among its tensors.
@@ -64,7 +64,7 @@ class ReplicateTarget(Target):
 
     @property
     def default_strategy(self) -> Any:
-        """Starts that ask nothing of the data."""
+        """Starts that do not depend on the data."""
         return "uniform"
 
     @property
@@ -238,8 +238,8 @@ class Simulator:
                     "sites whose draws have the density they count with",
                     "Write the density as a sample statement.",
                 )
-        found = [name for name, site in sites.items() if site["is_observed"]]
-        names = tuple(found if named is None else named)
+        observed = [name for name, site in sites.items() if site["is_observed"]]
+        names = tuple(observed if named is None else named)
         good = bool(names) and set(names) < set(sites)
         check(good, "observed", list(names), f"some, but not all, of {sorted(sites)}")
         return names

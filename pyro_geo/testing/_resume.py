@@ -20,7 +20,7 @@ _BLOCKS = 3  # of draws
 
 
 class _Stopped(Exception):
-    """The kernel was asked once too often."""
+    """The kernel was called for more blocks than the test allows."""
 
 
 def check_resume(case: Case) -> None:
@@ -47,16 +47,16 @@ def check_resume(case: Case) -> None:
             except _Stopped:
                 pass
             resumed = _run(case, _limited(case, None)[0], resume=True, store=store)
-        where = f"{case.name}: stopped after {stop} of {total} blocks"
+        stopped = f"{case.name}: stopped after {stop} of {total} blocks"
         for name, value in {"positions": expected.positions, **expected.stats}.items():
             again = {"positions": resumed.positions, **resumed.stats}[name]
             if not torch.equal(again.nan_to_num(), value.nan_to_num()):
-                raise AssertionError(f"{where}: broken contract: {name}: equal bits")
+                raise AssertionError(f"{stopped}: broken contract: {name}: equal bits")
         for name in ("num_steps", "num_gradients", "warmup_num_steps", "rung"):
             pair = getattr(resumed, name), getattr(expected, name)
             if pair[0] != pair[1]:
                 raise AssertionError(
-                    f"{where}: broken contract: {name}: found {pair[0]}, "
+                    f"{stopped}: broken contract: {name}: found {pair[0]}, "
                     f"expected {pair[1]}"
                 )
 

@@ -116,7 +116,7 @@ def stale_potential(*inputs: Any) -> Step:
 def heavy_momentum(
     potential: Potential, state: ChainState, momentum: Tensor, *rest: Any
 ) -> Step:
-    """Draw momenta of twice the variance that the kinetic energy stands for."""
+    """Draw momenta of twice the variance that the kinetic energy assumes."""
     return fixed_transition(potential, state, math.sqrt(2.0) * momentum, *rest)
 
 
@@ -148,13 +148,13 @@ def early_turn(*inputs: Any) -> Step:
         size: Tensor,
         steps: Tensor,
     ) -> Trajectory:
-        now, going = start, torch.ones_like(size)
+        end, going = start, torch.ones_like(size)
         for i in range(len(steps)):
             # a step of length zero stays where it is
-            now = leapfrog(potential, metric, now, going * size, steps[i : i + 1])
-            ahead = ((now.q - start.q) * now.velocity).sum(-1) > 0
-            going = going * ahead
-        return now
+            end = leapfrog(potential, metric, end, going * size, steps[i : i + 1])
+            departs = ((end.q - start.q) * end.velocity).sum(-1) > 0
+            going = going * departs
+        return end
 
     return with_piece("leapfrog", turning, *inputs)
 
@@ -175,75 +175,67 @@ def stuck_chain(potential: Potential, state: ChainState, *rest: Any) -> Step:
     return held, end
 
 
-class ReusedNoise(FixedHMC):
+class _Twin(FixedHMC):
+    """A twin that replaces the noise or the first state of a block."""
+
+    def block(
+        self,
+        target: Target,
+        state: Any,
+        chains: Sequence[int],
+        draws: int,
+        noise: BlockNoise,
+    ) -> Block:
+        """Make `draws` transitions of every chain."""
+        if isinstance(state, ChainState):
+            state = self.extended(state, target, noise)
+        return super().block(target, state, chains, draws, self.broken(noise))
+
+    def extended(self, state: ChainState, target: Target, noise: BlockNoise) -> Any:
+        """Add to the first state what the twin's transition needs; nothing here."""
+        return state
+
+    def broken(self, noise: BlockNoise) -> BlockNoise:
+        """Return the noise that the twin uses, here the right one."""
+        return noise
+
+
+class ReusedNoise(_Twin):
     """HMC that draws its random numbers once and uses them in every transition."""
 
-    def block(
-        self,
-        target: Target,
-        state: ChainState,
-        chains: Sequence[int],
-        draws: int,
-        noise: BlockNoise,
-    ) -> Block:
-        """Make `draws` transitions of every chain, all with the first one's noise."""
-        return super().block(target, state, chains, draws, _Repeated(noise, axis=1))
+    def broken(self, noise: BlockNoise) -> BlockNoise:
+        """Repeat the noise of the first transition."""
+        return _Repeated(noise, axis=1)
 
 
-class SharedNoise(FixedHMC):
+class SharedNoise(_Twin):
     """HMC whose chains all use the first one's random numbers, and so meet."""
 
-    def block(
-        self,
-        target: Target,
-        state: ChainState,
-        chains: Sequence[int],
-        draws: int,
-        noise: BlockNoise,
-    ) -> Block:
-        """Make `draws` transitions of every chain, all with the first one's noise."""
-        return super().block(target, state, chains, draws, _Repeated(noise, axis=0))
+    def broken(self, noise: BlockNoise) -> BlockNoise:
+        """Repeat the noise of the first chain."""
+        return _Repeated(noise, axis=0)
 
 
-class KeptMomentum(FixedHMC):
+class KeptMomentum(_Twin):
     """HMC that never draws new momenta: every chain stays on its level of energy."""
 
     def __init__(self, model: Any, **options: Any) -> None:
         super().__init__(model, **options, transition=_keep_momentum)
 
-    def block(
-        self,
-        target: Target,
-        state: Any,
-        chains: Sequence[int],
-        draws: int,
-        noise: BlockNoise,
-    ) -> Block:
-        """Make `draws` transitions of every chain."""
-        if isinstance(state, ChainState):
-            momentum = noise.normal(target.dim, dtype=target.dtype)
-            state = _Moving(*state, momentum)
-        return super().block(target, state, chains, draws, noise)
+    def extended(self, state: ChainState, target: Target, noise: BlockNoise) -> Any:
+        """Draw the only momentum of each chain."""
+        return _Moving(*state, noise.normal(target.dim, dtype=target.dtype))
 
 
-class AdaptsForever(FixedHMC):
-    """HMC whose chains go on adapting their step sizes while they sample."""
+class AdaptsForever(_Twin):
+    """HMC whose chains still adapt their step sizes while they sample."""
 
     def __init__(self, model: Any, **options: Any) -> None:
         super().__init__(model, **options, transition=_adapt_step)
 
-    def block(
-        self,
-        target: Target,
-        state: Any,
-        chains: Sequence[int],
-        draws: int,
-        noise: BlockNoise,
-    ) -> Block:
-        """Make `draws` transitions of every chain."""
-        if isinstance(state, ChainState):
-            state = _Adapting(*state, torch.full_like(state.potential, self.step_size))
-        return super().block(target, state, chains, draws, noise)
+    def extended(self, state: ChainState, target: Target, noise: BlockNoise) -> Any:
+        """Give each chain a step size of its own."""
+        return _Adapting(*state, torch.full_like(state.potential, self.step_size))
 
 
 class _Moving(NamedTuple):
@@ -272,10 +264,10 @@ def _keep_momentum(
     new, end = fixed_transition(
         potential, at, state.momentum, uniform, step_size, num_steps
     )
-    # turned round where the step is rejected, as it should be
+    # a rejection reverses the momentum, as partial refreshment needs it
     accepted = (uniform < (-end.error).exp())[:, None]
-    kept = torch.where(accepted, end.velocity, -state.momentum)
-    return _Moving(*new, kept), end
+    momentum = torch.where(accepted, end.velocity, -state.momentum)
+    return _Moving(*new, momentum), end
 
 
 def _adapt_step(

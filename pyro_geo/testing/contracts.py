@@ -64,7 +64,7 @@ class Case:
         model: a well-behaved model; it must pickle for the pickles to be checked.
         args: its arguments.
         permuted: the same model with its sites in another order.
-        chains: number of chains, at least 2 for the checks of groups to say much.
+        chains: number of chains, at least 2, so that groups of chains can be compared.
         draws: draws of each chain.
         warmup: steps of warm-up, the kernel's own default if None.
         dtype: floating type.
@@ -178,11 +178,11 @@ def check_rungs(case: Case, rungs: Sequence[Rung] = ("mapped", "traced")) -> Non
     run = drive(case)
     first: Block | None = None
     for rung in rungs:
-        found = run._replace(target=case.target.with_rung(rung)).block(run.state, 0)
-        assert_equal(case, "rung of the block", found.rung, rung)
-        first = first or found
+        block = run._replace(target=case.target.with_rung(rung)).block(run.state, 0)
+        assert_equal(case, "rung of the block", block.rung, rung)
+        first = first or block
         assert_close(
-            case, f"draws on the rung {rung!r}", found.q, first.q, case.rounding
+            case, f"draws on the rung {rung!r}", block.q, first.q, case.rounding
         )
 
 
@@ -202,9 +202,9 @@ def check_site_order(case: Case) -> None:
     q = case.fit.positions.flatten(0, 1)
     same = other.unconstrain(samples)
     for name in ("log_prob", "log_likelihood"):
-        found, expected = getattr(other, name)(same), getattr(case.target, name)(q)
+        value, expected = getattr(other, name)(same), getattr(case.target, name)(q)
         assert_close(
-            case, f"{name} of the permuted model", found, expected, case.rounding
+            case, f"{name} of the permuted model", value, expected, case.rounding
         )
     assert_equal(case, "order of the layout", list(other.layout.sites), list(sites))
     settings: Any = {"seed": case.seed, "progress_bar": False, "compile": False}
@@ -218,14 +218,16 @@ def check_groups(case: Case) -> None:
     Args:
         case: the case.
     """
+    # a group for each chain, and groups of unequal size
     for size in {1, max(1, case.chains - 1)}:
         fit = case.run(chain_batch_size=size)
         _same(case, f"chain_batch_size={size}", fit, case.fit, case.regrouping)
     run = drive(case)
     backwards = drive(case, list(run.chains)[::-1])
-    found = backwards.block(backwards.state, 0).q.flip(0)
+    reversed_back = backwards.block(backwards.state, 0).q.flip(0)
     expected = run.block(run.state, 0).q
-    assert_close(case, "chains in reverse order", found, expected, case.regrouping)
+    what = "chains in reverse order"
+    assert_close(case, what, reversed_back, expected, case.regrouping)
 
 
 def check_repeat(case: Case) -> None:
@@ -237,6 +239,7 @@ def check_repeat(case: Case) -> None:
     run = drive(case)
     first = run.block(run.state, 0)
     second = run.block(first.state, 1)
+    # a pickled copy shares no memory with the state that the kernel returned
     stored = pickle.loads(pickle.dumps(first.state))
     for what, state in (("the same state", first.state), ("a stored state", stored)):
         again = run.block(state, 1)
@@ -260,8 +263,8 @@ def check_inputs(case: Case) -> None:
     run.block(run.state, 0)
     case.run()
     for name, tree in trees.items():
-        for now, then in zip(_tensors(tree), before[name], strict=True):
-            equal = torch.equal(now.nan_to_num(), then.nan_to_num())
+        for tensor, copy in zip(_tensors(tree), before[name], strict=True):
+            equal = torch.equal(tensor.nan_to_num(), copy.nan_to_num())
             assert_true(case, f"the {name} are untouched", equal)
 
 
@@ -291,8 +294,8 @@ def check_pickle(case: Case) -> None:
     for when in ("before", "after"):
         kernel = pickle.loads(pickle.dumps(kernel))
         again = drive(case, kernel=kernel)
-        found = again.block(again.state, 0).q
-        assert_close(case, f"a kernel pickled {when} a run", found, expected, 0.0)
+        q = again.block(again.state, 0).q
+        assert_close(case, f"a kernel pickled {when} a run", q, expected, 0.0)
 
 
 def check_arviz(case: Case) -> None:
@@ -315,16 +318,15 @@ def check_arviz(case: Case) -> None:
         same = np.array_equal(stats[name].to_numpy(), value.numpy(), equal_nan=True)
         assert_true(case, f"{name!r} is the run's", same)
     for group in ("log_likelihood", "observed_data") if target.observed else ():
-        found = set(_group(case, idata, group).data_vars)
-        assert_true(
-            case, f"{group} has the observed sites", set(target.observed) <= found
-        )
+        variables = set(_group(case, idata, group).data_vars)
+        complete = set(target.observed) <= variables
+        assert_true(case, f"{group} has the observed sites", complete)
     for name in ("seed", "num_chains", "rung", "notes", "inference_library"):
         assert_true(case, f"attribute {name!r} is recorded", name in posterior.attrs)
 
 
 def check_no_warning(case: Case) -> None:
-    """A well-behaved case runs without a word.
+    """A well-behaved case runs without a warning.
 
     Args:
         case: the case.

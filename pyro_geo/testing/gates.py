@@ -37,7 +37,7 @@ _LEAST_EFFECTIVE = 400.0
 
 
 def check_ledger(result: FlowResult, tol: float = 1e-2) -> None:
-    """Every trajectory ended by itself and its energy and friction work balance.
+    """Every trajectory ended in time and its energy and friction work balance.
 
     Args:
         result: of a dissipative flow.
@@ -75,11 +75,11 @@ def check_gaussian(
     """
     draws = draws.double()
     chains, length, dim = draws.shape
-    moved = draws - mean.double()
+    centred = draws - mean.double()
     upper = torch.triu_indices(dim, dim)
-    products = moved[..., upper[0]] * moved[..., upper[1]]
+    products = centred[..., upper[0]] * centred[..., upper[1]]
     wanted = covariance.double()[upper[0], upper[1]]
-    excess = torch.cat([moved, products - wanted], -1).mean(1)
+    excess = torch.cat([centred, products - wanted], -1).mean(1)
     score = _scores(excess)
     limit = student_limit(chains - 1, false_alarm / excess.shape[1])
     if not bool((score.abs() <= limit).all()):

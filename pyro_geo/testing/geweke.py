@@ -133,14 +133,16 @@ def geweke(
     sweep = _Sweep(kernel, transitions, tuning, Noise(seed))
     successive, independent = [], []
     for index in range(num_sweeps):
-        now = target.with_observed(data)
+        # successive-conditional: latents by the kernel, then data by the model
+        conditioned = target.with_observed(data)
         q = sweep(sampled.with_observed(data), q, index)
-        successive.append(numbers(now, q, data))
-        data = simulator.data(now.constrain(q), substream(seed, 2 * index + 2))
-        fresh, theirs = simulator.joint(num_chains, substream(seed, 2 * index + 3))
-        now = target.with_observed(theirs)
-        new = target.unconstrain({n: fresh[n] for n in target.layout.sites})
-        independent.append(numbers(now, new, theirs))
+        successive.append(numbers(conditioned, q, data))
+        data = simulator.data(conditioned.constrain(q), substream(seed, 2 * index + 2))
+        # marginal-conditional: latents and data by the model alone
+        fresh, new_data = simulator.joint(num_chains, substream(seed, 2 * index + 3))
+        conditioned = target.with_observed(new_data)
+        new_q = target.unconstrain({n: fresh[n] for n in target.layout.sites})
+        independent.append(numbers(conditioned, new_q, new_data))
     names, values = _stack(successive)
     _, others = _stack(independent)
     return _compare(names, values, others)
@@ -183,7 +185,7 @@ class _Sweep(NamedTuple):
     def __call__(self, target: ReplicateTarget, q: Tensor, index: int) -> Tensor:
         chains = range(len(q))
         target = target.with_rung("mapped")  # too few steps for a trace to pay
-        # started anew, for what a state remembers of the density is of the old data
+        # a new start in each sweep: a stored density and gradient are of the old data
         streams = self.noise.region(1).block(chains, index)
         group = ChainGroup(chains, len(q), self.transitions, 0, streams, q, self.tuning)
         start = self.kernel.start(target, group)
@@ -224,15 +226,15 @@ def _tune(
 
 
 def _default_functions(target: ReplicateTarget, q: Tensor, data: Values) -> Values:
-    found: Values = {}
+    values: Values = {}
     for name, site in target.layout.sites.items():
         columns = q[:, site.slice].unbind(1)
-        found |= zip(component_names(name, site.shape), columns, strict=True)
+        values |= zip(component_names(name, site.shape), columns, strict=True)
     for name, value in data.items():
-        found[f"average of {name}"] = value.to(q).reshape(len(q), -1).mean(1)
+        values[f"average of {name}"] = value.to(q).reshape(len(q), -1).mean(1)
     with torch.no_grad():
         terms = target.terms(q)
-    return found | terms._asdict()
+    return values | terms._asdict()
 
 
 def _stack(sweeps: list[Values]) -> tuple[list[str], Tensor]:
@@ -251,12 +253,15 @@ def _compare(names: list[str], ours: Tensor, theirs: Tensor) -> GewekeResult:
     difference = (means.mean(-1) - other.mean(-1)).flatten()
     first = (means.var(-1) / means.shape[-1]).flatten()
     second = (other.var(-1) / other.shape[-1]).flatten()
-    both = first + second
-    freedom = both**2 / (
+    variance = first + second
+    # Welch and Satterthwaite's degrees of freedom
+    freedom = variance**2 / (
         first**2 / (means.shape[-1] - 1) + second**2 / (other.shape[-1] - 1)
     )
     labels = [label for name in names for label in (name, f"{name}, squared")]
-    return GewekeResult(tuple(labels), difference, difference / both.sqrt(), freedom)
+    return GewekeResult(
+        tuple(labels), difference, difference / variance.sqrt(), freedom
+    )
 
 
 def _normal_scores(x: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ def folder() -> Path | None:
         from the current folder. `None` where there is none.
 
     Example:
-        >>> found = folder()
-        >>> found is None or found.is_dir()
+        >>> place = folder()
+        >>> place is None or place.is_dir()
         True
     """
     named = os.environ.get("PDB_PATH")
@@ -209,6 +209,6 @@ def _join(
 def _check_dimensions(
     reference: Mapping[str, Tensor], dimensions: Mapping[str, int], file: Path
 ) -> None:
-    found = {name: math.prod(value.shape[2:]) for name, value in reference.items()}
-    if found != dict(dimensions):
-        raise _unusable(file, found, dict(dimensions))
+    sizes = {name: math.prod(value.shape[2:]) for name, value in reference.items()}
+    if sizes != dict(dimensions):
+        raise _unusable(file, sizes, dict(dimensions))

@@ -31,7 +31,7 @@ from pyro_geo.testing._uniformity import uniformity_p_values
 __all__ = ["SBCResult", "check_sbc", "sbc", "uniformity_p_values"]
 
 _LARGEST_CORRELATION = 0.1  # between draws that are kept
-_LEAST_KEPT = 15
+_LEAST_DRAWS = 15
 
 
 class SBCResult(NamedTuple):
@@ -40,7 +40,7 @@ class SBCResult(NamedTuple):
     Attributes:
         names: of the quantities, such as `theta[3]`; the last is `log_likelihood`.
         ranks: `(replicates, quantities)`, from 0 to `num_draws`.
-        num_draws: draws of each replicate that were kept.
+        num_draws: draws of each replicate after thinning.
         thin: how many draws apart they are.
         p_values: of uniform ranks, `(quantities,)`.
     """
@@ -72,13 +72,13 @@ def sbc(
     Chains start away from the parameters that made their data, so that the warm-up is
     tested too. Draws are thinned until neighbours, averaged over the replicates, are
     correlated by less than 0.1 in every quantity: then the ranks are uniform to within
-    what some thousand replicates can tell. Beside each scalar component of the latent
+    what some thousand replicates can show. Besides each scalar component of the latent
     sites the log-likelihood is ranked, for a sampler that ignores the data passes in
     every parameter.
 
     A kernel tunes itself on all replicates together. Where posteriors differ much in
     scale the narrow ones need a smaller step than the average asks for: raise
-    `target_accept_prob`, or chains get stuck and the ranks tell.
+    `target_accept_prob`, or chains get stuck, which shows in the ranks.
 
     Raises :class:`~pyro_geo.errors.ConfigurationError` where there are fewer than
     two replicates, or a site is unknown.
@@ -139,23 +139,23 @@ def sbc(
     names = list(sites or target.layout.sites)
     if thin is None:
         thin = _thinning(_quantities(target, q, names))
-    kept = q[:, thin - 1 :: thin]
-    if kept.shape[1] < _LEAST_KEPT:
+    thinned = q[:, thin - 1 :: thin]
+    if thinned.shape[1] < _LEAST_DRAWS:
         raise SampleSizeError(
             "too few independent draws for ranks",
             "argument num_samples",
-            f"{kept.shape[1]} of {num_samples} draws, {thin} apart",
-            f"at least {_LEAST_KEPT}",
+            f"{thinned.shape[1]} of {num_samples} draws, {thin} apart",
+            f"at least {_LEAST_DRAWS}",
             "Ask for more samples, or for longer trajectories.",
         )
     ranks = _ranks(
         _quantities(target, truth[:, None], names),
-        _quantities(target, kept, names),
+        _quantities(target, thinned, names),
         _generator(seed, 2),
     )
     labels = [*_labels(target, names), "log_likelihood"]
-    p_values = uniformity_p_values(ranks, kept.shape[1])
-    return SBCResult(tuple(labels), ranks, kept.shape[1], thin, p_values)
+    p_values = uniformity_p_values(ranks, thinned.shape[1])
+    return SBCResult(tuple(labels), ranks, thinned.shape[1], thin, p_values)
 
 
 def check_sbc(result: SBCResult, false_alarm: float = 1e-3) -> None:

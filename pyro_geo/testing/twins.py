@@ -210,7 +210,7 @@ def ignore_christoffel_term(loss: BatchedLoss) -> BatchedLoss:
 
 
 def without_friction_work(step: Callable[[State], State]) -> Callable[[State], State]:
-    """Leave the friction's work out of the ledger of a flow's step.
+    """Leave the friction work of a flow's step out of the energy ledger.
 
     Args:
         step: of the splitting integrator, as `dissipative_flow(..., lift=...)` has it.

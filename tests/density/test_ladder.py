@@ -102,7 +102,7 @@ def test_compiled_is_traced_to_rounding(name):
 
 @pytest.mark.parametrize("rung", ["traced", "compiled"])
 @pytest.mark.parametrize("name", ["hierarchical", "network", "regression"])
-def test_lanes_do_not_see_each_other(name, rung):
+def test_lanes_are_independent(name, rung):
     target = KINDS[name].target().with_rung(rung)
     q = positions(target, 64)
     value, grad = target.value_and_grad(q)

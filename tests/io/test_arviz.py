@@ -159,7 +159,7 @@ def test_attributes_survive_a_file(rng, tmp_path):
     xr.testing.assert_equal(group(back, "posterior"), group(idata, "posterior"))
 
 
-def test_names_that_cannot_be_stored_are_changed_and_that_is_said(rng, tmp_path):
+def test_names_that_cannot_be_stored_are_changed_with_a_warning(rng, tmp_path):
     posterior = {"net/w": rng.normal(size=(2, 6, 3)), "b": rng.normal(size=(2, 6, 4))}
     with pytest.warns(FallbackWarning, match="net/w -> net.w"):
         idata = to_arviz(

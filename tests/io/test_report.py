@@ -208,7 +208,7 @@ def test_any_number_of_chains_and_draws(rng, report, chains, draws):
     assert f"{chains} chains {draws} draws per chain" in page.text
 
 
-def test_one_chain_is_said_to_be_cut_in_four(rng, report):
+def test_the_report_says_that_one_chain_was_cut_in_four(rng, report):
     groups = full(rng, 1, 80)
     groups["posterior"]["mu"] += np.linspace(0, 9, 80)
     page = report(groups)
@@ -216,7 +216,7 @@ def test_one_chain_is_said_to_be_cut_in_four(rng, report):
     assert "Parts of the run disagree (one chain, cut in four): R-hat is" in page.text
 
 
-def test_disagreement_is_named_after_what_a_chain_is(rng, report):
+def test_disagreement_is_reported_with_the_name_of_a_chain(rng, report):
     groups = full(rng)
     groups["posterior"]["mu"][0] += 5.0
     page = report(groups, chain_name="anchor")
@@ -224,7 +224,7 @@ def test_disagreement_is_named_after_what_a_chain_is(rng, report):
     assert "largest for mu." in page.text
 
 
-def test_a_calm_run_has_no_box_of_notes(rng, report):
+def test_a_run_without_problems_has_no_box_of_notes(rng, report):
     shape = (4, 1500)
     page = report({"posterior": {"w": rng.normal(size=shape)}})
     assert "Please note" not in page.text
@@ -248,7 +248,7 @@ def test_sites_of_any_shape(rng, report, posterior):
     assert (f"40 of {total} components are shown" in page.text) == (total > 40)
 
 
-def test_ten_thousand_components_are_cut_down_and_that_is_said(rng, report):
+def test_of_ten_thousand_components_some_are_shown_with_a_note(rng, report):
     w = rng.normal(size=(4, 50, 100, 100))
     w[2, :, 70, 7] += 9.0
     page = report({"posterior": {"mu": rng.normal(size=(4, 50)), "w": w}})
@@ -319,7 +319,7 @@ def test_flags_read_from_a_file_are_still_flags(report):
     assert "2 of 4 draws did not converge." in page.text
 
 
-def test_long_tables_are_cut_and_folded_and_that_is_said(report):
+def test_long_tables_are_cut_and_folded_with_a_note(report):
     rows = [{"i": i, "name": f"row {i}"} for i in range(500)]
     page = report({}, tables={"Long": rows, "Medium": rows[:100], "Some": rows[:30]})
     assert "The first 200 of 500 rows are shown." in page.text
@@ -344,7 +344,7 @@ def test_tables_come_in_three_forms(report):
     assert "frame v r 0.25" in page.text
 
 
-def test_the_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
+def test_the_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     path = tmp_path / "new" / "folder" / "report.html"
     idata = to_arviz({"posterior": {"w": np.zeros((2, 5))}})
     write_report(idata, str(path), title="first", facts={})

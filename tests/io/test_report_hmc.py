@@ -42,7 +42,7 @@ def card(value, label, *, alert=False):
     return f"<li{' class=alert' if alert else ''}><strong>{value}</strong><span>{label}"
 
 
-def test_the_headline_numbers_of_a_calm_run(rng, text):
+def test_the_headline_numbers_of_a_run_without_problems(rng, text):
     shape = (4, 1500)
     stats = hmc_stats(rng, shape)
     page = text({"z": rng.normal(size=shape)}, stats)
@@ -95,7 +95,7 @@ def test_energy_fractions_are_those_of_arviz(rng):
     np.testing.assert_allclose(energy_fractions(energy), expected)
 
 
-def test_energies_without_spread_say_nothing(rng, text):
+def test_energies_without_spread_have_no_diagnostic(rng, text):
     energy = np.ones((3, 9))
     energy[1, 2] = np.nan
     energy[2, 4] = np.inf

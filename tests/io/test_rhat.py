@@ -65,7 +65,7 @@ def autoregressive(rng, start, draws, rho=0.95):
     return np.stack(rows, 1)
 
 
-def test_it_tells_apart_what_r_hat_of_short_chains_cannot(rng):
+def test_it_distinguishes_what_r_hat_of_short_chains_cannot(rng):
     superchains, chains, draws = 8, 512, 6
     arrived = autoregressive(rng, rng.normal(size=superchains * chains), draws)
     starts = 3 * rng.normal(size=superchains).repeat(chains)
@@ -87,7 +87,7 @@ def test_it_tells_apart_what_r_hat_of_short_chains_cannot(rng):
     assert nested_r_hat(one, superchains) > 1.1
 
 
-def test_ranks_see_scales_and_heavy_tails(rng):
+def test_ranks_show_differences_of_scale_and_heavy_tails(rng):
     z = rng.standard_cauchy(size=(512, 4, 2))
     z[:64, :, 0] += 5.0  # one superchain elsewhere, drowned by the tails
     z[:64, :, 1] *= 20.0  # one superchain too wide

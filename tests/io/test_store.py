@@ -213,7 +213,7 @@ def killed_at(path: Path, place: int, monkeypatch) -> int | None:
     return None
 
 
-def test_killed_before_any_file_the_last_commit_can_be_read_and_gone_on_with(
+def test_after_a_kill_before_any_file_the_last_commit_can_be_read_and_resumed(
     tmp_path, monkeypatch
 ):
     places = 0
@@ -287,7 +287,7 @@ def refused(path: Path, message: str) -> None:
         assert content(path) == before
 
 
-def test_nothing_a_file_and_a_foreign_folder_are_refused(tmp_path):
+def test_a_missing_path_a_file_and_a_foreign_folder_are_refused(tmp_path):
     refused(tmp_path / "none", "nothing there")
     file = tmp_path / "file"
     file.write_text("x")

@@ -47,7 +47,7 @@ def test_equal_weights_give_the_table_of_plain_draws(rng, shift):
     assert math.isnan(row["khat"])  # equal weights have no tail
 
 
-def test_whole_weights_count_copies(rng):
+def test_integer_weights_equal_copies_of_draws(rng):
     """A weight of three is three draws: mean, deviation and interval are theirs."""
     values, counts = rng.normal(size=(50, 1)), rng.integers(0, 5, size=(50, 1))
     with np.errstate(divide="ignore"):
@@ -121,7 +121,7 @@ def test_one_particle_is_a_table_too():
     assert math.isnan(row["sd"])
 
 
-def test_heavy_tails_are_told_and_shown(rng, tmp_path):
+def test_heavy_tails_of_the_weights_warn_and_have_a_column(rng, tmp_path):
     draws = rng.normal(size=(500, 1))
     log_weights = 4 * np.abs(draws)
     idata = to_arviz(
@@ -139,7 +139,7 @@ def test_heavy_tails_are_told_and_shown(rng, tmp_path):
     assert "<li class=alert><strong>" in page
 
 
-def test_axes_of_particles_are_taken_only_beside_weights(rng):
+def test_names_of_particle_axes_are_reserved_only_with_weights(rng):
     draws = rng.normal(size=(4, 10, 2))
     options: dict[str, Any] = {"dims": {"w": ["particle"]}}
     posterior = get_group(to_arviz({"posterior": {"w": draws}}, **options), "posterior")

@@ -37,7 +37,7 @@ def test_nothing_is_done_after_a_failure():
     writer.close()
 
 
-def test_an_error_that_is_no_disks_is_raised():
+def test_an_error_other_than_of_the_disk_is_raised():
     writer = Writer()
 
     def wrong() -> None:
@@ -49,7 +49,7 @@ def test_an_error_that_is_no_disks_is_raised():
     writer.close()
 
 
-def test_bytes_that_wait_are_bounded(monkeypatch):
+def test_the_bytes_waiting_to_be_written_are_bounded(monkeypatch):
     monkeypatch.setattr(_writer, "_WAITING", 1_000)
     writer = Writer()
     most = waiting = 0
@@ -72,7 +72,7 @@ def test_bytes_that_wait_are_bounded(monkeypatch):
     assert waiting == 0
 
 
-def test_a_copy_holds_no_thread():
+def test_a_copy_has_no_thread():
     writer = Writer()
     copy = pickle.loads(pickle.dumps(writer))
     copy.flush()

@@ -42,7 +42,7 @@ def result():
     return alternate()
 
 
-def test_a_kernel_that_hardly_moves_is_not_accused(result):
+def test_a_kernel_that_hardly_moves_passes(result):
     """Chains start in the joint distribution, so mixing does not matter."""
     check_geweke(result)
     check_geweke(alternate(partial(FixedHMC, step_size=1e-3, num_steps=1)))
@@ -63,7 +63,7 @@ def test_the_moments_have_names(result):
     assert bool((result.freedom >= 99).all())
 
 
-def test_functions_of_ones_own_see_constrained_values_and_data():
+def test_own_functions_get_constrained_values_and_data():
     seen = {}
 
     def functions(latents, data):

@@ -340,13 +340,13 @@ class Without(Messenger):
         ("low_dim_gauss_mix-low_dim_gauss_mix", "theta"),
     ],
 )
-def test_a_model_without_one_of_its_priors_is_found_out(name, site):
+def test_a_model_without_one_of_its_priors_is_rejected(name, site):
     target, q = published(name, Without(site)(load(name).model))
     assert score_errors(target, q) > LIMIT
 
 
 @needs_database
-def test_a_density_of_the_wrong_scale_is_found_out():
+def test_a_density_of_the_wrong_scale_is_rejected():
     target, q = published("sblri-blr")
     centre = q.mean((0, 1))
     assert score_errors(target, centre + 1.02 * (q - centre)) > LIMIT

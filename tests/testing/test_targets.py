@@ -53,7 +53,7 @@ def test_exact_draws_map_to_independent_standard_normals(target):
         assert stats.kstest(column.numpy(), "norm").pvalue > 1e-4
 
 
-def test_the_density_is_the_normal_one_carried_over(target):
+def test_the_density_is_the_transformed_normal_one(target):
     """Change of variables, the Jacobian by finite differences."""
     for q in draws(target, 5, seed=1):
         columns = []
@@ -114,7 +114,7 @@ def test_scores_stay_finite_far_out():
         assert z[1] > 3
 
 
-def test_the_condition_is_as_asked():
+def test_the_condition_number_is_the_one_passed():
     target = NormalTarget(5, condition=1e8, rotation=0, dtype=F64)
     values = torch.linalg.eigvalsh(target.covariance)
     assert float(values[-1] / values[0]) == pytest.approx(1e8, rel=1e-6)

@@ -105,7 +105,7 @@ def test_the_ledger_rejects_friction_work_left_out():
 
 
 @pytest.mark.parametrize("broken", [flip_gradient, ignore_christoffel_term])
-def test_the_controlled_step_gets_stuck_rather_than_err(broken):
+def test_a_controlled_step_is_rejected_rather_than_wrong(broken):
     result = flow(broken(bowl), integrator="splitting", max_evals=2_000)
     with pytest.raises(AssertionError):
         check_ledger(result)
@@ -211,7 +211,7 @@ def test_a_broken_sampler_leaves_a_normal(normal, name):
         GATES[twin.gate](draws, normal)
 
 
-def test_what_each_gate_sees_in_particular(normal):
+def test_each_gate_rejects_the_mistakes_that_it_is_for(normal):
     stuck = stationary(TWINS["stuck chain"].make(normal, **STEP), normal)
     check_exact(stuck, normal)  # one of 400 does not show in the moments
     with pytest.raises(AssertionError, match="chain 0 never moves, 1 in all"):

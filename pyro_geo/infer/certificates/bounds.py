@@ -101,6 +101,7 @@ def mcallester(r: Number, k: Number, n: int, delta: float) -> Tensor:
         >>> round(float(mcallester(0.05, 10.0, 400, 0.05)), 3)
         0.192
     """
+    # Pinsker: kl(r || p) >= 2 (p - r)^2
     share = (radius(k, delta) + log_xi(n)) / (2 * n)
     return _double(r) + share.sqrt()
 
@@ -121,6 +122,7 @@ def quadratic(r: Number, k: Number, n: int, delta: float) -> Tensor:
         >>> round(float(quadratic(0.05, 10.0, 400, 0.05)), 3)
         0.166
     """
+    # kl(r || p) >= (p - r)^2 / (2 p) for r < p, solved for p
     share = (radius(k, delta) + log_xi(n)) / (2 * n)
     return ((_double(r) + share).sqrt() + share.sqrt()).square()
 
@@ -226,6 +228,7 @@ def subgamma(
     """
     beta = _double(beta)
     _within((beta > 0) & (beta * scale < 1), "beta", beta, f"below 1/{scale}")
+    # log-moment of a sub-gamma variable, beta^2 s^2 / (2 (1 - beta c)), over beta
     spread = beta * variance / (2 * (1 - beta * scale))
     return _double(r) + radius(k, delta) / (beta * n) + spread
 
@@ -249,6 +252,7 @@ def second_moment(
     """
     beta = _double(beta)
     _within(beta > 0, "beta", beta, "above 0")
+    # E exp(-beta (l - E l)) <= exp(beta^2 E l^2 / 2) for a non-negative loss
     spread = beta * _double(moment) / 2
     return _double(r) + radius(k, delta) / (beta * n) + spread
 
@@ -330,6 +334,7 @@ def squared_excess(
         omega,
         f"below 1/(2 * {noise}**2)",
     )
+    # the noise costs the factor c / omega, the bounded excess the factor kappa / c
     c = omega * (1 - 2 * omega * noise**2)
     kappa = -torch.expm1(-4 * c * limit**2) / (4 * limit**2)
     gain = omega * n * (_double(r) - _double(best))

@@ -34,7 +34,7 @@ class Certificate:
         bound: name of the bound.
         assumptions: what must be true for the bound, in sentences.
         predictor: what is certified: the `"retilted"` or the `"gibbs"` ensemble, whose
-            members are drawn anew for each prediction, a `"single"` particle, or the
+            members are drawn again for each prediction, a `"single"` particle, or the
             network that a `"holdout"` set tested.
         status: `"finite_sample"`; `"oracle"` for a bound with unknown terms;
             `"asymptotic"`; or `"heuristic"`, which certifies nothing.
@@ -66,11 +66,11 @@ class Certificate:
             "single": "one particle",
             "holdout": "the held-out network",
         }[self.predictor]
-        sure = f"with probability {1 - self.delta:g}"
+        confidence = f"with probability {1 - self.delta:g}"
         if self.status != "finite_sample":
-            sure = f"{self.status}, no certificate"
+            confidence = f"{self.status}, no certificate"
         return (
-            f"risk of {what} at most {self.value:.4f} ({sure}; {self.bound}, "
+            f"risk of {what} at most {self.value:.4f} ({confidence}; {self.bound}, "
             f"empirical risk {self.empirical_risk:.4f}, "
             f"complexity {self.complexity:.2f} nats, n = {self.n})"
         )
@@ -131,12 +131,12 @@ class Certificate:
             (0.0362, 0.05)
         """
         total = sum(certificate.delta for certificate in certificates)
-        found = f"{len(certificates)} certificates with deltas that sum to {total:g}"
+        shown = f"{len(certificates)} certificates with deltas that sum to {total:g}"
         expected = "at least one, made with delta / J each, so that the sum is below 1"
-        check(0 < total < 1, "certificates", found, expected)
+        check(0 < total < 1, "certificates", shown, expected)
         best = min(certificates, key=lambda certificate: certificate.value)
         looks = sum(certificate.looks for certificate in certificates)
         ranks = ("finite_sample", "oracle", "asymptotic", "heuristic")
-        # the choice promises no more than the weakest certificate it chose from
+        # the choice is only as strong as the weakest certificate it was made from
         worst = max((c.status for c in certificates), key=ranks.index)
         return replace(best, delta=total, looks=looks, status=worst)

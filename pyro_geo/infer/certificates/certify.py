@@ -124,7 +124,7 @@ def certify(
     if ledger is not None:
         looks = ledger.look(losses if data is None else data)
     check_count("looks", looks)
-    share = delta / looks
+    share = delta / looks  # a union bound over the looks
     half = share / 2 if hedge is not None else share  # the hedge has the other half
     check_number("delta", half, 0.0, 1.0, strict=True)
     limits = loss_range if rule.in_range else None
@@ -137,17 +137,19 @@ def certify(
     # Moments of (loss - low) / span. The bounds that use the square do not shift.
     scaled = Losses((moments.mean - low) / span, moments.square / span**2, moments.n)
     log_rho = _choose(codebook, scaled, predictor, rule, half, parameters)
-    found = _candidates(codebook, scaled, log_rho[None])
-    value = float(evaluate(rule, found, scaled.n, half, parameters)[0])
+    chosen = _candidates(codebook, scaled, log_rho[None])
+    value = float(evaluate(rule, chosen, scaled.n, half, parameters)[0])
     lower = None
     if bound == "kl":  # the same event bounds the risk from below
-        c = (bounds.radius(found.complexity, half) + bounds.log_xi(scaled.n)) / scaled.n
-        lower = low + span * float(bounds.kl_inverse(found.risk, c, "lower")[0])
+        c = (
+            bounds.radius(chosen.complexity, half) + bounds.log_xi(scaled.n)
+        ) / scaled.n
+        lower = low + span * float(bounds.kl_inverse(chosen.risk, c, "lower")[0])
     certificate = Certificate(
         value=low + span * min(value, most),
         lower=lower,
-        empirical_risk=low + span * float(found.risk[0]),
-        complexity=float(found.complexity[0]),
+        empirical_risk=low + span * float(chosen.risk[0]),
+        complexity=float(chosen.complexity[0]),
         n=scaled.n,
         delta=half * looks,
         looks=looks,
@@ -161,7 +163,7 @@ def certify(
     )
     if hedge is None:
         return certificate
-    # a predictor from elsewhere pays no complexity: it has not seen these data
+    # a predictor that was chosen without these data has no complexity
     row = hedge if data is None else _losses_at(codebook, risk, data, hedge)
     other = certify_holdout(row, delta=half, loss_range=loss_range)
     other = replace(other, delta=half * looks, looks=looks)
@@ -184,7 +186,7 @@ def _check(
             "the Gibbs posterior invariant",
             expected="a frozen annealed run, its extension by a frozen HMC, or "
             "importance draws",
-            todo="Run GibbsPosterior; certify_plugin gives a figure without a promise.",
+            todo="Run GibbsPosterior; certify_plugin guarantees nothing.",
         )
     arguments = {"risk": risk, "data": data, "losses": losses}
     passed = [name for name, value in arguments.items() if value is not None]
@@ -259,8 +261,9 @@ def _choose(
             )
         return codebook.log_weights
     if predictor == "single":
-        found = Candidates(losses.mean, losses.square, -codebook.log_p)
-        values = evaluate(rule, found, losses.n, delta, parameters)
+        # K = log(1 / p_i) of a particle that has all the weight
+        single = Candidates(losses.mean, losses.square, -codebook.log_p)
+        values = evaluate(rule, single, losses.n, delta, parameters)
         # one particle as an ensemble: all its weight on one row
         values = torch.where(codebook.alive, values, math.inf)
         log_rho = torch.full_like(codebook.log_p, -math.inf)
@@ -273,8 +276,8 @@ def _choose(
     best, value = codebook.log_p, math.inf
     for _ in range(_ROUNDS):
         log_rho = codebook.retilted(tilts[:, None] * losses.n * losses.mean)
-        found = _candidates(codebook, losses, log_rho)
-        values = evaluate(rule, found, losses.n, delta, parameters)
+        ensembles = _candidates(codebook, losses, log_rho)
+        values = evaluate(rule, ensembles, losses.n, delta, parameters)
         i = int(values.argmin())
         if float(values[i]) < value:
             best, value = log_rho[i], float(values[i])

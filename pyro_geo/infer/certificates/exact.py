@@ -64,6 +64,7 @@ def certify_exact(
     radius = bounds.radius(free_energy, (1 - share) * delta)
     # both signs of 1 - e^-x cancel in the ratio of the formula
     value = float(math.expm1(-float(radius) / n) / math.expm1(-beta))
+    # the bound holds for the exact posterior; its risk is only estimated here
     weights = posterior.log_weights[alive].softmax(0)
     return Certificate(
         value=min(value, 1.0),

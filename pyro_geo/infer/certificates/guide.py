@@ -81,6 +81,7 @@ def certify_guide(
             rows.append(target.unconstrain(values))
             if i < 2:  # two draws show whether sites depend on one another
                 divergences.append(_divergence(model, sites, target, values, arguments))
+    # independent sites have one divergence, whatever values were drawn
     if abs(divergences[0] - divergences[-1]) > 1e-9 * (1 + abs(divergences[0])):
         _refuse("sites whose distributions depend on one another")
     # (draws, n); drawing exactly from the guide needs no weights
@@ -126,6 +127,7 @@ def _divergence(
         fn, prior = sites[name]["fn"], priors[name]["fn"]
         # AutoNormal samples an auxiliary site; the latent site is a point mass at it
         if isinstance(_bare(fn), dist.Delta):
+            # an identity map keeps the divergence; any other needs its Jacobian
             one = torch.ones(1)
             constrained: Any = site.transform(one)
             real = torch.equal(constrained, one)

@@ -79,13 +79,13 @@ def check_disjoint(
     Raises:
         PriorDependsOnDataError: they overlap.
     """
-    seen = set(torch.as_tensor(prior_index).tolist())
-    both = seen & set(torch.as_tensor(certify_index).tolist())
-    if both:
+    prior = set(torch.as_tensor(prior_index).tolist())
+    shared = prior & set(torch.as_tensor(certify_index).tolist())
+    if shared:
         raise PriorDependsOnDataError(
             "the prior has seen certifying examples",
             where="index sets",
-            found=f"{len(both)} in common, row {min(both)} among them",
+            found=f"{len(shared)} in common, row {min(shared)} among them",
             expected="none",
             todo="Divide the data with split_prior.",
         )

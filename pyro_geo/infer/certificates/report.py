@@ -69,29 +69,34 @@ def certificate_report(
         Certificates, tables and curves.
     """
     book = posterior.codebook()
-    found = {
+    certificates = {
         name: certify(book, risk, data, predictor=predictor, delta=delta)
         for name, predictor in _PREDICTORS.items()
     }
     # the usual way to compare with: half of the data is spent on testing one network
     network, losses = _held_out(posterior, risk, data, seed)
     name = "network of one half, the other held out"
-    found[name] = certify_holdout(losses, delta=delta)
+    certificates[name] = certify_holdout(losses, delta=delta)
     # each with half of delta: then the better of the two may be chosen
     best = certify(book, risk, data, delta=delta / 2)
-    found["hedge of the first and the last"] = Certificate.union(
+    certificates["hedge of the first and the last"] = Certificate.union(
         [best, certify_holdout(losses, delta=delta / 2)]
     )
-    drawn = {n: c.sample(200, seed) for n, c in found.items() if c.codebook is not None}
-    tested = {
-        n: _test_risk(posterior, risk, test, drawn.get(n, network[None])) for n in found
+    drawn = {
+        n: c.sample(200, seed)
+        for n, c in certificates.items()
+        if c.codebook is not None
     }
-    first = next(iter(found.values()))
+    tested = {
+        n: _test_risk(posterior, risk, test, drawn.get(n, network[None]))
+        for n in certificates
+    }
+    first = next(iter(certificates.values()))
     ladder = _ladder(posterior, book, risk, data, delta)
     return CertificateReport(
-        found,
+        certificates,
         {
-            "Certificates": _table(found, tested, test is not None),
+            "Certificates": _table(certificates, tested, test is not None),
             "What they rest on": _assumptions(first),
             "Temperatures": ladder.round(4),
         },
@@ -100,7 +105,7 @@ def certificate_report(
 
 
 def _table(
-    found: dict[str, Certificate], tested: dict[str, float], with_test: bool
+    certificates: dict[str, Certificate], tested: dict[str, float], with_test: bool
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -116,7 +121,7 @@ def _table(
             "status": c.status,
             **({"test risk": tested[name]} if with_test else {}),
         }
-        for name, c in found.items()
+        for name, c in certificates.items()
     ]
     return pd.DataFrame(rows).round(4)
 
@@ -145,6 +150,7 @@ def _ladder(
         own = (book.source == i).to(log_rho.device)
         weights = posterior.log_weights if i == 0 else stage.log_weights
         log_rho[i, own] = weights.log_softmax(0).to(log_rho.device)
+    # risk and complexity of each ensemble, in one product
     mean, k = log_rho.exp() @ losses.mean, book.kl(log_rho)
     table = posterior.path()
     order = [*range(1, len(stages)), 0]  # back to rising temperatures

@@ -147,7 +147,7 @@ def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
 
 def evaluate(
     rule: Rule,
-    found: Candidates,
+    candidates: Candidates,
     n: int,
     delta: float,
     parameters: dict[str, Any],
@@ -156,7 +156,7 @@ def evaluate(
 
     Args:
         rule: the bound.
-        found: the ensembles.
+        candidates: the ensembles.
         n: examples.
         delta: of the whole union.
         parameters: of the loss; the free number's grid among them if given.
@@ -165,14 +165,14 @@ def evaluate(
         Bounds, `(candidates,)`.
     """
     if rule.free is None or rule.grid is None:
-        return rule.fn(found.risk, found.complexity, n, delta)
+        return rule.fn(candidates.risk, candidates.complexity, n, delta)
     known = {name: parameters[name] for name in rule.parameters}
     grid = parameters.get(rule.free)
     grid = rule.grid(n, parameters) if grid is None else grid
     # (grid, 1) broadcasts against (candidates,)
     grid = torch.as_tensor(grid, dtype=torch.float64).reshape(-1, 1)
     if rule.fn is bounds.unexpected_bernstein:
-        known["square"] = found.square
+        known["square"] = candidates.square
     if rule.fn is bounds.squared_excess:
         from scipy import stats
 
@@ -181,6 +181,6 @@ def evaluate(
         known["best"] = known["noise"] ** 2 * stats.chi2.ppf(delta, n) / n
     share = delta / len(grid)  # a union bound over the values of the free number
     values = rule.fn(
-        found.risk, found.complexity, n, share, **known, **{rule.free: grid}
+        candidates.risk, candidates.complexity, n, share, **known, **{rule.free: grid}
     )
     return values.amin(0)

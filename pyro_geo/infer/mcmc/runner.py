@@ -53,7 +53,7 @@ class MCMC(PosteriorDraws, RunCosts):
         dtype: floating type; torch's default if None.
         progress_bar: whether to show one.
         store: a folder that takes each finished block, so that the run can be gone on
-            with (:meth:`resume`) and be looked at from elsewhere
+            with (:meth:`resume`) and be read from elsewhere
             (:func:`~pyro_geo.io.store.open_run`); in memory alone if None.
         n_jobs: groups of chains (`chain_batch_size`) that are run at the same time,
             each in a process of joblib's backend; as the surrounding
@@ -165,11 +165,11 @@ class MCMC(PosteriorDraws, RunCosts):
         return self._execute(args, kwargs, resume=False)
 
     def resume(self, *args: Any, **kwargs: Any) -> MCMC:
-        """Go on with the run in `store` as if it had never stopped, bit for bit.
+        """Continue the run in `store` as if it had never stopped, bit for bit.
 
         Before that the data, the kernel's settings and the log-density at stored
         positions are compared with what the run was begun with. With a larger
-        `num_samples` a finished run goes on too.
+        `num_samples` a finished run is continued too.
 
         Args:
             *args: the model's arguments, those that the run was begun with.
@@ -196,7 +196,7 @@ class MCMC(PosteriorDraws, RunCosts):
             >>> bool((more.positions[:, :50] == fit.positions).all())
             True
         """
-        expected = "the folder of a run to go on with"
+        expected = "the folder of a run to continue"
         check(self.store is not None, "store", self.store, expected)
         return self._execute(args, kwargs, resume=True)
 
@@ -237,6 +237,7 @@ class MCMC(PosteriorDraws, RunCosts):
     ) -> ChainSession:
         """Put together what a run consists of, from the start or from a store."""
         kernel = self.kernel
+        # chains of one group run side by side; groups can run in several processes
         most = kernel.max_lanes or self.num_chains
         most = min(most, self.chain_batch_size or most)
         groups = split_chains(self.num_chains, most)
@@ -259,7 +260,7 @@ class MCMC(PosteriorDraws, RunCosts):
         )
         session = ChainSession(rounds, record, workers, clock, self._live)
         if self.keep is not None:
-            _ = record.recorded  # a name that is not there raises before sampling
+            _ = record.recorded  # an unknown name raises here, before sampling
         if self.store is not None:
             identity = self._identity(target, groups)
             session.attach(self.store, store, identity, self.attributes)
@@ -302,7 +303,7 @@ class MCMC(PosteriorDraws, RunCosts):
         return 0 if self._draws is None else self._draws.num_draws
 
     def _review(self, states: Sequence[Any]) -> list[PyroGeoWarning]:
-        """Note what a user must know, and return it."""
+        """Collect the warnings of the kernel, and add them to the notes."""
         self._facts = self.kernel.describe(states)
         self.superchains = self.kernel.superchains(states)
         review = list(self.kernel.review(states, self.stats))
@@ -313,7 +314,7 @@ class MCMC(PosteriorDraws, RunCosts):
         return review
 
     def _live(self, state: RunState) -> dict[str, Any]:
-        """Facts that a store gets anew after each round."""
+        """Facts that change with each round, written to the store again."""
         facts: dict[str, Any] = {
             "num_draws": state.draws // self.thin,
             "rung": state.rung,

@@ -155,19 +155,19 @@ def choose(posterior: "xr.Dataset", limit: int) -> tuple[list[Component], int]:
 def _ranking(
     posterior: "xr.Dataset", scalars: int
 ) -> Iterator[tuple[bool, float, int, int, int]]:
-    """Give each component a key: what is to be shown first has the smallest."""
-    seen = 0
+    """Give each component a sorting key; the smallest is shown first."""
+    num_scalars = 0
     for site, array in enumerate(posterior.data_vars.values()):
         rhat = np.nan_to_num(split_rhat(columns(array)), nan=0.0, posinf=1e9)
-        seen += array.ndim == 2
-        first = array.ndim == 2 and seen <= scalars
+        num_scalars += array.ndim == 2
+        first = array.ndim == 2 and num_scalars <= scalars
         for column, value in enumerate(rhat):
             # Rounded, so that noise in R-hat does not scatter the choice.
             yield not first, -round(float(value), 2), column, site, column
 
 
 def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
-    """Tabulate every site as a whole: shape, range, spread and disagreement.
+    """Tabulate every site: shape, range, spread and disagreement over its components.
 
     Args:
         posterior: arrays with leading axes chain and draw.
@@ -181,7 +181,7 @@ def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
     for name, array in posterior.data_vars.items():
         values = columns(array)
         usable = finite(values)
-        kept = values[usable]
+        numbers = values[usable]
         clean = np.where(usable, values, np.nan)
         rhat = split_rhat(values)
         with np.errstate(all="ignore"):
@@ -193,8 +193,8 @@ def sites_table(posterior: "xr.Dataset") -> "pd.DataFrame":
         rows[str(name)] = {
             "shape": " × ".join(map(str, array.shape[2:])) or "scalar",
             "axes": ", ".join(map(str, array.dims[2:])),
-            "smallest": kept.min() if kept.size else math.nan,
-            "largest": kept.max() if kept.size else math.nan,
+            "smallest": numbers.min() if numbers.size else math.nan,
+            "largest": numbers.max() if numbers.size else math.nan,
             "smallest sd": spread.min() if spread.size else math.nan,
             "largest sd": spread.max() if spread.size else math.nan,
             "largest split R-hat": known.max() if known.size else math.nan,

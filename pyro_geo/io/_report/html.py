@@ -92,27 +92,29 @@ def table(rows: Rows, caption: str, *, limit: int = 200, open_rows: int = 60) ->
         HTML.
     """
     header, body = _cells(rows)
-    kept = body[:limit]
+    shown = body[:limit]
     numeric = [
-        all(isinstance(row[i], (int, float, np.number)) for row in kept if i < len(row))
+        all(
+            isinstance(row[i], (int, float, np.number)) for row in shown if i < len(row)
+        )
         for i in range(len(header))
     ]
     head = "".join(
         f'<th scope="col"{"" if right else " class=text"}>{escape(str(name))}</th>'
         for name, right in zip(header, numeric, strict=True)
     )
-    lines = "".join(f"<tr>{_line(row, numeric)}</tr>" for row in kept)
+    lines = "".join(f"<tr>{_line(row, numeric)}</tr>" for row in shown)
     html = (
         f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
-    if len(kept) > open_rows // 3:
-        state = "" if len(kept) > open_rows else " open"
-        label = f"{escape(caption)}: {len(kept)} rows"
+    if len(shown) > open_rows // 3:
+        state = "" if len(shown) > open_rows else " open"
+        label = f"{escape(caption)}: {len(shown)} rows"
         html = f"<details{state}><summary>{label}</summary>{html}</details>"
-    if len(kept) < len(body):
-        said = f"The first {len(kept):,} of {len(body):,} rows are shown."
-        html = paragraph(said, cut=True) + html
+    if len(shown) < len(body):
+        note = f"The first {len(shown):,} of {len(body):,} rows are shown."
+        html = paragraph(note, cut=True) + html
     return html
 
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish too.
 _CHAINS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
     *("#56b4e9", "#d55e00", "#8a7a00", "#444444"),
@@ -40,7 +40,7 @@ FEW_CHAINS = len(_CHAINS)
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Draw in one style whatever the caller's is; theirs returns afterwards."""
+    """Draw in one style, and restore the caller's afterwards."""
     import matplotlib as mpl
 
     ours = {
@@ -95,13 +95,13 @@ def _histogram(ax: "Axes", values: np.ndarray, **options: Any) -> None:
 
 
 def _tail(values: np.ndarray) -> str:
-    """Say how many values of a panel cannot be drawn."""
+    """Count the values of a panel that cannot be drawn."""
     missing = int(values.size - finite(values).sum())
     return f"  ({missing} of {values.size} not finite)" if missing else ""
 
 
 def shorten(name: str, length: int = 34) -> str:
-    """Shorten a name that would run out of its panel.
+    """Shorten a name that is too long for its panel.
 
     Args:
         name: a site's or a statistic's name.
@@ -170,10 +170,10 @@ def _trace(ax: "Axes", values: np.ndarray) -> None:
 
 def _intervals(ax: "Axes", values: np.ndarray, chain_name: str) -> None:
     """Draw each chain's median and central 90 % interval."""
-    kept = [chain[finite(chain)] for chain in values]
-    index = [i for i, chain in enumerate(kept) if chain.size]
+    usable = [chain[finite(chain)] for chain in values]
+    index = [i for i, chain in enumerate(usable) if chain.size]
     low, middle, high = np.transpose(
-        [np.quantile(kept[i], [0.05, 0.5, 0.95]) for i in index]
+        [np.quantile(usable[i], [0.05, 0.5, 0.95]) for i in index]
     )
     # all chains in two artists: one each takes seconds for hundreds of chains
     ax.vlines(index, low, high, color=_BLUE, linewidth=0.9, alpha=0.7)
@@ -293,7 +293,7 @@ def pair(
     Args:
         plane: coordinates, `(draws, 2)`.
         labels: what the two axes are.
-        chain: the chain of each draw, `(draws,)`; told apart by colour if few.
+        chain: the chain of each draw, `(draws,)`; in colours of their own if few.
         diverging: draws to mark, `(draws,)`.
         chain_name: what a chain is called.
 

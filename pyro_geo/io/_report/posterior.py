@@ -67,8 +67,8 @@ def add_posterior(
     if particles is None:
         frame = component_table(chosen, posterior.attrs)
         _judge(page, frame, chain_name, scope)
-        said = frame.attrs.get("r_hat")
-        caption = "ArviZ summary" + (f"; R-hat of {said}" if said else "")
+        treatment = frame.attrs.get("r_hat")  # of a single chain
+        caption = "ArviZ summary" + (f"; R-hat of {treatment}" if treatment else "")
     else:
         frame = component_table(chosen, particles.attrs, particles["log_weights"])
         _judge_weights(page, frame, particles.attrs)
@@ -123,10 +123,10 @@ def component_table(
 
 
 def _judge(page: html.Page, frame: "pd.DataFrame", chain_name: str, scope: str) -> None:
-    """Say how far chains agree and how many draws they are worth."""
+    """Show R-hat and effective sizes, and warn where they are bad."""
     who = f"{chain_name}s disagree".capitalize()
-    if said := frame.attrs.get("r_hat"):
-        who = f"Parts of the run disagree ({said})"
+    if treatment := frame.attrs.get("r_hat"):
+        who = f"Parts of the run disagree ({treatment})"
     _judge_rhat(page, frame, "r_hat", f"R-hat{scope}", who)
     if "nested_r_hat" in frame:
         who = f"Groups of {chain_name}s with one start disagree"
@@ -139,7 +139,7 @@ def _judge(page: html.Page, frame: "pd.DataFrame", chain_name: str, scope: str) 
 def _judge_weights(
     page: html.Page, frame: "pd.DataFrame", attrs: Mapping[Hashable, Any]
 ) -> None:
-    """Say how many draws the weights are worth, and whether their tail is too heavy."""
+    """Show the effective size of the weights, and warn where their tail is heavy."""
     page.card("effective size", round(float(frame["ess_bulk"].iloc[0]), 1))
     if "log_z" in attrs:
         page.card("log of the normaliser", float(attrs["log_z"]))
@@ -255,10 +255,10 @@ def _heaviest(arrays: Sequence["xr.DataArray"], loading: np.ndarray) -> str:
 
 def _pair(posterior: "xr.Dataset", stats: "xr.Dataset | None", chain_name: str) -> str:
     """Picture the plane of largest spread."""
-    found = principal_plane(posterior)
-    if found is None:
+    projection = principal_plane(posterior)
+    if projection is None:
         return html.paragraph("The draws do not spread in two directions.")
-    plane, rows, labels = found
+    plane, rows, labels = projection
     draws = posterior.sizes["draw"]
     diverging = np.zeros(len(rows), dtype=bool)
     if stats is not None and "diverging" in stats:

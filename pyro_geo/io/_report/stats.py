@@ -75,9 +75,9 @@ def _count(page: html.Page, flags: Mapping[str, np.ndarray]) -> None:
 
 
 def _judge_energies(page: html.Page, numbers: Mapping[str, np.ndarray]) -> None:
-    """Say how the transitions of Hamiltonian Monte Carlo went."""
+    """Show acceptance and energy fraction of Hamiltonian Monte Carlo."""
     if "acceptance_rate" not in numbers:
-        return  # other kernels have energies too, but no chain that moves by them
+        return  # energies of other kernels are not those of Hamiltonian Monte Carlo
     for name in ("acceptance_rate", "step_size"):
         if name in numbers and (known := numbers[name][finite(numbers[name])]).size:
             page.card(f"mean {name.replace('_', ' ')}", float(known.mean()))
@@ -185,10 +185,10 @@ def quantile_table(numbers: Mapping[str, np.ndarray]) -> "pd.DataFrame":
     for name, values in numbers.items():
         usable = values[np.isfinite(values)]
         levels = np.quantile(usable, [0, 0.05, 0.5, 0.95, 1]) if usable.size else None
-        found = [math.nan] * 5 if levels is None else levels.tolist()
+        quantiles = [math.nan] * 5 if levels is None else levels.tolist()
         names = ("smallest", "5 %", "median", "95 %", "largest")
         rows[name] = {
-            **dict(zip(names, found, strict=True)),
+            **dict(zip(names, quantiles, strict=True)),
             "not finite": int(values.size - usable.size),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

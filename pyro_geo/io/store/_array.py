@@ -53,7 +53,7 @@ class ChunkedArray:
     def _touched(
         self, start: tuple[int, ...], stop: tuple[int, ...]
     ) -> Iterator[tuple[int, ...]]:
-        """Chunks that a box has something of."""
+        """Chunks that overlap a box."""
         return itertools.product(
             *[
                 range(a // size, -(-b // size))
@@ -64,7 +64,8 @@ class ChunkedArray:
     def _filled(
         self, place: tuple[int, ...], start: tuple[int, ...], values: np.ndarray
     ) -> memoryview:
-        """The content of a chunk, as far as a box says and else as it was."""
+        """The content of a chunk: the box's values inside it, the old ones outside."""
+        # slices of the box and of the chunk where the two overlap
         inside, outside = [], []
         for i, size, a, n in zip(place, self.chunk, start, values.shape, strict=True):
             low, high = max(i * size, a), min((i + 1) * size, a + n)

@@ -46,7 +46,7 @@ class CommittedRun:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the run knows of itself."""
+        """Facts of the run that it needs to continue."""
         return self._root["attributes"][HEADER]
 
     @property
@@ -103,6 +103,7 @@ class CommittedRun:
             :class:`~pyro_geo.errors.CheckpointError` says which.
 
         """
+        # arrays are stored once, by the commit in which they were new
         last = self.header["commit"]
         arrays = load_arrays(self._state(last))
         doc = json.loads(arrays.pop(DOC).tobytes())

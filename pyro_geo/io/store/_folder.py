@@ -1,4 +1,4 @@
-"""The folder of a store: whose it is, who writes to it, and what can be wrong."""
+"""The folder of a store: its root metadata, its lock, and the errors it can have."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def refuse_occupied(path: Path) -> None:
     if not path.exists():
         return
     raise CheckpointError(
-        "there is something at the store's path already",
+        "the store's path exists already",
         where=f"store {path}",
         found="a run" if (path / "zarr.json").exists() else "files",
         expected="a new path",
-        todo="Call resume to go on with a run, or choose another path.",
+        todo="Call resume to continue a run, or choose another path.",
     )
 
 

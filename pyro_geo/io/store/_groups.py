@@ -53,6 +53,7 @@ def make_sampled(
     groups: dict[str, dict[str, np.ndarray]] = {}
     for variable in variables:
         shape = (num_chains, num_draws, *variable.shape)
+        # a view of one number: arrays of any size are described without memory
         empty = np.broadcast_to(np.zeros((), variable.dtype), shape)
         name = storable(variable.name, taken)
         groups.setdefault(variable.group, {})[name] = empty
@@ -119,6 +120,7 @@ def _event_chunk(
     event: tuple[int, ...], itemsize: int, chunk: tuple[int, int]
 ) -> tuple[int, ...]:
     """Cut large draws so that a chunk can be read alone."""
+    # the last axes stay whole as long as they fit, as chunks are stored in C order
     most = max(1, _CHUNK_BYTES // (itemsize * chunk[0] * chunk[1]))
     sizes = list(event)
     for axis, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""A run's store as everybody else sees it."""
+"""A run's store, opened for reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's store as its one writer sees it."""
+"""A run's store, open for the one process that writes to it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Snapshot(NamedTuple):
 
 
 class RunStore(CommittedRun):
-    """The store of one run, open for writing; nobody else can open it meanwhile.
+    """The store of one run, open for writing; no other process can write to it.
 
     Args:
         path: the folder.
@@ -105,7 +105,7 @@ class RunStore(CommittedRun):
         facts: Mapping[str, Any] | None = None,
         sample_dims: tuple[str, str] = SAMPLE_DIMS,
     ) -> Self:
-        """Make a store without draws; it appears whole or not at all.
+        """Make a store without draws; it appears at its path complete or not at all.
 
         Args:
             path: the folder; it must not exist, or be empty.
@@ -117,7 +117,7 @@ class RunStore(CommittedRun):
             data: observed data by name.
             dims: names of axes, as in :func:`~pyro_geo.io.arviz.to_arviz`.
             coords: labels of axes, likewise.
-            header: what else the run must know of itself when it goes on; JSON.
+            header: what else the run needs to continue; JSON.
             facts: attributes of the posterior and of the statistics.
             sample_dims: names of the two leading axes; the store grows along the
                 second.
@@ -173,7 +173,7 @@ class RunStore(CommittedRun):
             store._number_draws(num_draws)
             store.commit(0, state or Snapshot(None, {}, frozenset()))
             part.chmod(0o777 & ~_umask())
-            refuse_occupied(path)
+            refuse_occupied(path)  # again: it may have appeared meanwhile
             part.replace(path)
         except BaseException as reason:
             shutil.rmtree(part, ignore_errors=True)
@@ -185,7 +185,7 @@ class RunStore(CommittedRun):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a store to go on with its run.
+        """Open a store to continue its run.
 
         Args:
             path: the folder.
@@ -200,7 +200,7 @@ class RunStore(CommittedRun):
         path = Path(path)
         read_root(path)
         lock = take(path)
-        store = cls(path, read_root(path), lock)  # again, now that nobody writes
+        store = cls(path, read_root(path), lock)  # read again under the lock
         try:
             store._check_version()
             store.check()
@@ -238,12 +238,14 @@ class RunStore(CommittedRun):
 
         Args:
             num_draws: draws of each chain that are finished.
-            state: what the run goes on from.
+            state: what the run continues from.
             facts: attributes of the posterior and of the statistics that changed.
             finished: whether the run is complete.
         """
         commit = self.commits
         doc = {"doc": state.doc, "commits": sorted(state.commits)}
+        # The state first, the root last: until the root is replaced readers find the
+        # commit before, with its own state.
         content = io.BytesIO()
         text = np.frombuffer(json.dumps(doc).encode(), np.uint8)
         np.savez(content, **{DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
@@ -263,6 +265,7 @@ class RunStore(CommittedRun):
         except BaseException:
             self._root = before
             raise
+        # only now nothing needs the states of earlier commits
         self._forget({commit, *state.commits})
 
     def add(
@@ -324,12 +327,12 @@ class RunStore(CommittedRun):
         self.header["planned_draws"] = num_draws
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock, so that others can write."""
         if self._lock is not None:
             self._lock.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        # who gets a copy can read, but not write
+        # a copy, as workers get one, can read but not write
         return {**self.__dict__, "_lock": None}
 
     # -- inside --------------------------------------------------------------------
@@ -337,7 +340,7 @@ class RunStore(CommittedRun):
     def _set_sizes(
         self, num_draws: int, facts: Mapping[str, Any] | None = None
     ) -> None:
-        """Say how many draws count, in a copy of the metadata."""
+        """Write the number of committed draws into a copy of the metadata."""
         metadata, draw = {}, self.sample_dims[1]
         for key, node in self._metadata.items():
             if key in self._arrays and draw in self._arrays[key].dims:
@@ -355,11 +358,12 @@ class RunStore(CommittedRun):
         replace_file(self.path / "zarr.json", json.dumps(self._root).encode())
 
     def _number_draws(self, num_draws: int) -> None:
-        """Number draws ahead, in whole chunks: only their count has to change then."""
-        ahead = np.arange(-(-num_draws // DRAW_CHUNK) * DRAW_CHUNK)
+        """Write the numbers of all planned draws, in complete chunks."""
+        # a commit then changes the length of the axis alone, and no chunk file
+        numbers = np.arange(-(-num_draws // DRAW_CHUNK) * DRAW_CHUNK)
         for array in self._arrays.values():
             if array.dims == (self.sample_dims[1],):
-                array.write((0,), ahead)
+                array.write((0,), numbers)
 
     def _forget(self, commits: Iterable[int]) -> None:
         """Remove states that nothing needs any more."""

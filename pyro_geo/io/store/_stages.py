@@ -35,13 +35,13 @@ def arrange_stages(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """
     sites, stats = groups[STAGES], groups[STAGE_STATS]
     rest = {n: g for n, g in groups.items() if n not in (STAGES, STAGE_STATS)}
-    found = sites.sizes["stage"]
-    if not found:
+    num_stages = sites.sizes["stage"]
+    if not num_stages:
         empty = sites.transpose("particle", "stage", ...).rename(
             particle="chain", stage="draw"
         )
         return {"posterior": empty, **rest}
-    last = {"stage": found - 1}
+    last = {"stage": num_stages - 1}
     rows = stats["equal_rows"].isel(last).values.astype(int)
     final = stats.drop_vars("equal_rows").isel(last)
     particles = sites.isel(last).assign(log_weights=final["log_weights"])
@@ -51,8 +51,8 @@ def arrange_stages(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
         "sample_stats": _equal(own, rows).assign_attrs(sites.attrs),
         "particles": _apart(particles),
     }
-    if found > 1:
-        before = {"stage": slice(found - 1)}
+    if num_stages > 1:
+        before = {"stage": slice(num_stages - 1)}
         past = stats.drop_vars("equal_rows").isel(before)
         past = past.assign(beta=past["beta"].isel(particle=0))
         axes = ("stage", "particle", ...)

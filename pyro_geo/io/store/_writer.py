@@ -1,4 +1,4 @@
-"""Writing beside the sampling: a disk may take its time, in its own thread."""
+"""Writing in a thread of its own, so that sampling does not wait for a slow disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.failure: OSError | None = None
-        """What a job has failed of, if one has."""
+        """Error of the job that failed, if one has."""
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(1)
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self._bytes = 0
@@ -60,13 +60,13 @@ class Writer:
             self._take()
 
     def close(self) -> None:
-        """Wait, and let the thread go."""
+        """Wait for all jobs, and end the thread."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # who gets a copy has nothing to write
+        # a copy, as workers get one, starts without jobs
         return {
             "failure": self.failure,
             "_pool": None,

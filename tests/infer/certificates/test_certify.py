@@ -169,7 +169,7 @@ def test_range_is_scaled_and_clipped() -> None:
     assert clipped.value == pytest.approx(value)
 
 
-def test_nothing_learnt_is_said_to_be_vacuous() -> None:
+def test_a_certificate_of_nothing_learnt_is_vacuous() -> None:
     book = Codebook(torch.zeros(2, 1), torch.tensor([-500.0, -600.0]))
     found = certify(book, losses=torch.ones(2, 30))
     assert found.vacuous

@@ -75,7 +75,7 @@ def test_an_autoguide_on_real_sites() -> None:
     assert found.complexity == pytest.approx(float(kl), rel=1e-6)
 
 
-def test_guides_without_a_closed_form_are_told_where_to_go() -> None:
+def test_guides_without_a_closed_form_are_refused_with_advice() -> None:
     auto = AutoMultivariateNormal(GIBBS.pyro_model(1.0))
     with torch.random.fork_rng():
         auto((X,), (Y,))

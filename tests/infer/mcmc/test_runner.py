@@ -177,7 +177,7 @@ def test_there_are_no_draws_before_a_run(target):
 # -- seeds ------------------------------------------------------------------------
 
 
-def test_the_seed_rules_and_groups_do_not(target):
+def test_draws_depend_on_the_seed_and_not_on_groups(target):
     one = run(hmc(target), num_chains=4).positions
     assert torch.equal(run(hmc(target), num_chains=4).positions, one)
     assert not torch.equal(run(hmc(target), num_chains=4, seed=1).positions, one)
@@ -187,7 +187,7 @@ def test_the_seed_rules_and_groups_do_not(target):
         torch.testing.assert_close(other, one[: len(other)], rtol=1e-6, atol=1e-6)
 
 
-def test_without_a_seed_torch_rules(target):
+def test_without_a_seed_torchs_generator_is_used(target):
     runs = []
     for seed in (5, 5, 6):
         pyro.set_rng_seed(seed)
@@ -250,7 +250,7 @@ def test_the_first_group_tunes_for_the_others(target):
     assert [what for what, *_ in kernel.asked] == ["start"]
 
 
-def test_time_is_told_by_phase(target):
+def test_time_is_recorded_by_phase(target):
     fit = run(hmc(target), 30)
     assert set(fit.timings) == {"start", "warmup", "compile", "sampling"}
     for spent in fit.timings.values():
@@ -472,7 +472,7 @@ def test_an_unknown_compile_is_refused():
         MCMC(kernel, 10, compile=wrong)
 
 
-def test_a_step_down_is_said_once_for_all_functions_of_a_run():
+def test_a_step_down_the_ladder_warns_once_in_a_run():
     def model(y):
         x = pyro.sample("x", dist.Normal(0.0, float(y.std())))
         with pyro.plate("data", len(y)):

@@ -95,8 +95,8 @@ def tempered_losses(
         progress_bar=False,
     ).run()
     q = fit.positions
-    found = map_chunks(target.log_likelihood, q.flatten(0, 1), 256)
-    return -found.double().reshape(q.shape[:2])
+    log_likelihood = map_chunks(target.log_likelihood, q.flatten(0, 1), 256)
+    return -log_likelihood.double().reshape(q.shape[:2])
 
 
 def wbic(

@@ -117,8 +117,8 @@ def llc(
         >>> target = Target.from_potential(
         ...     lambda q: 50 * (q[:2] ** 2).sum(), 3, dtype=torch.float64
         ... )
-        >>> found = llc(target, torch.zeros(3).double(), n=100, seed=0)
-        >>> abs(found.value - 1) < 0.1  # two directions count, half each
+        >>> result = llc(target, torch.zeros(3).double(), n=100, seed=0)
+        >>> abs(result.value - 1) < 0.1  # two directions count, half each
         True
     """
     counts = {
@@ -134,20 +134,22 @@ def llc(
     check(0 < beta < math.inf, "beta", beta, "a positive number")
     check(localization > 0, "localization", localization, "a positive number")
     check(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
-    where = _position(target, at)
-    pull = Localisation(where, localization)
+    centre = _position(target, at)
+    pull = Localisation(centre, localization)
     tempered = target.tempered(beta, prior=pull)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed % 2**63)
-    metric, promise = _quadratic(tempered, where, localization)
+    metric, predicted = _quadratic(tempered, centre, localization)
     sampler = _Sampler(tempered, metric, num_chains, num_leapfrog, jitter, generator)
-    sampler.spread(where)
+    sampler.spread(centre)
     sampler.warm_up(warmup_steps, target_accept_prob)
     draws, rates = sampler.draw(num_samples)
     loss = _loss_of(target)
     trace = loss(draws.flatten(0, 1)).reshape(num_chains, num_samples)
-    start = float(loss(where[None])[0])
-    return _report(trace, start, beta, float(rates.mean()), sampler.step_size, promise)
+    start = float(loss(centre[None])[0])
+    return _report(
+        trace, start, beta, float(rates.mean()), sampler.step_size, predicted
+    )
 
 
 class _Sampler:
@@ -171,21 +173,21 @@ class _Sampler:
         values = torch.randn(shape, generator=self.generator, dtype=self.target.dtype)
         return values.to(self.target.device)
 
-    def spread(self, where: Tensor) -> None:
+    def spread(self, centre: Tensor) -> None:
         """Start from the quadratic approximation, narrower where that is too wide."""
         noise = self.metric.sample(self.normal(self.num_chains, self.target.dim))
-        q = where + noise
-        usual = self.target.dim / 2
-        base = chain_state_at(self.target, where[None]).potential
+        q = centre + noise
+        usual = self.target.dim / 2  # mean of a quadratic potential above its minimum
+        base = chain_state_at(self.target, centre[None]).potential
         for _ in range(30):
             chains = chain_state_at(self.target, q)
             # three times what a quadratic has on average is far out in the tails
             far = ~(chains.potential - base <= 3 * usual + 10)
             if not bool(far.any()):
                 break
-            q = torch.where(far[:, None], where + 0.7 * (q - where), q)
+            q = torch.where(far[:, None], centre + 0.7 * (q - centre), q)
         self.chains = chain_state_at(self.target, q)
-        # as many steps in one graph as divide their number: none is computed in vain
+        # a divisor of the number of steps, so that the last graph has no unused ones
         unroll = max(u for u in range(1, 6) if self.num_leapfrog % u == 0)
         self._step = TransitionLoop(self.target, self.chains, self.metric, unroll)
 
@@ -219,25 +221,25 @@ class _Sampler:
 
 
 def _quadratic(
-    target: Target, where: Tensor, pull: float
+    target: Target, centre: Tensor, pull: float
 ) -> tuple[Dense | Diagonal, float]:
-    """Metric of the quadratic approximation, and what a Newton step would still win."""
+    """Metric of the quadratic approximation, and the decrease it predicts."""
     dim = target.dim
     # called once: tracing would cost more than it saves
-    grad = value_and_grad(target.log_prob, where[None])[1][0]
+    grad = value_and_grad(target.log_prob, centre[None])[1][0]
     if dim > _DENSE_DIM:
-        return Diagonal(torch.ones_like(where)), float(0.5 * grad.square().sum())
+        return Diagonal(torch.ones_like(centre)), float(0.5 * grad.square().sum())
     # a loss cannot be flatter at its minimum than the pull makes it
-    found = laplace(
-        target.with_rung("mapped"), where, curvature="hessian", floor=pull, flat=pull
+    approximation = laplace(
+        target.with_rung("mapped"), centre, curvature="hessian", floor=pull, flat=pull
     )
-    assert isinstance(found.precision, Spectral)
-    values, vectors = found.precision
-    promise = 0.5 * (grad * found.precision.solve(grad)).sum()
+    assert isinstance(approximation.precision, Spectral)
+    values, vectors = approximation.precision
+    predicted = 0.5 * (grad * approximation.precision.solve(grad)).sum()
     # the root of the covariance: where the loss is singular the quadratic approximation
     # is far wider than the density, so the metric goes halfway to the identity
     covariance = (vectors * values.rsqrt()) @ vectors.mT
-    return Dense.from_matrix(covariance), float(promise)
+    return Dense.from_matrix(covariance), float(predicted)
 
 
 def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:
@@ -255,10 +257,11 @@ def _report(
     beta: float,
     acceptance: float,
     step_size: float,
-    promise: float,
+    predicted: float,
 ) -> LLC:
     from pyro_geo._compat.arviz import quiet
 
+    # lambda = n beta (E L_n(w) - L_n(w*)), the estimator of Lau et al. (2023)
     values = beta * (trace - start)
     means = values.mean(1)
     chains, draws = values.shape
@@ -270,7 +273,7 @@ def _report(
         array = values.cpu().numpy()
         r_hat = float(np.asarray(arviz.rhat(array))) if chains > 1 else math.nan
         ess = float(np.asarray(arviz.ess(array)))
-    found = LLC(
+    result = LLC(
         value=float(means.mean()),
         standard_error=error,
         r_hat=r_hat,
@@ -283,28 +286,32 @@ def _report(
         trace=trace,
         start=start,
     )
-    _warn(found, float(means.min()), promise)
-    return found
+    _warn(result, float(means.min()), predicted)
+    return result
 
 
-def _warn(found: LLC, least: float, promise: float) -> None:
+def _warn(result: LLC, least: float, predicted: float) -> None:
     problems = []
-    if not promise <= _STEEP:
+    if not predicted <= _STEEP:
         problems.append(
-            ("the start is no minimum", f"{promise:.3g} nats to win", f"{_STEEP} nats")
+            (
+                "the start is no minimum",
+                f"a predicted decrease of {predicted:.3g} nats",
+                f"{_STEEP} nats",
+            )
         )
     if least < 0:
         problems.append(
             ("a chain found a lower loss", f"coefficient {least:.3g}", "above 0")
         )
-    if found.r_hat > 1.1:
-        problems.append(("chains disagree", f"R-hat {found.r_hat:.3f}", "below 1.1"))
-    for what, seen, expected in problems:
+    if result.r_hat > 1.1:
+        problems.append(("chains disagree", f"R-hat {result.r_hat:.3f}", "below 1.1"))
+    for what, found, expected in problems:
         warnings.warn(
             ConvergenceWarning(
                 what,
                 where="llc",
-                found=seen,
+                found=found,
                 expected=expected,
                 todo="Train further, or draw longer; see trace and drift.",
             ),

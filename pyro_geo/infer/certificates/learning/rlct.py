@@ -79,6 +79,7 @@ def normal_crossing(k: Sequence[int], h: Sequence[int] | None = None) -> Coeffic
     powers = [0] * len(k) if h is None else list(h)
     good = len(powers) == len(k) and any(k) and min(k) >= 0
     check(good, "k and h", (list(k), powers), "powers of one length, some above 0")
+    # the pole of the zeta function int K(x)^z phi(x) dx nearest to zero
     ratios = [(b + 1) / (2 * a) for a, b in zip(k, powers, strict=True) if a]
     least = min(ratios)
     return Coefficient(least, sum(math.isclose(r, least) for r in ratios))
@@ -106,6 +107,8 @@ def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Coefficie
     """
     m, h, n, r = inputs, hidden, outputs, rank
     check(0 <= r <= min(m, h, n), "rank", r, f"between 0 and {min(m, h, n)}")
+    # the four cases of Aoyagi and Watanabe's main theorem; in the last one no width
+    # exceeds the others by enough, and the parity of the sum decides the multiplicity
     if m + h < n + r:
         return Coefficient((h * m - h * r + n * r) / 2, 1)
     if n + h < m + r:
@@ -143,6 +146,7 @@ def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
     base = (-(rank**2) + rank * (widths[0] + widths[-1])) / 2
     if ell == 0:  # a single layer of no spare width
         return Coefficient(base, 1)
+    # Aoyagi's M and a: the sum of spare widths is (M - 1) ell + a
     total = sum(chosen)
     level = math.ceil(total / ell)
     a = total - (level - 1) * ell
@@ -184,6 +188,7 @@ def tanh_zero(hidden: int) -> Coefficient:
         Coefficient(value=1.0, multiplicity=2)
     """
     check(hidden >= 1, "hidden", hidden, "at least 1")
+    # lambda = (H + i^2 + i) / (4 i + 2) with i the largest integer of i^2 <= H
     i = math.isqrt(hidden)
     value = (hidden + i**2 + i) / (4 * i + 2)
     return Coefficient(value, 2 if i**2 == hidden else 1)

@@ -26,10 +26,10 @@ from pyro_geo.optim.newton import ROUNDING, PolishState, polish
 __all__ = ["Anchors", "examine_anchors", "polish_lanes", "train_anchors"]
 
 _CHUNK = 250  # steps between two looks at the loss
-_RAY = 8  # points looked at on the way to three times the norm
+_RAY = 8  # points evaluated on the way to three times the norm
 _PATIENCE = 4  # Newton steps of an anchor, in units of those of a draw
-_SHARPEN = 5  # more of them once it has converged: each squares what is left
-_TRAINED = 10.0  # promise of a trained anchor, in units of the draws' tolerance
+_SHARPEN = 5  # further steps after convergence: each squares the remaining error
+_TRAINED = 10.0  # predicted decrease allowed at an anchor, in units of the tolerance
 
 
 class Anchors(NamedTuple):
@@ -39,7 +39,7 @@ class Anchors(NamedTuple):
         q: positions, `(chains, dim)`.
         loss: loss there, `(chains,)`.
         grad: gradient there, `(chains, dim)`.
-        predicted: decrease that a Newton step still promises, `(chains,)`.
+        predicted: decrease of the loss predicted for one more Newton step, `(chains,)`.
         unbounded: loss still falls while the norm doubles, boolean, `(chains,)`.
     """
 
@@ -52,31 +52,31 @@ class Anchors(NamedTuple):
     def warnings(self, polish_tol: float) -> list[PyroGeoWarning]:
         """Say which anchors are no minima."""
         tol = _TRAINED * polish_tol
-        found: list[PyroGeoWarning] = []
+        warnings: list[PyroGeoWarning] = []
         if bool(self.unbounded.any()):
-            found.append(
+            warnings.append(
                 UnboundedMinimumWarning(
                     "the loss still falls while the parameters double in size",
                     where=f"anchors {_rows(self.unbounded)}",
                     found=f"loss {float(self.loss[self.unbounded][0]):.6g}",
                     expected="a loss that takes its minimum",
-                    todo="add a prior (prior_weight, or loss='joint' with a proper "
-                    "one), smooth labels, or reparametrise",
+                    todo="Add a prior (prior_weight, or loss='joint' with a proper "
+                    "one), smooth labels, or reparametrise.",
                 )
             )
-        loose = ~(self.predicted <= tol) & ~self.unbounded
-        if bool(loose.any()):
-            worst = float(self.predicted[loose].nan_to_num(math.inf).max())
-            found.append(
+        unfinished = ~(self.predicted <= tol) & ~self.unbounded
+        if bool(unfinished.any()):
+            worst = float(self.predicted[unfinished].nan_to_num(math.inf).max())
+            warnings.append(
                 AnchorNotConvergedWarning(
                     "anchors are not at a minimum",
-                    where=f"anchors {_rows(loose)}",
-                    found=f"a Newton step still promises {worst:.3g} nat",
+                    where=f"anchors {_rows(unfinished)}",
+                    found=f"a predicted decrease of {worst:.3g} nat",
                     expected=f"at most {tol:.3g}",
-                    todo="raise anchor_steps, or pass trained anchors",
+                    todo="Raise anchor_steps, or pass trained anchors.",
                 )
             )
-        return found
+        return warnings
 
 
 def train_anchors(
@@ -87,7 +87,7 @@ def train_anchors(
     num_lanes: int,
     chains: Sequence[int] | None = None,
 ) -> Anchors:
-    """Carry starts to minima: Adam while it wins, then the Newton polish.
+    """Train anchors: Adam while the loss falls, then the Newton polish.
 
     Anchors are trained a fixed number at a time, so that an anchor does not depend on
     how many others there are.
@@ -123,6 +123,7 @@ def train_anchors(
     )
     _check_finite(state, chains)
     converged = state.predicted <= tol
+    # a few more steps, down to rounding: draws are compared with the anchor's loss
     sharp = polish_lanes(
         target,
         objective,
@@ -144,6 +145,7 @@ def train_anchors(
             lambda rows: objective.value_and_grad(target, rows)[0], x, num_lanes
         )
 
+    # a loss without a minimum keeps falling in the direction that training took
     unbounded = _falls_along_ray(loss_at, q, loss, q - halfway)
     unbounded |= _falls_along_axis(loss_at, q, loss, q - trained)
     return Anchors(q, loss, grad, predicted, unbounded)
@@ -157,14 +159,14 @@ def examine_anchors(
     num_lanes: int,
     chains: Sequence[int] | None = None,
 ) -> Anchors:
-    """Evaluate anchors: loss, gradient, and what a Newton step would still win.
+    """Evaluate anchors: loss, gradient and the decrease predicted for a Newton step.
 
     Args:
         target: the density.
         objective: the loss on it.
         q: positions, `(chains, dim)`.
         options: the polish's numbers.
-        num_lanes: anchors looked at side by side.
+        num_lanes: anchors evaluated side by side.
         chains: what errors call the rows, their number if None.
 
     Returns:
@@ -188,7 +190,7 @@ def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
             found=f"loss {float(state.loss[row])}, "
             f"gradient of norm {float(state.grad[row].norm())}",
             expected="a finite loss and gradient",
-            todo="pass another anchor, or check the data",
+            todo="Pass another anchor, or check the data.",
         )
 
 
@@ -235,9 +237,9 @@ def polish_lanes(
 def _adam(
     target: Target, objective: Objective, q: Tensor, options: DIMSOptions
 ) -> tuple[Tensor, Tensor]:
-    """Run Adam until it stops winning; return the best and the halfway positions.
+    """Run Adam until the loss stops falling; return the best and halfway positions.
 
-    A row that has stopped winning is frozen, so that none depends on its neighbours.
+    A row whose loss has stopped falling is frozen, so that none depends on the others.
 
     Returns:
         Both, `(lanes, dim)` each.
@@ -255,8 +257,8 @@ def _adam(
         target.data, q, zero, zero, one, one, rung="traced", laned=laned
     )
     steps, size = options.anchor_steps, options.anchor_step_size
-    found = adam(step, q, steps, size, check_every=_CHUNK)
-    return found.best, found.halfway
+    result = adam(step, q, steps, size, check_every=_CHUNK)
+    return result.best, result.halfway
 
 
 def _falls_along_ray(
@@ -273,19 +275,20 @@ def _falls_along_ray(
     length = direction.norm(dim=-1, keepdim=True)
     reach = q.norm(dim=-1, keepdim=True)
     unit = direction / length.clamp(min=torch.finfo(q.dtype).tiny)
+    # a direction of almost no length is rounding, and shows nothing
     falls = (length > 1e-3 * (1 + reach)).squeeze(-1)
     last = loss
     for k in range(1, _RAY + 1):
-        here = loss_at(q + (k / _RAY) * 2 * reach * unit)
-        falls &= here <= last
-        last = here
+        value = loss_at(q + (k / _RAY) * 2 * reach * unit)
+        falls &= value <= last
+        last = value
     return falls & (last < loss - _rounding(loss))
 
 
 def _falls_along_axis(
     loss_at: Callable[[Tensor], Tensor], q: Tensor, loss: Tensor, path: Tensor
 ) -> Tensor:
-    """Go on by one along the axis on which the Newton steps went furthest.
+    """Follow the axis on which the Newton steps went furthest, by one unit.
 
     A density without a mode, as that of a scale that shrinks together with what it
     scales, has a valley that is too bent for a straight ray and too narrow for Newton
@@ -300,9 +303,9 @@ def _falls_along_axis(
     falls = (far.abs() >= 1).squeeze(-1)
     last = loss
     for k in (0.5, 1.0):
-        here = loss_at(q.scatter_add(-1, axis, k * far.sign()))
-        falls &= here < last - 0.5
-        last = here
+        value = loss_at(q.scatter_add(-1, axis, k * far.sign()))
+        falls &= value < last - 0.5
+        last = value
     return falls
 
 

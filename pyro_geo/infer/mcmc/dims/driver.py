@@ -33,12 +33,12 @@ def _starts(theta0: Tensor, v0: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Both as `(n, dim)`, without autograd history.
     """
-    both = (("theta0", theta0), ("v0", v0))
-    for name, x in both:
+    named = (("theta0", theta0), ("v0", v0))
+    for name, x in named:
         good = x.dim() in (1, 2) and x.numel() > 0 and x.is_floating_point()
         shown = f"{x.dtype} of shape {tuple(x.shape)}"
         check(good, name, shown, "a floating tensor (dim,) or (n, dim), not empty")
-    rows = {x.shape[0] for _, x in both if x.dim() == 2 and x.shape[0] > 1}
+    rows = {x.shape[0] for _, x in named if x.dim() == 2 and x.shape[0] > 1}
     same_kind = theta0.dtype == v0.dtype and theta0.device == v0.device
     fit = theta0.shape[-1] == v0.shape[-1] and len(rows) < 2 and same_kind
     shown = f"{theta0.dtype} {tuple(theta0.shape)} and {v0.dtype} {tuple(v0.shape)}"
@@ -137,7 +137,7 @@ def dissipative_flow(
         atol: absolute tolerance of `"dopri5"`.
         num_lanes: particles in flight, default the smaller of `n` and 256 (64 above 100
             dimensions), rounded up to a multiple of 16.
-        batched: the loss maps `(num_lanes, dim)` to `(num_lanes,)`, rows not seeing
+        batched: the loss maps `(num_lanes, dim)` to `(num_lanes,)`, independent of
             each other.
         lift: turns the step, a function of a state, into a faster one.
 
@@ -175,8 +175,8 @@ def dissipative_flow(
     lanes = options.lanes(len(theta), theta.shape[-1])
     params = options.params(theta.dtype, theta.device)
     rows = loss if batched else torch.func.vmap(loss)
-    found = tuple(map_lanes(lambda x: rows(x).detach(), theta[:1], lanes).shape)
-    check(found == (1,), "loss", f"values of shape {found[1:]}", "one number per point")
+    shape = tuple(map_lanes(lambda x: rows(x).detach(), theta[:1], lanes).shape)
+    check(shape == (1,), "loss", f"values of shape {shape[1:]}", "one number per point")
 
     # 2. The trajectories.
     problem, solver = Problem(rows, params, options.euclidean), options.solver()

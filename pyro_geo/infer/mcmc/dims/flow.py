@@ -24,10 +24,11 @@ from pyro_geo.ops.lanes import column
 
 __all__ = ["CALM_SHARE", "FIRST_STEP", "SMALLEST_STEP", "advance", "start_flow"]
 
-# A first step of this share of the stage; rejections cut it to size in a few tries.
+# The first step is this share of the stage. Where it is too long, a few rejections
+# shorten it.
 FIRST_STEP = 0.02
-# A particle counts as stopped after this share of the stage below `k_stop`: at a
-# turning point the kinetic energy is small too, but not for long.
+# A particle counts as stopped once its kinetic energy has been below `k_stop` for this
+# share of the stage. At a turning point it is small too, but not for long.
 CALM_SHARE = 0.05
 SMALLEST_STEP = 1e-12
 
@@ -35,8 +36,8 @@ SMALLEST_STEP = 1e-12
 def start_flow(problem: Problem, solver: Solver, q: Tensor, v: Tensor) -> FlowState:
     """Put particles at their start, with one evaluation of the model.
 
-    Lanes whose energy is not finite are born diverging, so that they never disturb
-    the others.
+    Lanes whose energy is not finite start with the status `DIVERGING`: they take no
+    step and do not disturb the others.
 
     Args:
         problem: the equations of motion.
@@ -62,6 +63,7 @@ def start_flow(problem: Problem, solver: Solver, q: Tensor, v: Tensor) -> FlowSt
     energy = kinetic + params.gravity * value
     ones = torch.ones_like(value)
     end = params.end_time.to(ones)
+    # a stage of length 0 is skipped; without any the lane has ended at its start
     explores, settles = end[0] > 0, end[1] > 0
     count = torch.zeros_like(ones, dtype=torch.long)
     idle = torch.where(explores | settles, ACTIVE, OUT_OF_TIME)
@@ -79,7 +81,7 @@ def start_flow(problem: Problem, solver: Solver, q: Tensor, v: Tensor) -> FlowSt
         calm=0 * ones,
         stage=torch.where(explores, 0, 1) + count,
         status=torch.where(torch.isfinite(energy), idle, DIVERGING),
-        overdrawn=count > 0,
+        exhausted=count > 0,
         peak_loss=value.clone(),
         loss_explored=value.clone(),
         path_length=0 * ones,
@@ -93,7 +95,7 @@ def start_flow(problem: Problem, solver: Solver, q: Tensor, v: Tensor) -> FlowSt
 
 
 def advance(problem: Problem, solver: Solver, state: FlowState) -> FlowState:
-    """Try one step of every active lane's own size, and see to stages and endings.
+    """Try one step of each active lane, then change its stage or end it where due.
 
     Args:
         problem: the equations of motion.
@@ -117,33 +119,37 @@ def advance(problem: Problem, solver: Solver, state: FlowState) -> FlowState:
     def taken(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(accept, new, old)
 
-    # 1. Size of the next step. One cut to the end of a stage says nothing against the
-    # longer one before.
-    grown = h * proposal.factor
-    next_h = taken(torch.where(last, torch.maximum(grown, state.h), grown), state.h)
-    next_h = torch.where(reject, grown, next_h)
+    # 1. Size of the next step. A step that was cut to end with the stage is short for
+    # that reason alone, so the size before it is kept if it was larger.
+    suggested = h * proposal.factor
+    next_h = taken(
+        torch.where(last, torch.maximum(suggested, state.h), suggested), state.h
+    )
+    next_h = torch.where(reject, suggested, next_h)
 
-    # 2. Endings. The time spent calm counts from the last accepted step that was not.
+    # 2. Endings. A lane is calm while its kinetic energy is below `k_stop`; the time
+    # of calm starts again at each accepted step that begins or ends above it.
     step = taken(h, zero)
-    restless = torch.maximum(state.kinetic, proposal.kinetic) >= params.k_stop
-    calm = torch.where(accept & restless, zero, state.calm + step)
+    moving = torch.maximum(state.kinetic, proposal.kinetic) >= params.k_stop
+    calm = torch.where(accept & moving, zero, state.calm + step)
     n_evals = torch.where(active, state.n_evals + solver.num_evals, state.n_evals)
     timed_out = accept & last
-    stopped = accept & ~restless & (calm >= CALM_SHARE * end_time)
+    stopped = accept & ~moving & (calm >= CALM_SHARE * end_time)
     spent = active & (n_evals >= params.max_evals) & ~timed_out & ~stopped
     ended = timed_out | stopped | spent
-    lost = reject & (next_h < SMALLEST_STEP)
+    lost = reject & (next_h < SMALLEST_STEP)  # no step is short enough
 
     # 3. Stages. A lane that has explored settles, if there is time for that.
     exploring = state.stage == 0
     switch = ended & exploring & (params.end_time[1] > 0) & ~lost
-    overdrawn = state.overdrawn | spent
+    exhausted = state.exhausted | spent
     outcome = torch.where(
-        overdrawn, OUT_OF_BUDGET, torch.where(timed_out, OUT_OF_TIME, STOPPED)
+        exhausted, OUT_OF_BUDGET, torch.where(timed_out, OUT_OF_TIME, STOPPED)
     )
     status = torch.where(ended & ~switch, outcome, state.status)
 
-    # 4. The ledger and everything else that is counted.
+    # 4. The energy ledger, E = E_0 - dissipated, and the counts. An accepted step adds
+    # its friction work; a rejected one changes nothing but the counts.
     loss = taken(proposal.loss, state.loss)
     evals_total = state.n_evals_total + solver.num_evals
     return FlowState(
@@ -160,7 +166,7 @@ def advance(problem: Problem, solver: Solver, state: FlowState) -> FlowState:
         calm=torch.where(switch, zero, calm),
         stage=torch.where(switch, 1, state.stage),
         status=torch.where(lost, DIVERGING, status),
-        overdrawn=overdrawn,
+        exhausted=exhausted,
         peak_loss=torch.maximum(state.peak_loss, loss),
         loss_explored=torch.where(exploring, loss, state.loss_explored),
         path_length=state.path_length + taken(proposal.length, zero),

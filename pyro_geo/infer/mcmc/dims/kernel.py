@@ -42,7 +42,7 @@ from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
 
 __all__ = ["DIMS", "DIMSState"]
 
-_BLOCK_LANES = 4  # trajectories per lane in one block: short ones make up for long ones
+_BLOCK_LANES = 4  # trajectories per lane and block, so that long ones delay few lanes
 
 
 class DIMSState(NamedTuple):
@@ -297,6 +297,7 @@ class DIMS(Kernel):
                 _laplace(target, anchors, i, group.noise.generator(i))
                 for i in range(len(group.chains))
             ]
+        # of the whole run: the number of lanes is part of the compiled step
         lanes = self.options.lanes(group.num_samples * group.num_chains, target.dim)
         furthest = torch.full_like(anchors.loss, 0.0 if laplaces else torch.nan)
         state = DIMSState(anchors, laplaces, lanes, group.num_chains, furthest)
@@ -319,7 +320,7 @@ class DIMS(Kernel):
             target,
             self.objective,
             self.options,
-            anchors.q.repeat_interleave(draws, 0),
+            anchors.q.repeat_interleave(draws, 0),  # (chains * draws, dim)
             velocities.flatten(0, 1),
             state.num_lanes,
         )
@@ -327,10 +328,12 @@ class DIMS(Kernel):
         q = flat.unflatten(0, shape)
         stats = {name: value.unflatten(0, shape) for name, value in flat_stats.items()}
         if state.laplaces:
+            # displacements in the metric of the Laplace precision; the review warns
+            # where every draw fell back on its anchor
             moves = (q - anchors.q.unsqueeze(1)).nan_to_num(torch.inf)
             far = [
-                found.precision.norm(move).max()  # in standard deviations
-                for found, move in zip(state.laplaces, moves, strict=True)
+                laplace.precision.norm(move).max()  # in standard deviations
+                for laplace, move in zip(state.laplaces, moves, strict=True)
             ]
             furthest = torch.maximum(state.furthest, torch.stack(far))
             state = state._replace(furthest=furthest)
@@ -342,7 +345,7 @@ class DIMS(Kernel):
     def review(
         self, states: Sequence[DIMSState], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
-        """Say what a user must know of the anchors and of the finished draws."""
+        """Warn of anchors that are no minima and of draws that went wrong."""
         anchors = Anchors(
             *(
                 torch.cat(parts)
@@ -360,7 +363,8 @@ class DIMS(Kernel):
         ]
 
     def _check_early(self, target: Target) -> None:
-        """Raise before anchors are trained what would be raised after."""
+        """Refuse a loss or a velocity law before anchors are trained for it."""
+        # the curvature is tried too: some models have no Gauss-Newton matrix
         q = torch.full((1, target.dim), 0.1, dtype=target.dtype, device=target.device)
         shape = tuple(self.objective.on(target)(q).shape)
         if shape != (1,):
@@ -369,7 +373,7 @@ class DIMS(Kernel):
                 where="argument 'loss'",
                 found=f"{shape[1:]} per position",
                 expected="one number per position",
-                todo="sum it over everything but the positions",
+                todo="Sum it over everything but the positions.",
             )
         if self.options.velocity == "laplace":
             GaussNewton(target, q[0]).matvec(q)
@@ -389,6 +393,7 @@ def _laplace(
     except NotPositiveDefiniteError:
         if not bool(anchors.unbounded[row]):
             raise
+        # the run warns of the missing minimum; unit velocities keep it possible
         flat = torch.full((), target.dim, device=q.device)
         unit = Diagonal(torch.ones_like(q))
         return Laplace(q, unit, q.new_tensor(-torch.inf), flat)

@@ -56,7 +56,7 @@ class Objective:
 
         def weighted(q: Tensor) -> Tensor:
             terms = target.terms(q)
-            if weight == 0:
+            if weight == 0:  # an infinite prior density times zero would be NaN
                 return -terms.log_likelihood
             return -(terms.log_likelihood + weight * terms.log_prior)
 

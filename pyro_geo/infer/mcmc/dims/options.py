@@ -28,7 +28,7 @@ Velocity = Literal["laplace", "isotropic", "fixed_energy"] | VelocityFunction
 
 @dataclass(frozen=True, kw_only=True)
 class FlowOptions:
-    """Everything a dissipative flow can be told; see :func:`dissipative_flow`.
+    """All options of a dissipative flow; see :func:`dissipative_flow`.
 
     Raises:
         ConfigurationError: an option is outside its range.
@@ -80,10 +80,10 @@ class FlowOptions:
         """Number of trajectories in flight for `count` in all.
 
         In high dimension a step costs as much per lane however many there are, and
-        more waiting trajectories per lane make up for slow ones. Above 16 it is a
-        multiple of 16, a whole number of vectors: in compiled code the last lanes of
-        another number take another path than the first, and a trajectory's last bits
-        would depend on its lane. Up to 16 all take the same.
+        with more waiting trajectories per lane, slow ones delay less. Above 16 it is a
+        multiple of 16, an integer number of vector registers: compiled code treats the
+        lanes left over by another number differently, and a trajectory's last bits
+        would depend on its lane. Up to 16 all lanes are treated alike.
 
         Args:
             count: trajectories in all.
@@ -117,7 +117,7 @@ class FlowOptions:
         )
 
     def solver(self) -> Solver:
-        """Make the solver asked for, with the options that it has fields for."""
+        """Make the chosen solver, with those options that are fields of it."""
         kind = SOLVERS[self.integrator]
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 

@@ -90,6 +90,7 @@ def layout_of_anchors(
     sites: dict[str, Site] = {}
     start = 0
     for name, value in named.items():
+        # Pyro's transforms lead to unconstrained values, those of a site from them
         transform = torch.distributions.biject_to(constraints.real)
         if name in transforms:
             transform = transforms[name].inv

@@ -9,7 +9,7 @@ gravity and friction. With :math:`d = \nabla L`, :math:`H` the Hessian,
 
 so that the energy :math:`E = K + g L` only falls: :math:`\dot E = -2 f(K) K`.
 
-Everything has a leading axis of lanes, which do not see each other.
+Everything has a leading axis of lanes, which are independent.
 """
 
 from dataclasses import dataclass
@@ -127,6 +127,7 @@ class Problem:
 
     def kinetic_energy(self, v: Tensor, d: Tensor) -> Tensor:
         """Half the squared speed on the surface, `(lanes,)`; `d` is the gradient."""
+        # the height a L(q) of the surface changes at the rate a d.v
         speed2 = dot(v, v)
         if self.euclidean:
             return 0.5 * speed2
@@ -151,6 +152,7 @@ class Problem:
 
     def friction(self, stage: Tensor) -> tuple[Tensor, Tensor]:
         """Every lane's friction per time and per length, `(lanes,)` each."""
+        # f(K) = mu0 + mu1 sqrt(K): mu0 is per time, mu1 per length of the path
         pairs = self.params.mu_linear, self.params.mu_quadratic
         mu0, mu1 = (torch.where(stage == 1, p[1], p[0]) for p in pairs)
         return mu0, mu1

@@ -16,20 +16,20 @@ __all__ = ["FlowResult", "flow_result"]
 
 
 class FlowResult(NamedTuple):
-    """Where every trajectory ended and what it went through.
+    """End point of every trajectory and the sums along its path.
 
     Attributes:
         theta: end points, `(n, dim)`.
         velocity: velocities there, `(n, dim)`.
         loss: loss there, `(n,)` as are all below.
         loss_explored: loss where exploring ended.
-        loss_settled: loss where settling ended; `loss` under the name it has beside
-            a polished one.
+        loss_settled: loss where settling ended, here the same as `loss`; a polished
+            draw has both.
         energy: kinetic energy plus gravity times loss, at the end.
         energy_initial: the same at the start.
         energy_dissipated: friction work.
-        energy_error: what the balance of the last three misses, relative to the
-            energy that was there to lose: the larger of the initial kinetic energy
+        energy_error: `energy - energy_initial + energy_dissipated`, which is zero for
+            an exact solution, relative to the larger of the initial kinetic energy
             and the friction work.
         kinetic: kinetic energy at the end.
         peak_loss: largest loss along the way.
@@ -39,7 +39,7 @@ class FlowResult(NamedTuple):
         n_rejected: rejected steps.
         n_evals: model evaluations.
         step_size: mean accepted step.
-        finished: whether both stages ended by time or by standing still.
+        finished: whether both stages ended by their time or at rest.
         diverging: whether no step was small enough; the trajectory is then frozen at
             its last finite point.
     """
@@ -66,7 +66,7 @@ class FlowResult(NamedTuple):
 
 
 def flow_result(state: FlowState) -> FlowResult:
-    """Name what a final state holds the way results are named.
+    """Turn a final state into a result.
 
     Args:
         state: final states, leading axis `n`.
@@ -75,6 +75,7 @@ def flow_result(state: FlowState) -> FlowResult:
         The result, leading axis `n`.
     """
     tiny = torch.finfo(state.q.dtype).tiny
+    # E_end = E_0 - friction work holds exactly for the equations of motion
     missed = state.energy - state.energy_initial + state.dissipated
     scale = torch.maximum(state.kinetic_initial, state.dissipated).clamp(min=tiny)
     ended = (state.status == OUT_OF_TIME) | (state.status == STOPPED)

@@ -1,4 +1,4 @@
-"""What a user must know of finished draws."""
+"""Warnings about finished draws and their anchors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def precision_warnings(laplaces: Sequence[Laplace]) -> list[PyroGeoWarning]:
     Returns:
         One warning, or none.
     """
-    smallest = [float(found.smallest) for found in laplaces]
+    smallest = [float(laplace.smallest) for laplace in laplaces]
     bad = [i for i, value in enumerate(smallest) if not math.isnan(value)]
     if not bad:
         return []
@@ -52,7 +52,7 @@ def precision_warnings(laplaces: Sequence[Laplace]) -> list[PyroGeoWarning]:
 def draw_warnings(
     stats: dict[str, Tensor], options: DIMSOptions, dim: int
 ) -> list[PyroGeoWarning]:
-    """Count the draws that went wrong, each kind of trouble apart.
+    """Count the draws that went wrong, one warning for each kind.
 
     Args:
         stats: name to `(chains, draws)`.
@@ -130,6 +130,6 @@ def spread_warnings(
             where="DIMS",
             found=f"largest displacement {largest:.3g}",
             expected="a set of minima, not an isolated one",
-            todo="use loss='nll', a weaker prior, or a posterior sampler",
+            todo="Use loss='nll', a weaker prior, or a posterior sampler.",
         )
     ]

@@ -1,6 +1,6 @@
-"""State of the dissipative flow: where every lane is and what it has gone through.
+"""State of the dissipative flow: every lane's position and the sums along its path.
 
-Everything has a leading axis of lanes, which do not see each other. Finished lanes
+Everything has a leading axis of lanes, which are independent. Finished lanes
 stay as they are, so a batch of one fixed size serves any number of trajectories.
 """
 
@@ -22,26 +22,26 @@ ACTIVE, OUT_OF_TIME, STOPPED, OUT_OF_BUDGET, DIVERGING = range(5)
 
 
 class FlowState(NamedTuple):
-    """Where every lane is and what it has gone through.
+    """Position of every lane and the sums along its path.
 
     Attributes:
         q: positions, `(lanes, dim)`.
         v: velocities, `(lanes, dim)`.
         t: time within the stage, `(lanes,)` as are all below.
         h: size of the next step.
-        loss: loss here.
-        energy: kinetic energy plus gravity times loss, here.
-        kinetic: kinetic energy here.
+        loss: loss at `q`.
+        energy: kinetic energy plus gravity times loss, at `q` and `v`.
+        kinetic: kinetic energy at `q` and `v`.
         energy_initial: energy at the start.
         kinetic_initial: kinetic energy at the start.
         dissipated: friction work so far, both stages.
-        calm: time spent below `k_stop` without a break.
+        calm: time since the kinetic energy was last above `k_stop`.
         stage: 0 exploring, 1 settling, integer.
         status: 0 active, 1 out of time, 2 stopped, 3 out of evaluations in either
             stage, 4 diverging; integer.
-        overdrawn: an earlier stage ran out of evaluations, boolean.
+        exhausted: an earlier stage ran out of evaluations, boolean.
         peak_loss: largest loss at any accepted step.
-        loss_explored: loss where exploring ended (or is now).
+        loss_explored: loss where exploring ended, or the present one.
         path_length: length of the path in parameter space.
         time_total: integration time of both stages.
         n_steps: accepted steps, integer.
@@ -65,7 +65,7 @@ class FlowState(NamedTuple):
     calm: Tensor
     stage: Tensor
     status: Tensor
-    overdrawn: Tensor
+    exhausted: Tensor
     peak_loss: Tensor
     loss_explored: Tensor
     path_length: Tensor
@@ -78,5 +78,5 @@ class FlowState(NamedTuple):
 
 
 def is_active(state: FlowState) -> Tensor:
-    """Tell which lanes are still under way, `(lanes,)`."""
+    """Say which lanes are still under way, `(lanes,)`."""
     return state.status == ACTIVE

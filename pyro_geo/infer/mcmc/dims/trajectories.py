@@ -85,13 +85,14 @@ def run_trajectories(
         )
         theta, loss, grad = polished.q, polished.loss, polished.grad
         n_evals = n_evals + polished.n_evals
-        # a promise below the loss's rounding cannot be kept
+        # a predicted decrease below the loss's rounding cannot show in the loss
         rounding = ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
         minimal = (polished.status == CONVERGED) | (polished.predicted <= rounding)
     else:
         loss, grad = map_lanes(
             lambda x: objective.value_and_grad(target, x), theta, num_lanes
         )
+    # converged: ended by itself, at rest, energy balanced, at a minimum of the loss
     at_rest = flow.kinetic <= _AT_REST
     balanced = flow.energy_error.abs() <= options.step_tol
     stats = {
@@ -129,9 +130,10 @@ def _flow(
     v: Tensor,
     num_lanes: int,
 ) -> tuple[Tensor, FlowResult, int, Rung]:
-    """Explore and settle; also tell the losses at the start, the steps and the rung."""
+    """Explore and settle; return also the start's losses, the steps and the rung."""
     params, solver = options.params(q.dtype, q.device), options.solver()
-    # the functions hold what they depend on and no more: the other options may differ
+    # the functions hold this flag and not the options, whose numbers enter by `params`:
+    # a graph then serves all of them
     euclidean = options.euclidean
     start = target.lift(
         (*objective.key, "start", euclidean, solver),
@@ -153,6 +155,7 @@ def _flow(
         ),
         "a step of DIMS",
     )
+    # the step is compiled for the shapes of one set of lanes
     rows = torch.arange(num_lanes, device=q.device).clamp(max=len(q) - 1)
     lanes = pytree.tree_map(lambda x: x.index_select(0, rows), queue)
     bound = lifted.specialise(

@@ -56,13 +56,15 @@ def draw_velocities(
     if options.velocity == "isotropic":
         return options.velocity_scale * z
     if options.velocity == "fixed_energy":
+        # a normal vector has a uniform direction
         assert options.initial_energy is not None
+        # K = (|v|^2 + alpha^2 (d.v)^2) / 2 grows as the square of the speed
         along = options.alpha * (z * slopes[:, None]).sum(-1)
         kinetic = 0.5 * (z.square().sum(-1) + along**2)
         return (options.initial_energy / kinetic).sqrt().unsqueeze(-1) * z
     rows = [
-        found.precision.sample_inverse(row)
-        for found, row in zip(laplaces, z, strict=True)
+        laplace.precision.sample_inverse(row)
+        for laplace, row in zip(laplaces, z, strict=True)
     ]
     return options.velocity_scale * torch.stack(rows)
 

@@ -54,7 +54,7 @@ class Adaptation:
         length: search for the trajectory length.
         centre: running mean of positions, `(dim,)`.
         iteration: transitions so far.
-        restarted: chains that were put beside others.
+        restarted: number of chains that were restarted at others.
         fixed_step: step size given by the user.
         fixed_length: trajectory length given by the user.
         stride: every how many transitions rows are kept.

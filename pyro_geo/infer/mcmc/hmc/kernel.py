@@ -52,7 +52,7 @@ class HMCState(NamedTuple):
         adaptation: warm-up under way, of the first group.
         burn_in: transitions left before draws count, of the other groups.
         made: transitions since the warm-up; decides the jitter.
-        restarted: chains that warm-up put beside others.
+        restarted: number of chains that warm-up restarted at others.
         unroll: leapfrog steps in one graph.
         superchains: sets of chains with one start; 0 for none.
     """
@@ -231,7 +231,7 @@ class HMC(Kernel):
         adaptation = state.adaptation.copy()
         draws = min(_WARMUP_DRAWS, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
-        # these choose which chain a lost one is restarted beside
+        # these choose the chain at which a lost one is restarted
         choices = noise.uniform(draws, dtype=target.dtype).to(target.device)
         step = TransitionLoop(target, state.chains, adaptation.metric, state.unroll)
         current, taken = state.chains, 0

@@ -37,5 +37,6 @@ def diagonal_as(kind: MetricKind, scale: Tensor, rank: int) -> Metric:
         return Diagonal(scale)
     if kind == "dense":
         return Dense(scale.square().diag(), scale.diag(), scale.reciprocal().diag())
+    # any orthonormal columns do, as all eigenvalues are one
     vectors = torch.eye(len(scale), dtype=scale.dtype, device=scale.device)[:, :rank]
     return LowRank(scale, vectors.contiguous(), torch.ones_like(scale[:rank]))

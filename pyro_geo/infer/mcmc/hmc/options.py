@@ -50,6 +50,7 @@ class HMCOptions:
         """
         if self.metric != "auto":
             return self.metric
+        # a metric fitted to too few draws is worse than a plainer one
         if dim <= _DENSE_DIM and draws >= _DRAWS_PER_DIM * dim:
             return "dense"
         return "low_rank" if draws >= _DRAWS_PER_DIM * _RANK else "diagonal"

@@ -1,4 +1,4 @@
-"""What a user must know of the draws of HMC."""
+"""Warnings about the draws of HMC."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def review_draws(stats: dict[str, Tensor]) -> list[PyroGeoWarning]:
                 where=f"HMC, {chains} of {len(diverging)} chains",
                 found=f"{int(diverging.sum())} of {diverging.numel()} transitions",
                 expected="none",
-                todo="raise target_accept_prob or reparametrise the model",
+                todo="Raise target_accept_prob or reparametrise the model.",
             )
         )
     stuck = (stats["lp"] == stats["lp"][:, :1]).all(1)
@@ -51,7 +51,7 @@ def review_draws(stats: dict[str, Tensor]) -> list[PyroGeoWarning]:
                 where=f"HMC, chains {first}",
                 found=f"{int(stuck.sum())} of {len(stuck)} chains",
                 expected="accepted transitions in every chain",
-                todo="warm up longer or reparametrise; do not use the draws",
+                todo="Warm up longer or reparametrise; do not use the draws.",
             )
         )
     return warnings

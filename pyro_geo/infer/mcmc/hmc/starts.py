@@ -137,7 +137,7 @@ def near_others(
         where=f"chain {chains[int(bad.nonzero()[0])]}",
         found=f"{_TRIES} starts of infinite density",
         expected="a density that is finite around the draws of other chains",
-        todo="use at most 256 chains, or pass initial_params",
+        todo="Use at most 256 chains, or pass initial_params.",
     )
 
 

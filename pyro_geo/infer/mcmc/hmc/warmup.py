@@ -49,7 +49,7 @@ def observe(
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
-        The chains; those that were lost stand beside others now.
+        The chains; those that were lost start again at other chains.
     """
     acceptance = (-trajectory.error).exp().clamp(max=1.0)
     if state.approaching:

@@ -194,7 +194,7 @@ def test_sites_and_positions_are_the_same() -> None:
     assert by_site.value == pytest.approx(0.5, abs=4.5 * by_site.standard_error + 0.02)
 
 
-def test_a_start_that_is_no_minimum_is_told() -> None:
+def test_a_start_that_is_no_minimum_warns() -> None:
     target, best = regression()
     with pytest.warns(ConvergenceWarning, match="no minimum|lower loss"):
         llc(target, best + 1.0, n=500, seed=1)

@@ -82,7 +82,7 @@ def test_nll_training_finds_different_perfect_fits(target):
     assert bool((anchors.grad.norm(dim=-1) < 1e-2).all())
 
 
-def test_an_anchor_does_not_depend_on_its_neighbours(target):
+def test_an_anchor_does_not_depend_on_the_others(target):
     generator = torch.Generator().manual_seed(0)
     start = target.initial(3, "median", generator)
     settings, loss = DIMSOptions(anchor_steps=750), Objective("joint")
@@ -105,7 +105,7 @@ def test_given_anchors_stay_where_they_are(target):
     assert bool(((share > 0.5) & (share < 1.001)).all())
 
 
-def test_points_that_are_no_minima_are_said_to_be_none(target):
+def test_points_that_are_no_minima_warn(target):
     q = numbers(3, 5, seed=6)
     q[1] = train(target, "joint").q[0]
     anchors = examine_anchors(target, Objective("joint"), q, DIMSOptions(), 3)

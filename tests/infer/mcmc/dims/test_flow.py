@@ -61,7 +61,7 @@ def test_a_stage_of_no_time_is_skipped(times):
     assert state.time_total.item() == pytest.approx(sum(times), abs=1e-14)
 
 
-def test_spent_evaluations_end_exploring_and_are_told():
+def test_spent_evaluations_end_exploring_and_are_recorded():
     params = double_params(max_evals=20, end_time=(50.0, 1.0), mu_linear=(0.0, 3.0))
     flow = Flow(ring, params, euclidean=True)
     state = flow.to_end(flow.start(real([[1.5, 0.0]]), real([[0.0, 2.0]])))
@@ -99,7 +99,7 @@ def test_a_step_cut_to_the_end_of_a_stage_does_not_shorten_the_next():
     assert state.h.item() >= 0.5
 
 
-def test_a_lane_that_meets_nan_retreats_and_is_frozen_where_it_was():
+def test_a_lane_that_meets_nan_is_frozen_at_its_last_good_point():
     def cliff(x):
         return torch.where(x[..., 0] > 1, torch.nan, 0 * x[..., 0])
 
@@ -113,7 +113,7 @@ def test_a_lane_that_meets_nan_retreats_and_is_frozen_where_it_was():
 
 
 @pytest.mark.parametrize("euclidean", [True, False])
-def test_a_start_that_is_not_finite_is_born_diverging(euclidean):
+def test_a_start_that_is_not_finite_has_the_status_diverging(euclidean):
     q = real([[math.nan], [1.0]])
     flow = Flow(ring, double_params(), euclidean=euclidean)
     state = flow.start(q, torch.ones_like(q))

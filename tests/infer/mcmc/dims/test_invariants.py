@@ -114,7 +114,7 @@ def _affine():
 
 @every_integrator
 @both_metrics
-def test_the_null_space_of_a_regression_sees_only_linear_friction(integrator, alpha):
+def test_in_the_null_space_of_a_regression_only_friction_acts(integrator, alpha):
     loss, null, q, v = _affine()
     mu, time = 0.9, 2.0
     result = run(

@@ -205,7 +205,7 @@ def test_the_statistics_mean_what_they_say(fit, plane):
     assert bool((stats["n_evals"] > flow_evals).all())
 
 
-def test_without_polish_the_flow_has_the_last_word(plane):
+def test_without_polish_draws_are_the_ends_of_the_flow(plane):
     fit = quietly(plane, 4, polish=False)
     assert torch.equal(fit.stats["loss"], fit.stats["loss_settled"])
     assert not bool(fit.stats["polish_displacement"].any())
@@ -400,7 +400,7 @@ def test_a_ledger_that_does_not_balance_warns(plane):
         )
 
 
-def test_an_indefinite_precision_is_said_once():
+def test_an_indefinite_precision_warns_once():
     def scales(y):
         tau = pyro.sample("tau", dist.LogNormal(y.new_zeros(()), 1.0))
         x = pyro.sample("x", dist.Normal(y.new_zeros(3), tau).to_event(1))
@@ -478,7 +478,7 @@ def network(q):
     return 4 * (hidden @ q[6:9] - 0.5).square().sum()
 
 
-def test_lanes_do_not_see_each_other():
+def test_lanes_are_independent():
     """Permuted starts give permuted draws; a broken lane changes no other bit."""
     target = Target.from_potential(network, 9, dtype=torch.float64)
     options = DIMSOptions(velocity="isotropic", explore_time=0.3, settle_time=0.3)
@@ -609,7 +609,7 @@ def test_groups_of_chains_and_blocks_change_no_bit(plane):
     assert len({fit.num_steps for fit in runs}) == 1
 
 
-def test_what_is_wrong_is_said_before_anchors_are_trained(monkeypatch):
+def test_errors_are_raised_before_anchors_are_trained(monkeypatch):
     """A loss that is no number per position; velocities without a curvature."""
     monkeypatch.setattr(
         "pyro_geo.infer.mcmc.dims.placement.train_anchors",

@@ -75,7 +75,7 @@ def test_predictive_uses_the_draws(one_chain):
 
 
 @pytest.mark.slow
-def test_the_global_generator_rules():
+def test_randomness_comes_from_the_global_generator():
     runs = []
     for seed in (1, 1, 2):
         pyro.set_rng_seed(seed)
@@ -106,7 +106,7 @@ def test_two_chains_in_processes(monkeypatch):
     assert set(mcmc.diagnostics()["divergences"]) == {"chain 0", "chain 1"}
 
 
-def test_warm_up_hands_the_parameters_back():
+def test_warm_up_returns_the_parameters_unchanged():
     dims = kernel()
     dims.setup(3, X, Y)
     params = dims.initial_params

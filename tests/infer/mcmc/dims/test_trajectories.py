@@ -33,7 +33,7 @@ def target():
 
 
 @pytest.mark.parametrize("rung", ["traced", "compiled"])
-def test_lanes_do_not_see_their_place_or_each_other(target, rung):
+def test_lanes_depend_neither_on_their_place_nor_on_each_other(target, rung):
     target = target.with_rung(rung)
     q = 0.1 * numbers(LANES, target.dim, seed=2).float()
     v = numbers(LANES, target.dim, seed=3).float()

@@ -109,6 +109,6 @@ def test_a_function_draws_its_own(target):
         ),
     ],
 )
-def test_a_function_that_draws_nonsense_is_named(target, law, error):
+def test_a_velocity_function_with_bad_results_is_refused(target, law, error):
     with pytest.raises(error, match="argument velocity"):
         draw(target, 3, velocity=law)

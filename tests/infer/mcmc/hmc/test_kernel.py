@@ -429,7 +429,7 @@ def test_later_chains_without_a_density_are_named():
     parts(error)
 
 
-def test_divergence_and_standstill_are_said(target):
+def test_divergent_transitions_and_stuck_chains_warn(target):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit = run(target, 10, 3, step_size=1e4, jitter=0.0, runner={"warmup_steps": 0})

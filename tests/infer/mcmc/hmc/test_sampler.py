@@ -94,7 +94,7 @@ def test_predictive_uses_the_draws(one_chain):
     assert found(Y)["y"].shape == (600, 20)
 
 
-def test_the_global_generator_rules():
+def test_randomness_comes_from_the_global_generator():
     one, again, other = (
         run(HMC(model), seed=seed).get_samples()["mean"] for seed in (0, 0, 1)
     )

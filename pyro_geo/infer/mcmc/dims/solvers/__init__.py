@@ -2,7 +2,7 @@
 
 A solver offers the start of every lane and proposes one step for it. It does not
 decide what becomes of the step: :mod:`pyro_geo.infer.mcmc.dims.flow` accepts or rejects
-it, keeps the ledger of energy and friction work, and sees to stages and endings.
+it, keeps the ledger of energy and friction work, and changes or ends stages.
 
 A new solver is one file in this folder and one line in :data:`SOLVERS`, with its name
 in :data:`Integrator` for type checkers.

@@ -1,4 +1,4 @@
-"""What a solver of the dissipative flow is asked for."""
+"""What a solver of the dissipative flow has to provide."""
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 

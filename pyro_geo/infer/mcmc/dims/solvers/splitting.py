@@ -77,12 +77,12 @@ def split(
         mu1: friction per length, `(lanes,)`.
 
     Returns:
-        Where the lanes get to, and what that took.
+        Where the lanes get to, with the friction work and the length.
     """
     half, g = 0.5 * h, problem.params.gravity
     # A drift under friction: `reach` is its way at unit speed without `mu1`. Drifting
-    # by `half` would do for the order, but a lane whose energy has gone out of all but
-    # the flat directions makes long steps, and there this is exact.
+    # by `half` has the same order, but this one is exact in flat directions. There a
+    # lane that has lost its energy in all others makes long steps.
     shrink, reach = _linear_friction(half, mu0)
     speed0 = dot(v, v).sqrt()
     scale = SQRT_HALF * mu1 * reach  # speed to relative loss, off the slopes
@@ -90,6 +90,8 @@ def split(
     middle = torch.addcmul(q, column(way0), v)
 
     _, d, product = problem.derivatives(middle, v)
+    # Both frictions over half a step: dK/dt = -2 (mu0 + mu1 sqrt K) K has the closed
+    # solution K_end = c0^2 K.
     k0 = problem.kinetic_energy(v, d)
     drag0 = 1.0 + mu1 * reach * k0.sqrt()
     c0 = (1.0 - shrink) / drag0

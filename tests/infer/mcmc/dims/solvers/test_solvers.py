@@ -26,7 +26,7 @@ every_solver = pytest.mark.parametrize("integrator", INTEGRATORS)
 ORDERS = {"splitting": 2, "dopri5": 5, "suzuki": 4}
 
 
-def test_every_solver_can_be_asked_for():
+def test_every_solver_can_be_chosen_by_name():
     assert get_args(Integrator) == INTEGRATORS
     for name, kind in SOLVERS.items():
         solver = FlowOptions(integrator=name, rtol=1e-3).solver()  # pyright: ignore[reportArgumentType]
@@ -117,7 +117,7 @@ def test_finished_lanes_stay_bitwise(integrator):
 
 @pytest.mark.parametrize("loss", [ring, network], ids=["elementwise", "matmul"])
 @every_solver
-def test_lanes_do_not_see_each_other_bitwise(loss, integrator):
+def test_lanes_are_independent_bitwise(loss, integrator):
     generator = torch.Generator().manual_seed(5)
     q, v = torch.randn(2, 64, 12, generator=generator, dtype=torch.float64)
     params = double_params(mu_quadratic=(0.5, 0.0), end_time=(0.3, 0.0))
