@@ -49,7 +49,8 @@ def test_blocks_run_in_order_when_runs_are_short(page, monkeypatch):
     text = (DOCS / page).read_text()
     for option, few in {"num_samples": 4, "warmup_steps": 30, "betas": "[1.0]"}.items():
         text = re.sub(rf"{option}=(\d{{2,}}|\[.*?\])", f"{option}={few}", text)
-    text = re.sub(r"\bDIMS\((\w+), ", r"DIMS(\1, anchor_steps=200, ", text)
+    short = "anchor_steps=200, explore_time=0.5, settle_time=0.5"
+    text = re.sub(r"\bDIMS\((\w+), ", rf"DIMS(\1, {short}, ", text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PyroGeoWarning)
         run_page(page, text)
