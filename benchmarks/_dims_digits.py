@@ -1,4 +1,4 @@
-"""Part `digits`: held-out digits 0 to 4, and digits 5 to 9 as strangers.
+"""Part `digits`: held-out digits 0 to 4, and digits 5 to 9 out of distribution.
 
 Scores of the mixture of all draws: negative log-likelihood and accuracy on 0 to 4,
 area under the ROC curve of the predictive entropy between 0 to 4 and 5 to 9. All on

@@ -1,12 +1,12 @@
-"""Part `lockstep`: steps of every particle's own beside one step for all.
+"""Part `lockstep`: a step size for each particle beside one step size for all.
 
 256 particles on the gap network's surface at `alpha` 1, float64, one stage, velocities
 of the Laplace approximation, from three anchors: the MAPs of three data seeds, because
 the gain depends on how stiff the surface is around the anchor. Theirs is torchdiffeq's
 dopri5 at rtol 1e-7 and atol 1e-6 on one state of all particles, its error norm over
 positions and velocities; ours is the fastest of our integrators whose largest ledger
-error is no worse, each at the tolerance that a search finds for it. Both call the same
-right-hand side, compiled: theirs once per stage, ours within its compiled step.
+error is no worse. A search finds the tolerance of each. Both call the same right-hand
+side, compiled: theirs once per stage, ours within its compiled step.
 """
 
 from collections.abc import Callable

@@ -95,7 +95,7 @@ def choices(rows: list[Row]) -> list[str]:
 
 
 def digits(rows: list[Row], case: str) -> list[str]:
-    """Compare entropy's ability to tell strangers with that of the MAP and ensemble."""
+    """Compare how entropy detects unknown digits with the MAP and the ensemble."""
     auroc, nll = table(rows, case, "auroc"), table(rows, case, "nll")
     if "MAP" not in auroc:
         return []

@@ -17,7 +17,7 @@ OURS = "ours"
 
 
 class Split(NamedTuple):
-    """Data of one seed, inputs scaled by points that certify nothing.
+    """Data of one seed, inputs scaled by points that no certificate uses.
 
     Attributes:
         x: inputs learned from and certified on, `(n, inputs)`.

@@ -1,10 +1,10 @@
 """Measure DiMS: predictions beside other methods, cost, and speed beside loops.
 
 Five parts, each of which can be measured apart (`--only speed,cost`; the results of
-the others are kept): `gap`, a regression with a gap; `digits`, known and strange
-digits; `cost`, time and memory as dimension and particles grow; `speed`, draws per
-processor second beside two loops over particles; `lockstep`, beside one step size for
-all particles. Everything on one thread.
+the others are kept): `gap`, a regression with a gap; `digits`, digits inside and
+outside the training classes; `cost`, time and memory as dimension and particles grow;
+`speed`, draws per processor second beside two loops over particles; `lockstep`, beside
+one step size for all particles. Everything on one thread.
 """
 
 import json

@@ -3,7 +3,7 @@
 Parts can be measured apart (`--only store`): `store`, the logistic regression of the
 target's benchmark with 64 chains, with a store and without; `spread`, the same with
 4,096 chains in one process and over two workers of loky, Dask and Ray. One thread for
-each process, float32. The spread part wants the machine to itself.
+each process, float32. Run the spread part on an idle machine.
 """
 
 import json

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
+from matplotlib.axes import Axes
 
 from pyro_geo.infer import DIMS, HMC, MCMC, GibbsModel, GibbsPosterior
 from pyro_geo.infer.certificates import certify
@@ -25,7 +26,7 @@ def gallery(name: str) -> dict[str, Any]:
     return runpy.run_path(str(HERE.parent / "models" / f"{name}.py"))
 
 
-def posterior(axes: plt.Axes) -> None:
+def posterior(axes: Axes) -> None:
     """Draw intervals of the eight schools' effects beside what was measured."""
     schools = gallery("eight_schools")
     errors, effects = schools["data"]()
@@ -44,7 +45,7 @@ def posterior(axes: plt.Axes) -> None:
     axes.legend(loc="upper right", frameon=False, fontsize=8)
 
 
-def ensemble(axes: plt.Axes) -> None:
+def ensemble(axes: Axes) -> None:
     """Draw networks that fit equally well, and part where there are no data."""
     gap = gallery("gap_network")
     x, y = gap["data"]()
@@ -60,7 +61,7 @@ def ensemble(axes: plt.Axes) -> None:
     axes.set(title="DIMS: minima of a loss", xlabel="input", ylim=(-3, 3))
 
 
-def certificate(axes: plt.Axes) -> None:
+def certificate(axes: Axes) -> None:
     """Draw a bound on future error beside the error seen, as examples grow."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.tensor([2.0, -1.0, 0.5])

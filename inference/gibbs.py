@@ -2,9 +2,9 @@
 
     python inference/gibbs.py models/relu_classifier.py --particles 128 --out run/
 
-MODEL is a file that defines `model(...)`, which returns a prediction, `loss(prediction,
-y)` to learn with and `data()`, whose last tensor is `y`; and `risk(prediction, y)` in
-[0, 1] to certify. Without `risk` the posterior is reported alone.
+MODEL is a file that defines `model(...)`, which returns a prediction, the loss of the
+posterior `loss(prediction, y)`, and `data()`, whose last tensor is `y`. It may define
+`risk(prediction, y)` in [0, 1] to certify; without it there is no certificate.
 """
 
 import argparse

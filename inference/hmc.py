@@ -4,7 +4,7 @@
 
 MODEL is a file that defines `model(...)` and `data()`; with `held_out()` the draws are
 scored beside the MAP, a deep ensemble and the linearised Laplace approximation. With
-`--store run.zarr` the run is on disk, and the same command goes on with it.
+`--store run.zarr` the run is on disk, and the same command continues it.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Progression of diabetes after a year, from ten measurements, with a small network.
 
-Scikit-learn's bundled data, half to learn from. A tanh network 10-50-1 (601 weights)
-has almost three weights a patient, and the data hold little more than a linear trend:
-one trained network follows the noise, an average over equally good ones less so.
+Scikit-learn's bundled data; one half is for training. A tanh network 10-50-1 (601
+weights) has almost three weights a patient, and the data show little more than a
+linear trend. One trained network fits the noise; an average over equally good networks
+does so less.
 Outer weights have variance 1/50, so that the prior of the function does not depend on
 the width (Neal 1996). Inputs and target are standardised by the training half; the
 noise is known, about what a linear fit leaves.

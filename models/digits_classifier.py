@@ -1,7 +1,7 @@
-"""Handwritten digits 0 to 4 from 200 images; digits 5 to 9 are strangers.
+"""Handwritten digits 0 to 4 from 200 images; digits 5 to 9 are out of distribution.
 
 A tanh network 64-20-5 (1,405 weights) under a weak prior. A good ensemble is as
-accurate as one network on held-out 0 to 4 and less sure of itself on 5 to 9. The
+accurate as one network on held-out 0 to 4 and less certain on 5 to 9. The
 images are scikit-learn's bundled 8 x 8 digits, scaled to [-1/2, 1/2].
 """
 

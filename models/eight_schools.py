@@ -2,8 +2,8 @@
 
 The classic small hierarchical model (Rubin 1981; Gelman et al., Bayesian Data
 Analysis, section 5.5). Each school's effect is mu + tau * eta with standard normal
-eta, so the joint density has a maximum and samplers meet no funnel. Ten parameters
-for eight numbers: the likelihood alone has a whole surface of maxima.
+eta, so the joint density has a maximum and there is no funnel. With ten parameters
+for eight numbers, the maxima of the likelihood alone form a surface.
 """
 
 import pyro

@@ -1,8 +1,8 @@
-"""Regression with a gap: what does a network believe where it saw nothing?
+"""Regression with a gap: what does a network predict where there are no data?
 
 Forty noisy points of sin 2.5x + 0.3x lie left and right of an empty middle. A tanh
-network 1-16-16-1 (321 weights) has far more freedom than they take away, so equally
-good fits differ most inside the gap. The noise is known.
+network 1-16-16-1 (321 weights) has far more weights than the points determine, so
+equally good fits differ most inside the gap. The noise is known.
 """
 
 import pyro

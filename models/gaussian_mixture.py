@@ -1,9 +1,9 @@
 """A mixture of three normals whose memberships are summed out by enumeration.
 
-Each point belongs to one component; Pyro sums over the components in parallel, so that
-only the continuous latents are sampled. Locations come in increasing order: without
-that, the posterior would have six equal copies. The data are simulated, the middle
-component half hidden under its neighbours.
+Each point belongs to one component. The sum over the components is computed in
+parallel, so that only the continuous latents are sampled. Locations are in increasing
+order; otherwise the posterior would have six equal modes. The data are simulated, and
+the middle component overlaps with its neighbours.
 """
 
 import pyro

@@ -1,8 +1,8 @@
 """Benign or malignant, from 30 measurements of a biopsy: logistic regression.
 
-Scikit-learn's bundled data, half to learn from, standardised by that half. Many of the
-measurements say the same thing (radius, perimeter and area of the same cells), so that
-the posterior is long and thin in some directions and known well in others.
+Scikit-learn's bundled data; one half is for training and sets the scale. Many of the
+measurements are strongly correlated (radius, perimeter and area of the same cells), so
+that the posterior is wide in some directions and narrow in others.
 """
 
 import pyro

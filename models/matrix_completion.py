@@ -1,8 +1,8 @@
 """Complete a 10 x 10 matrix of rank 2 from noisy entries, with factors of rank 4.
 
-Entries are seen at random places, some more than once, with noise of known size.
-Predictions are cut off at -1 and 1, where all true entries lie. A product of factors
-that are too wide is singular: many pairs of factors are the same matrix.
+Entries are observed at random places, some more than once, with noise of known size.
+Predictions are clipped to [-1, 1], where all true entries lie. The model is singular,
+because the factors are wider than needed: many pairs of factors give the same matrix.
 """
 
 import pyro

@@ -1,8 +1,8 @@
 """Linear regression with more weights than rows.
 
-Every row can be met exactly, and the perfect fits form a plane: the minimum-norm
-solution plus anything in the null space of the inputs. A sampler of minima should
-reproduce the first to rounding and spread over the second.
+Every row can be fitted exactly, and the exact fits form a plane: the minimum-norm
+solution plus any vector in the null space of the inputs. Draws of a sampler of minima
+should lie on this plane to rounding and spread along the null space.
 """
 
 import pyro

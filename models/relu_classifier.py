@@ -1,9 +1,9 @@
 """Benign or malignant, from 30 measurements of a biopsy: a small ReLU network.
 
-Scikit-learn's bundled data. The first 40 biopsies only set the scale of the inputs, so
-that the prior knows nothing of the 360 that are learned from: a certificate of the
-Gibbs posterior may then rest on all of these. `loss` is what the posterior learns with,
-`risk` what is certified: how often the prediction is wrong.
+Scikit-learn's bundled data. The first 40 biopsies only set the scale of the inputs.
+The prior therefore does not depend on the 360 training biopsies, and a certificate of
+the Gibbs posterior may use all of these. `loss` is the loss of the posterior; `risk`,
+how often the prediction is wrong, is what is certified.
 """
 
 import pyro

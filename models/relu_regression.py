@@ -1,9 +1,9 @@
 """A ReLU network fitted to a curve of two kinks: squared loss, known noise.
 
-A network of 10 hidden units where 2 would do, so that most directions of its weights
-are not determined by the data and its learning coefficient is far below half their
-number. Outputs are cut off at -1 and 1, inside which the curve lies: the squared loss
-of a prediction beyond the curve's is then bounded, and can be certified.
+The network has 10 hidden units where 2 are enough. The data do not determine most
+directions of its weights, and its learning coefficient is far below half their number.
+Outputs are clipped to [-1, 1], where the curve lies. The excess of the squared loss
+over that of the curve is then bounded and can be certified.
 """
 
 import pyro

@@ -2,8 +2,8 @@
 
 Sparse axis-aligned subspaces (Eriksson and Jankowiak 2021, arXiv 2103.00349), with the
 priors and site names of BoTorch and a Matern-5/2 kernel. Half-Cauchy priors of the
-inverse squared lengthscales and of a factor common to all switch most inputs off and
-let a few escape. The data are 30 noisy values of Branin's function of two inputs.
+inverse squared lengthscales and of a common factor remove the effect of most inputs
+and leave that of a few. The data are 30 noisy values of Branin's function.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Stochastic volatility: 256 returns whose variance wanders on its own.
+"""Stochastic volatility: 256 returns whose variance follows a process of its own.
 
 The logarithm of the variance is an autoregression around `level`, with innovations
 that are latent as well, so there are more latents than data (Kim, Shephard and Chib
 1998, but with a prior that keeps the persistence away from one). The recurrence is
-summed in eight steps, not in 256, by doubling: for the shift L,
+computed in eight steps by doubling, not in 256. With the shift L,
 1 / (1 - aL) = (1 + aL) (1 + a^2 L^2) (1 + a^4 L^4) ... The data are simulated.
 """
 
