@@ -5,6 +5,7 @@ Modules:
     samples: its draws, their weights and the facts of the run.
     draws: where its draws are, in memory or in a store.
     predictive: prior and replicated data.
+    lane_randomness: random numbers that differ between mapped draws.
     weights: weights of draws, and draws of equal weight made with them.
 """
 

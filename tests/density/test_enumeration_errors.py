@@ -95,7 +95,7 @@ REFUSED = {
     uneven: (UnsupportedModelError, "site 'z'", "the widest range"),
     branch: (UnsupportedModelError, "site 'z'", "ambiguous"),
     undeclared: (ShapeError, "site 'w'", "belongs to no plate"),
-    come_and_go: (ModelError, "site 'sometimes'", "presence depends"),
+    come_and_go: (ModelError, "site 'sometimes'", "not in every run"),
     more_or_less: (ShapeError, "site 'z'", "number="),
     crossed: (UnsupportedModelError, "site 'a'", "tree-structured"),
 }

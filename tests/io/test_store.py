@@ -304,7 +304,7 @@ def test_a_missing_path_a_file_and_a_foreign_folder_are_refused(tmp_path):
         open_run(foreign)
     for path in (file, foreign):
         before = content(tmp_path)
-        with pytest.raises(CheckpointError, match="something at the store's path"):
+        with pytest.raises(CheckpointError, match="the store's path exists already"):
             create(path)
         assert content(tmp_path) == before
 

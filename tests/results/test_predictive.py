@@ -20,7 +20,7 @@ from torch.distributions import constraints
 from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, ShapeError, UnsupportedError
 from pyro_geo.ops import chunks
-from pyro_geo.results.predictive import LaneRandomness
+from pyro_geo.results.lane_randomness import LaneRandomness
 
 FALSE_ALARM = 1e-5
 FOUR_PARTS = r"^[^:]+ \(.*\): found .*, expected .*\. [A-Z].*\.$"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,18 +18,16 @@ from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
 from pyro_geo.io.names import SAMPLE_DIMS
 from pyro_geo.io.store._committed import DOC, CommittedRun
+from pyro_geo.io.store._create import building, make_root
 from pyro_geo.io.store._folder import (
     HEADER,
     read_root,
-    refuse_occupied,
     take,
-    unwritable,
 )
 from pyro_geo.io.store._groups import (
     ATTRIBUTED,
     DRAW_CHUNK,
     Variable,
-    make_data,
     make_sampled,
 )
 
@@ -107,6 +103,9 @@ class RunStore(CommittedRun):
     ) -> Self:
         """Make a store without draws; it appears at its path complete or not at all.
 
+        Raises :class:`~pyro_geo.errors.CheckpointError` where there is something at the
+        path, or no place for it.
+
         Args:
             path: the folder; it must not exist, or be empty.
             variables: what it will keep of each draw.
@@ -124,63 +123,33 @@ class RunStore(CommittedRun):
 
         Returns:
             The store, open.
-
-        Raises:
-            CheckpointError: there is something at the path, or no place for it.
         """
         path = Path(path)
-        refuse_occupied(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(".part", f".{path.name}.", path.parent))
-        except OSError as reason:
-            raise CheckpointError(unwritable(path, reason)) from reason
-        try:
-            import zarr
-
-            root = zarr.create_group(
+        attributes = {
+            "format": FORMAT,
+            "version": pyro_geo.__version__,
+            "commit": -1,
+            "num_draws": 0,
+            "planned_draws": num_draws,
+            "chunk": chunk,
+            "finished": False,
+            "sample_dims": list(sample_dims),
+            **(header or {}),
+        }
+        with building(path) as part:
+            make_root(
                 part,
-                attributes={
-                    HEADER: {
-                        "format": FORMAT,
-                        "version": pyro_geo.__version__,
-                        "commit": -1,
-                        "num_draws": 0,
-                        "planned_draws": num_draws,
-                        "chunk": chunk,
-                        "finished": False,
-                        "sample_dims": list(sample_dims),
-                        **(header or {}),
-                    }
-                },
-                overwrite=True,
-            )
-            labelled = (dims or {}, coords or {})
-            make_sampled(
-                root,
+                attributes,
                 variables,
                 num_chains,
-                num_draws,
-                chunk,
-                labelled,
+                data or {},
+                (dims or {}, coords or {}),
                 facts or {},
-                sample_dims,
             )
-            if data:
-                make_data(root, data, labelled)
             lock = take(part)
             store = cls(part, consolidate(part), lock)
             store._number_draws(num_draws)
             store.commit(0, state or Snapshot(None, {}, frozenset()))
-            part.chmod(0o777 & ~_umask())
-            refuse_occupied(path)  # again: it may have appeared meanwhile
-            part.replace(path)
-        except BaseException as reason:
-            shutil.rmtree(part, ignore_errors=True)
-            if isinstance(reason, OSError) and not isinstance(reason, CheckpointError):
-                raise CheckpointError(unwritable(path, reason)) from reason
-            raise
-        store.path = path
         return cls(path, store._root, lock)
 
     @classmethod
@@ -383,9 +352,3 @@ class RunStore(CommittedRun):
                 expected=f"format {expected[0]}, pyro_geo {expected[1]}",
                 todo="Go on with the version that began it; its draws can be read.",
             )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -170,7 +170,7 @@ def test_there_are_no_draws_before_a_run(target):
         lambda: mcmc.target,
         lambda: mcmc.stats,
     ):
-        with pytest.raises(ModelError, match="call run first"):
+        with pytest.raises(ModelError, match="Call run first"):
             ask()
 
 
