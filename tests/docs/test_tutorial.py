@@ -22,6 +22,9 @@ PAGES = [
     "gp.md",
 ]
 
+# the page on DIMS traces eight models, which takes too long for every change
+SHORT = [page for page in PAGES if page != "dims.md"]
+
 
 def run_page(page, text):
     """Run a page's blocks in order, in one namespace."""
@@ -41,10 +44,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", SHORT)
 def test_blocks_run_in_order_when_runs_are_short(page, monkeypatch):
     # short runs call what the long ones call, and may say that they are too short
-    monkeypatch.setattr(HMC, "default_warmup", lambda *counts: 30)
+    monkeypatch.setattr(HMC, "default_warmup", lambda *counts: 80)
     monkeypatch.setattr("pyro_geo.engine.schedule.AUTO_COMPILE_STEPS", 10**9)
     text = (DOCS / page).read_text()
     for option, few in {"num_samples": 4, "warmup_steps": 30, "betas": "[1.0]"}.items():
