@@ -163,12 +163,10 @@ def case(kernel: str, subject: str, dtype: torch.dtype, chains: int) -> Case:
 
 FAST = [
     case("fixed_hmc", "effects", torch.float64, 3),
-    case("fixed_hmc", "regression", torch.float32, 2),
     case("hmc", "effects", torch.float64, 3),
     case("hmc_diagonal", "regression", torch.float32, 2),
     case("hmc_tuned", "effects", torch.float64, 1),
     case("dims", "regression", torch.float64, 3),
-    case("dims_curved", "effects", torch.float32, 2),
 ]
 _NAMES = {one.name for one in FAST}
 SLOW = [

@@ -205,6 +205,7 @@ def test_a_run_can_be_made_longer(tmp_path, first):
     )
 
 
+@pytest.mark.slow
 def test_hmc_is_resumed_in_its_warm_up(tmp_path, monkeypatch):
     """Adaptation is part of the state: stop after its second block."""
     path = tmp_path / "run.zarr"
@@ -315,6 +316,7 @@ def test_chosen_sites_are_kept(whole, tmp_path, keep, store):
         assert all(torch.equal(again[name], sites[name]) for name in keep)
 
 
+@pytest.mark.slow
 def test_draws_beyond_the_limit_live_in_the_store_alone(whole, tmp_path):
     path = tmp_path / "run.zarr"
     fit = run(store=path, memory_limit=20_000).run(Y)

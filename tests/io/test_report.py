@@ -174,6 +174,7 @@ def test_every_text_of_the_user_is_escaped(rng, report):
     assert page.text.count("alert('x')") > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["default", "dark_background"])
 def test_the_callers_matplotlib_is_left_as_it_was(rng, report, style):
     import matplotlib.pyplot as plt

@@ -291,6 +291,7 @@ def alternate(break_target=lambda target: target, seed=0, chains=200, sweeps=5):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS[:2])
 def test_a_sound_sampler_is_calibrated(seed):
     check_sbc(calibrate(seed=seed))

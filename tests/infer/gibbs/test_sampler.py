@@ -187,6 +187,7 @@ def test_an_unadjusted_move_is_caught() -> None:
     assert abs(z_of_normaliser(last_stage(mover, rough, q).log_weights, log_z)) < 4.5
 
 
+@pytest.mark.slow
 def test_with_resampling_the_normaliser_is_unbiased() -> None:
     mover, plan, q = runner()
     x, y = data()
@@ -324,6 +325,7 @@ def test_runs_reproduce_and_the_pilot_is_another_stream(monkeypatch) -> None:
     assert not torch.equal(pilot, run[: len(pilot)])
 
 
+@pytest.mark.slow
 def test_particles_in_parts_are_the_same_to_rounding() -> None:
     whole = posterior(num_particles=50)
     parts = posterior(num_particles=50, chunk=7)

@@ -478,6 +478,7 @@ def network(q):
     return 4 * (hidden @ q[6:9] - 0.5).square().sum()
 
 
+@pytest.mark.slow
 def test_lanes_are_independent():
     """Permuted starts give permuted draws; a broken lane changes no other bit."""
     target = Target.from_potential(network, 9, dtype=torch.float64)
@@ -556,6 +557,7 @@ def test_a_guides_medians_serve_as_anchors(plane):
     )
 
 
+@pytest.mark.slow
 def test_a_module_with_a_loss():
     torch.manual_seed(0)
     module = torch.nn.Sequential(
@@ -575,6 +577,7 @@ def test_a_module_with_a_loss():
     assert bool((samples["2.bias"].std(0) > 1e-3).all())
 
 
+@pytest.mark.slow
 def test_minima_in_one_call(plane):
     options = {"alpha": 0.0, "num_lanes": 8}
     fit = sample_minima(
