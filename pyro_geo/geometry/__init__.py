@@ -1,1 +1,1 @@
-"""Curvature operators of targets."""
+"""Curvature, positive-definite matrices and the Laplace approximation."""

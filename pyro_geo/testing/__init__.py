@@ -1,1 +1,1 @@
-"""Scores, targets, gates and deliberately broken kernels, for tests of your own too."""
+"""Known targets, gates and deliberately broken kernels, for tests of your own too."""

@@ -1,5 +1,6 @@
 """Every program of `inference/` runs on models of `models/`, as a user starts it."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,6 @@ OPTIONS = {
     "saas": [*CHAINS, "--warmup", "20"],
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
 }
-# One on every change; all of them in the slow suite.
-QUICK = {("hmc", "eight_schools")}
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
 }
@@ -62,13 +61,19 @@ def test_the_same_command_goes_on_with_a_store(tmp_path):
     assert check_run(tmp_path / "run.zarr")["num_draws"] == 100
 
 
-@pytest.mark.parametrize(
-    ("program", "model"),
-    [
-        pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
-        for pair in FITTING
-    ],
-)
+@pytest.mark.filterwarnings("ignore")  # a few draws have not converged
+def test_a_program_runs_in_this_process_too(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    command = [str(PROGRAMS["hmc"]), str(MODELS["eight_schools"])]
+    command += ["--seed", "1", "--out", str(out), *OPTIONS["hmc"]]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(command[0], run_name="__main__")
+    assert str(out / "report.html") in capsys.readouterr().out
+    assert "<img" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "model"), FITTING)
 def test_a_program_writes_its_report(program, model, tmp_path):
     done = run(program, model, tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -97,7 +102,6 @@ def test_a_program_says_why_it_cannot(program, model, tmp_path):
 def test_every_program_and_every_model_is_run():
     assert {program for program, _ in FITTING} == set(PROGRAMS)
     assert {model for _, model in FITTING} == set(MODELS)
-    assert set(FITTING) >= QUICK
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

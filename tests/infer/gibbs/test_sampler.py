@@ -260,6 +260,7 @@ def misclassified(prediction: Tensor, y: Tensor) -> Tensor:
     return ((prediction > 0) != (y > 0)).to(prediction)
 
 
+@pytest.mark.slow
 def test_certificate_holds_for_all_stages_together() -> None:
     x, y = data(2, 200)
     found = posterior(data=(x, y), betas=[0.05, 0.2, 1.0])

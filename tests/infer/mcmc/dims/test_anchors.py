@@ -134,6 +134,7 @@ def test_an_anchor_without_a_loss_is_an_error(bad):
 BOTH = [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", BOTH)
 def test_separable_data_have_no_minimum(dtype):
     target = Target.from_model(logistic, POINTS, labels(True), dtype=dtype)
@@ -143,6 +144,7 @@ def test_separable_data_have_no_minimum(dtype):
     assert type(warning) is UnboundedMinimumWarning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", BOTH)
 def test_a_scale_that_shrinks_with_its_effects_has_no_minimum(dtype):
     schools = gallery("eight_schools_centred")

@@ -74,6 +74,7 @@ def fit(plane):
 # -- exactness ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_draw_is_a_perfect_fit_and_they_spread_over_the_plane(plane):
     fit = run(plane, 40, polish_tol=1e-16)
     w = fit.get_samples()["w"]
@@ -351,6 +352,7 @@ def test_separable_data_warn():
         quietly_but(UnboundedMinimumWarning, target, 4)
 
 
+@pytest.mark.slow
 def test_centred_schools_warn_and_still_give_draws():
     schools = gallery("eight_schools_centred")
     target = Target.from_model(schools.model, *schools.data(), dtype=torch.float64)
@@ -400,6 +402,7 @@ def test_a_ledger_that_does_not_balance_warns(plane):
         )
 
 
+@pytest.mark.slow
 def test_an_indefinite_precision_warns_once():
     def scales(y):
         tau = pyro.sample("tau", dist.LogNormal(y.new_zeros(()), 1.0))
@@ -507,6 +510,7 @@ def test_lanes_are_independent():
 # -- other ways in ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_starts_of_the_training_can_be_given(plane):
     start = {"w": torch.stack([MINIMUM, MINIMUM + NULL[:, 0]])}
     kernel = DIMS(plane, alpha=0.0)

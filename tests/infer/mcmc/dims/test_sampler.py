@@ -60,6 +60,7 @@ def test_one_chain(one_chain):
     assert one_chain.diagnostics()["converged"]["chain 0"] == 1.0
 
 
+@pytest.mark.slow
 def test_arviz_converts_it(one_chain):
     az = import_arviz()
     if int(az.__version__.split(".")[0]) >= 1:
@@ -84,6 +85,7 @@ def test_randomness_comes_from_the_global_generator():
     assert not torch.equal(runs[0], runs[2])
 
 
+@pytest.mark.slow
 def test_two_chains_one_after_the_other(monkeypatch):
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 1)
     with pytest.warns(UserWarning, match="sequentially"):  # Pyro counts the cores
@@ -157,6 +159,7 @@ def test_it_may_be_cleaned_up_twice_and_used_again():
     check_draws(run(dims).get_samples(), 20)
 
 
+@pytest.mark.slow
 def test_it_pickles_in_the_middle_of_a_run():
     dims = kernel()
     dims.setup(0, X, Y)
