@@ -163,7 +163,7 @@ def child(name: str, cache: str) -> dict[str, Any]:
     """Run `compile_once` in a new process on a disk cache."""
     # compiling in the process itself, or its cost would not be counted
     env = {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    code = f"import target; target.start(); target.compile_once({name!r})"
+    code = f"import density; density.start(); density.compile_once({name!r})"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=ROOT / "benchmarks",
