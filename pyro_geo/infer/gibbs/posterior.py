@@ -319,14 +319,14 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         new = self._with_draws(
             q, log_weights.expand_as(loss), {"tilt": self.beta * loss}
         )
-        # nobody knows how these draws came about, so their weights prove nothing
+        # it is unknown how these draws were made, so their weights prove nothing
         new.status = "heuristic"
         return new
 
     # -- as other results -----------------------------------------------------------
 
     def diagnostics(self) -> dict[str, Any]:
-        """Return those of every result, and what is told of the path.
+        """Return those of every result, and the figures of the path.
 
         Returns:
             By site `n_eff` and `r_hat`; `ess`, `khat` and `log_z` of the weights; and
