@@ -15,6 +15,7 @@ from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
 
 __all__ = [
     "Values",
+    "base_distribution",
     "check_same_layout",
     "check_same_values",
     "dims_of",
@@ -46,6 +47,24 @@ def is_enumerable(site: Mapping[str, Any]) -> bool:
     )
 
 
+def base_distribution(fn: Any) -> Any:
+    """Take off `to_event` and `mask`, which change the score and not the draws.
+
+    Args:
+        fn: a distribution.
+
+    Returns:
+        The distribution inside.
+
+    Example:
+        >>> base_distribution(dist.Normal(torch.zeros(2), 1.0).to_event(1).mask(False))
+        Normal(loc: torch.Size([2]), scale: torch.Size([2]))
+    """
+    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
+
+
 def is_deterministic(site: Mapping[str, Any]) -> bool:
     """Whether a site is a name for a value and no random variable.
 
@@ -58,10 +77,8 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
     """
     if is_marked_deterministic(site):
         return True
-    fn = site["fn"]
-    # to_event and mask wrap the point mass that a reparametrisation leaves
-    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
+    # the point mass that a reparametrisation leaves
+    fn = base_distribution(site["fn"])
     point = isinstance(fn, dist.Delta) and fn.v is site["value"]
     return point and bool(site["is_observed"])
 

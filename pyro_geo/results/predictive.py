@@ -23,7 +23,7 @@ from pyro_geo._compat.torch import (
 from pyro_geo.density import Target
 from pyro_geo.density.ladder import fallback_note
 from pyro_geo.density.model import ModelDensity, evaluation_mode
-from pyro_geo.density.structure import is_deterministic, random_sites
+from pyro_geo.density.structure import base_distribution, is_deterministic, random_sites
 from pyro_geo.errors import (
     FallbackWarning,
     PyroGeoError,
@@ -79,15 +79,8 @@ class _Draw(Messenger):
         msg["done"] = True
 
 
-def _bare(fn: Any) -> Any:
-    """Take off what changes how a distribution is scored, not what it draws."""
-    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
-    return fn
-
-
 def _sample(fn: Any) -> Tensor:
-    fn = _bare(fn)
+    fn = base_distribution(fn)
     # their own samplers keep a derivative that vmap has no rule for
     if isinstance(fn, torch.distributions.Dirichlet):
         return draw_dirichlet(fn.concentration)
@@ -117,7 +110,8 @@ def _check_shape(site: Mapping[str, Any]) -> None:
 def _check_lanes(sites: Mapping[str, Any]) -> None:
     """Refuse randomness outside vmap, which would be the same in every lane."""
     for name, site in sites.items():
-        drawn = not (site["is_observed"] or isinstance(_bare(site["fn"]), dist.Delta))
+        base = base_distribution(site["fn"])
+        drawn = not (site["is_observed"] or isinstance(base, dist.Delta))
         if drawn and not is_batchedtensor(site["value"]):
             raise RuntimeError(f"site {name!r} draws the same value for every lane")
 

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from pyro_geo.checks import check_count, check_number
 from pyro_geo.density import Target
-from pyro_geo.density.structure import random_sites
+from pyro_geo.density.structure import base_distribution, random_sites
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate
@@ -126,7 +126,7 @@ def _divergence(
     for name, site in target.layout.sites.items():
         fn, prior = sites[name]["fn"], priors[name]["fn"]
         # AutoNormal samples an auxiliary site; the latent site is a point mass at it
-        if isinstance(_bare(fn), dist.Delta):
+        if isinstance(base_distribution(fn), dist.Delta):
             # an identity map keeps the divergence; any other needs its Jacobian
             one = torch.ones(1)
             constrained: Any = site.transform(one)
@@ -137,12 +137,6 @@ def _divergence(
         except (NotImplementedError, AttributeError):
             _refuse(f"{type(fn).__name__} and {type(prior).__name__} at {name!r}")
     return total
-
-
-def _bare(fn: Any) -> Any:
-    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
-    return fn
 
 
 def _flat(fn: Any) -> Any:

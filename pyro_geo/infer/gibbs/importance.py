@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 
 from pyro_geo.density import Target
-from pyro_geo.density.structure import random_sites
+from pyro_geo.density.structure import base_distribution, random_sites
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.infer.gibbs.path import Stage, check_alive
@@ -82,7 +82,8 @@ def _check(sites: dict[str, Any], target: Target) -> None:
     """Refuse a guide that has no density, or other sites."""
     # a point mass has no density to divide by
     missing = [name for name in target.layout.sites if name not in sites]
-    free = [s for s in sites.values() if not isinstance(_base(s["fn"]), dist.Delta)]
+    bases = [base_distribution(site["fn"]) for site in sites.values()]
+    free = [base for base in bases if not isinstance(base, dist.Delta)]
     if missing or not free:
         raise ConfigurationError(
             "the guide has no density of the latent sites",
@@ -91,9 +92,3 @@ def _check(sites: dict[str, Any], target: Target) -> None:
             expected=f"a density of {sorted(target.layout.sites)}",
             todo="Train AutoMultivariateNormal, say; a point mass has none.",
         )
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, (torch.distributions.Independent, dist.MaskedDistribution)):
-        fn = fn.base_dist
-    return fn
