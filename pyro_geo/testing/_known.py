@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -22,7 +23,7 @@ Compile = Literal["auto"] | bool
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-class KnownTarget(Target):
+class KnownTarget(Target, ABC):
     """A normalised density with exact draws and a map to the standard normal.
 
     The base class of this module's targets, and of your own: give it the potential of
@@ -68,6 +69,7 @@ class KnownTarget(Target):
         self.mean = mean.double()
         self.covariance = covariance.double()
 
+    @abstractmethod
     def sample(
         self, num_draws: int, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -80,8 +82,8 @@ class KnownTarget(Target):
         Returns:
             Unconstrained positions, `(num_draws, dim)`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def to_normal(self, q: Tensor) -> Tensor:
         """Map positions so that exact draws become independent standard normal.
 
@@ -94,7 +96,6 @@ class KnownTarget(Target):
         Returns:
             Normal scores in float64, `(..., dim)`.
         """
-        raise NotImplementedError
 
     def _normals(
         self, num_draws: int, generator: torch.Generator | None, dim: int | None = None
