@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 __all__ = [
     "TorchDispatchMode",
+    "RNN_CHECK",
     "UNSAFE_INDEX_PUT",
     "categorical_of",
     "compile_graph",
@@ -37,6 +38,18 @@ __all__ = [
 
 UNSAFE_INDEX_PUT = torch.ops.aten._unsafe_index_put.default
 """The write by index that `vmap` and decompositions leave in a traced graph."""
+
+
+_CHECK_INPUT = torch.nn.RNNBase.check_input
+
+
+def _check_input(self: Any, input: Tensor, batch_sizes: Tensor | None) -> None:
+    """Check the input of a recurrent layer, but not its floating type."""
+    _CHECK_INPUT(self, input.to(self._flat_weights[0].dtype), batch_sizes)
+
+
+RNN_CHECK: tuple[Any, str, Any] = (torch.nn.RNNBase, "check_input", _check_input)
+"""Class, name of a method and its replacement, where types are cast after the check."""
 
 
 def compile_graph(

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_geo._compat.torch import disable_modes
 from pyro_geo.density._safe_linalg import REPLACED
+from pyro_geo.density.dtypes import unified
 from pyro_geo.errors import UnsupportedError
 
 __all__ = ["DensityMode", "DataRole", "default_dtype", "tracing"]
@@ -98,14 +99,16 @@ class default_dtype:
 class DensityMode(TorchFunctionMode):
     """Evaluate a density so that chains fail alone and graphs stay valid.
 
-    A factorisation that fails gives NaN in its own chain and no error for all. While a
-    graph is traced, reading numbers from the data is refused or allowed as
+    A factorisation that fails gives NaN in its own chain and no error for all. Operands
+    of several floating types are cast to the default one, which is that of the run.
+    While a graph is traced, reading numbers from the data is refused or allowed as
     :func:`tracing` says.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.role = _TRACING.get()
+        self.dtype = torch.get_default_dtype()
 
     def __torch_function__(
         self,
@@ -115,7 +118,7 @@ class DensityMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Replace the few functions concerned and call all others as they are."""
-        kwargs = kwargs or {}
+        args, kwargs = unified(func, args, kwargs or {}, self.dtype)
         if func in REPLACED:
             return REPLACED[func](*args, **kwargs)
         if func is binary_cross_entropy_with_logits and len(args) == 2:

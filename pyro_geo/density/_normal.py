@@ -29,7 +29,8 @@ def normal_log_prob(y: Tensor, covariance: Tensor) -> Tensor:
 
     Args:
         y: values, `(*batch, n)`.
-        covariance: symmetric, `(*batch, n, n)`; the batches broadcast.
+        covariance: symmetric, `(*batch, n, n)`; the batches broadcast. If its type is
+            not that of `y`, both are cast to the default one.
 
     Returns:
         The log-density, `(*batch,)`.
@@ -39,6 +40,9 @@ def normal_log_prob(y: Tensor, covariance: Tensor) -> Tensor:
         >>> round(float(normal_log_prob(y, eye) + math.log(2 * math.pi)), 6)
         -2.5
     """
+    if y.dtype != covariance.dtype:
+        y = y.to(torch.get_default_dtype())
+        covariance = covariance.to(y.dtype)
     n = y.shape[-1]
     batch = torch.broadcast_shapes(y.shape[:-1], covariance.shape[:-2])
     value = _Normal.apply(y.expand(*batch, n), covariance.expand(*batch, n, n))[0]

@@ -1,4 +1,4 @@
-"""Functions of Pyro that cannot be mapped or traced, replaced while a density runs.
+"""Functions that cannot be mapped, traced or cast, replaced while a density runs.
 
 Another thread may call a replacement while a density is evaluated here. That changes
 nothing: every replacement returns what the original returns.
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_geo._compat.pyro import PLATE_PIECES, SAFE_LOG
+from pyro_geo._compat.torch import RNN_CHECK
 
 __all__ = ["mappable_pyro"]
 
@@ -100,6 +101,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (*SAFE_LOG, SafeLog),
     (OrderedLogistic, "__init__", _ordered_logistic),
     *PLATE_PIECES,
+    RNN_CHECK,
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_geo._compat.torch import pytree
 from pyro_geo._process import Seconds
 from pyro_geo.checks import check_shape
+from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.functions import in_words, same_function
 from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung
 from pyro_geo.density.layout import Layout
@@ -50,7 +51,7 @@ class BatchedDensity:
     ) -> None:
         self.density = density
         self.data = data
-        self.dtype = dtype or torch.get_default_dtype()
+        self.dtype = run_dtype(dtype)
         self.layout: Layout = density.layout
         self.compile: Compile = compile
         self._rung: Rung | None = None
@@ -213,7 +214,7 @@ class BatchedDensity:
         Returns:
             Both terms, differentiable.
         """
-        self._check(q)
+        q = self._check(q)
         terms = self.map(lambda one: tuple(self.density.terms(one, self.data)), q)
         return Terms(*terms)
 
@@ -247,12 +248,12 @@ class BatchedDensity:
             are named by :attr:`~pyro_geo.Target.pointwise_dims`. Where a group spans
             several sites, their names are joined by plus signs.
         """
-        self._check(q)
+        q = self._check(q)
         return self.map(lambda one: self.density.pointwise(one, self.data), q)
 
     def deterministics(self, q: Tensor) -> dict[str, Tensor]:
         """Values of the model's deterministic sites, site to `(chains, *shape)`."""
-        self._check(q)
+        q = self._check(q)
         density = self.density
         if not isinstance(density, ModelDensity):
             return {}
@@ -277,6 +278,7 @@ class BatchedDensity:
     def _derivative(self, name: str, fn: Callable[..., Any], *inputs: Tensor) -> Any:
         rung = self.rung
         self._calls += 1
+        inputs = tuple([q.to(self.dtype) for q in inputs])
         key = (name, rung, *[(q.shape, q.dtype) for q in inputs])
         bound = self._bound.get(key)
         if bound is None:  # shapes are checked once: they are part of the key
@@ -289,9 +291,11 @@ class BatchedDensity:
             self._bound[key] = bound
         return bound(*inputs)
 
-    def _check(self, q: Tensor) -> None:
+    def _check(self, q: Tensor) -> Tensor:
+        """Check the shape of positions, and cast them to the type of the density."""
         good = q.dim() == 2 and q.shape[1] == self.dim
         check_shape("q", q.shape, f"(chains, {self.dim})", good)
+        return q.to(self.dtype)
 
     def _try_mapping(self) -> None:
         """Try the gradient of two mapped chains; without it chains go one at a time."""

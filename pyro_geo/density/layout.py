@@ -18,9 +18,9 @@ __all__ = ["Layout", "Site"]
 
 
 def apply(transform: Transform, value: Tensor) -> Tensor:
-    """Call a transform; torch does not annotate what it returns."""
+    """Call a transform. The result keeps the type of the value, not of the bounds."""
     result: Any = transform(value)
-    return result
+    return result.to(value.dtype)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Layout:
             values[name] = apply(transform, value)
             if transform is not identity_transform:  # its log-Jacobian is zero
                 jacobian = transform.log_abs_det_jacobian(value, values[name])
-                log_jacobian = log_jacobian + jacobian.sum()
+                log_jacobian = log_jacobian + jacobian.sum().to(q.dtype)
         return values, log_jacobian
 
     def _check_names(self, values: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from pyro_geo.checks import check
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density._patches import mappable_pyro
+from pyro_geo.density.dtypes import as_type
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.protocol import Data, Observation, Terms, cast
 from pyro_geo.density.sites import (
@@ -180,14 +181,15 @@ class ModelDensity:
         with evaluation_mode(self.dtype):
             values, log_prior = self.layout.constrain_with_jacobian(q)
             if self.enumerated:
-                return Terms(*self._joint(values, data).terms(log_prior))
-            log_likelihood = q.new_zeros(())
-            for name, log_prob in self._site_log_probs(values, data).items():
-                if name in self.latents:
-                    log_prior = log_prior + log_prob
-                else:
-                    log_likelihood = log_likelihood + log_prob
-        return Terms(log_prior, log_likelihood)
+                log_prior, log_likelihood = self._joint(values, data).terms(log_prior)
+            else:
+                log_likelihood = q.new_zeros(())
+                for name, log_prob in self._site_log_probs(values, data).items():
+                    if name in self.latents:
+                        log_prior = log_prior + log_prob
+                    else:
+                        log_likelihood = log_likelihood + log_prob
+        return Terms(log_prior.to(self.dtype), log_likelihood.to(self.dtype))
 
     def site_log_probs(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Log-probability of each site at `q`, scaled and masked, no Jacobians.
@@ -213,11 +215,13 @@ class ModelDensity:
         with evaluation_mode(self.dtype):
             values = self.layout.constrain(q)
             if self.enumerated:
-                return self._joint(values, data, scaled=False).pointwise()
-            return {
-                name: scale_and_mask(log_prob_of(name, site), 1.0, site["mask"])
-                for name, site in self._observed_sites(values, data)
-            }
+                pointwise = self._joint(values, data, scaled=False).pointwise()
+            else:
+                pointwise = {
+                    name: scale_and_mask(log_prob_of(name, site), 1.0, site["mask"])
+                    for name, site in self._observed_sites(values, data)
+                }
+        return {name: value.to(self.dtype) for name, value in pointwise.items()}
 
     def pointwise_dims(self, q: Tensor, data: Data) -> dict[str, tuple[str, ...]]:
         """Names of the axes of :meth:`pointwise`: plates, or else ArviZ's own."""
@@ -290,7 +294,7 @@ class ModelDensity:
         with evaluation_mode(self.dtype):
             sites = self._conditioned(self.layout.constrain(q), data)[1]
         return {
-            name: sites[name]["value"]
+            name: as_type(sites[name]["value"], self.dtype)
             for name, shape in self._fixed_shapes.items()
             if name in sites and sites[name]["value"].shape == shape
         }
@@ -334,6 +338,7 @@ class ModelDensity:
             )
         for site in sites.values():
             site["fn"] = unvalidated(site["fn"])
+            site["value"] = as_type(site["value"], self.dtype)
         return trace, sites
 
     def _joint(

@@ -45,7 +45,7 @@ class PotentialDensity(_OnTensors):
         """Minus the potential as log-likelihood, beside a log-prior of zero."""
         with default_dtype(q.dtype), DensityMode():
             potential = self.fn(self.layout.unflatten(q) if self.by_site else q, *data)
-        return Terms(q.new_zeros(()), -potential.reshape(()))
+        return Terms(q.new_zeros(()), -potential.reshape(()).to(q.dtype))
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Return nothing: a potential has no data points."""
@@ -117,7 +117,7 @@ class ModuleDensity(_OnTensors):
 
     def _loss(self, q: Tensor, data: Data) -> Tensor:
         with default_dtype(q.dtype), DensityMode():
-            return self.loss(self.outputs(q, data), data[-1])
+            return self.loss(self.outputs(q, data), data[-1]).to(q.dtype)
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Normal log-prior (zero for precision 0) and minus the summed loss."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pyro_geo.density.dtypes import as_type
 from pyro_geo.density.layout import Layout
 
 __all__ = ["Data", "Density", "Observation", "Terms", "cast"]
@@ -67,7 +68,4 @@ class Density(Protocol):
 
 def cast(leaves: Sequence[Any], dtype: torch.dtype) -> Data:
     """Detach tensors and cast the floating ones to `dtype`; others are not copied."""
-    return tuple(
-        leaf.detach().to(dtype) if leaf.is_floating_point() else leaf.detach()
-        for leaf in leaves
-    )
+    return tuple(as_type(leaf.detach(), dtype) for leaf in leaves)

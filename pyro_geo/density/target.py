@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from pyro_geo.checks import check, check_choice, check_number, check_shape
 from pyro_geo.density.batched import AUTO_COMPILE_STEPS, BatchedDensity, Compile
+from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.initial import (
     Strategy,
     initial_each,
@@ -74,7 +75,8 @@ class Target(BatchedDensity):
         Latent sites are the unobserved sample statements, in the order of their
         names. Those with finitely many discrete values are summed out, as by Pyro's
         HMC, and count as likelihood. Floating tensors among the arguments are cast to
-        `dtype`; all tensors become graph inputs.
+        `dtype`, and so are those that the model brings along where they meet others;
+        all tensors among the arguments become graph inputs.
 
         Args:
             model: an ordinary Pyro model, plates and `PyroModule` included.
@@ -103,7 +105,7 @@ class Target(BatchedDensity):
             >>> target.dim, target.pointwise_log_likelihood(q)["y"].shape
             (1, torch.Size([2, 3]))
         """
-        dtype = dtype or torch.get_default_dtype()
+        dtype = run_dtype(dtype)
         density = ModelDensity(model, args, kwargs, dtype)
         data = cast(density.rebind(*args, **kwargs), dtype)
         return cls(density, data, dtype=dtype, compile=compile)
@@ -136,7 +138,7 @@ class Target(BatchedDensity):
             if isinstance(dim, Layout)
             else Layout.from_supports({"q": (torch.Size([dim]), constraints.real)})
         )
-        dtype = dtype or torch.get_default_dtype()
+        dtype = run_dtype(dtype)
         density = PotentialDensity(fn, layout, by_site)
         return cls(density, cast(data, dtype), dtype=dtype, compile=compile)
 
@@ -166,7 +168,7 @@ class Target(BatchedDensity):
         Returns:
             The target with `log_likelihood = -sum(loss)`.
         """
-        dtype = dtype or torch.get_default_dtype()
+        dtype = run_dtype(dtype)
         module = copy.deepcopy(module).to(dtype).requires_grad_(False)
         density = ModuleDensity(module, loss, prior_precision)
         tensors = cast(data, dtype)
@@ -214,7 +216,7 @@ class Target(BatchedDensity):
 
     def constrain(self, q: Tensor) -> dict[str, Tensor]:
         """Values the model sees, site to `(..., *shape)`, for `q` of `(..., dim)`."""
-        return self.layout.constrain(q)
+        return self.layout.constrain(q.to(self.dtype))
 
     def unconstrain(self, sites: Mapping[str, Tensor]) -> Tensor:
         """Flat positions `(..., dim)` of constrained values."""
@@ -309,7 +311,7 @@ class Target(BatchedDensity):
             >>> target.sample_discrete(torch.zeros(1, 1), temperature=0)
             {'z': tensor([[0, 1, 1]])}
         """
-        self._check(q)
+        q = self._check(q)
         check_choice("temperature", temperature, (0, 1))
         density = self.density
         if not isinstance(density, ModelDensity):

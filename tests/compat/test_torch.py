@@ -167,3 +167,14 @@ def test_a_layer_draws_its_weights_anew(layer):
     compat.initialise_layer(layer)
     assert not torch.equal(first, before)
     compat.initialise_layer(torch.nn.ReLU())  # has no parameters: stays as it is
+
+
+def test_a_recurrent_layer_checks_its_input_by_a_method():
+    owner, name, replacement = compat.RNN_CHECK
+    layer = owner("GRU", 1, 2)
+    with pytest.raises(ValueError, match="does not match weight dtype"):
+        layer.check_input(torch.zeros(3, 1, 1, dtype=FLOAT), None)
+    replacement(layer, torch.zeros(3, 1, 1, dtype=FLOAT), None)
+    with pytest.raises(RuntimeError, match="input_size"):
+        replacement(layer, torch.zeros(3, 1, 2, dtype=FLOAT), None)
+    assert getattr(owner, name) is not replacement

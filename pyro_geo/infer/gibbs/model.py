@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Target
+from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.model import ModelDensity, evaluation_mode
 from pyro_geo.density.protocol import cast
 from pyro_geo.density.sites import SiteStart
@@ -124,7 +125,7 @@ class GibbsModel:
         """
         _check_beta(beta)
         args, targets = as_tuple(args), as_tuple(targets)
-        dtype = dtype or torch.get_default_dtype()
+        dtype = run_dtype(dtype)
         self._check(args, targets, dtype)
         plain = Target.from_model(self._density, args, targets, dtype=dtype)
         return plain.tempered(beta)
