@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyro.distributions.stable
 import pyro.ops.special
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import MaskedDistribution, stable_log_prob
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.ops.rings import LogRing
 from pyro.poutine import Trace
@@ -24,6 +25,8 @@ __all__ = [
     "PLATE_PIECES",
     "SAFE_LOG",
     "ShapeEnumMessenger",
+    "STABLE_LOG_PROB",
+    "StableParts",
     "Subsample",
     "axis_names",
     "enumerated_axis",
@@ -37,6 +40,28 @@ __all__ = [
 
 SAFE_LOG: tuple[Any, str] = (pyro.ops.special, "_SafeLog")
 """Module and name of Pyro's logarithm, an autograd function that `vmap` refuses."""
+
+
+STABLE_LOG_PROB: tuple[Any, str] = (pyro.distributions.stable, "_stable_log_prob")
+"""Module and name of the log-density of `Stable`, whose branches `vmap` refuses."""
+
+
+class StableParts:
+    """The pieces of that log-density, and where Pyro interpolates.
+
+    Attributes:
+        near_one: distance of the stability from one.
+        near_zero: distance of the value from zero, before it is scaled.
+        near_zero_density: the same as a part of the density at zero.
+        integrated: log-density away from both, `(stability, skew, value)`.
+        at_zero: log-density at zero, `(stability, skew)`.
+    """
+
+    near_one = stable_log_prob.alpha_near_one_tolerance
+    near_zero = stable_log_prob.value_near_zero_tolerance_alpha
+    near_zero_density = stable_log_prob.value_near_zero_tolerance_density
+    integrated = staticmethod(stable_log_prob._unsafe_stable_log_prob)
+    at_zero = staticmethod(stable_log_prob._unsafe_alpha_stable_log_prob_at_zero)
 
 
 # -- messages of sites --------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.overrides import TorchFunctionMode
 
-from pyro_geo._compat.torch import disable_modes
+from pyro_geo._compat.torch import disable_modes, is_batchedtensor
 from pyro_geo.density._safe_linalg import REPLACED
 from pyro_geo.density.dtypes import unified
 from pyro_geo.errors import UnsupportedError
@@ -48,6 +48,14 @@ _NUMBERS = {
 }
 
 
+# These make new tensors, which vmap takes for one tensor that all chains share.
+_NEW = frozenset(
+    "arange clone empty empty_like eye full full_like linspace new_empty new_full"
+    " new_ones new_tensor new_zeros ones ones_like scalar_tensor tensor zeros"
+    " zeros_like".split()
+)
+
+
 def _logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of binary outcomes with one exponential.
 
@@ -62,6 +70,14 @@ def _logistic_loss(logits: Tensor, target: Tensor) -> Tensor:
     sign = torch.where(positive, -1.0, 1.0).to(logits)
     line = torch.where(positive, 1 - target, -target) * logits
     return line + torch.log(1 + torch.exp(sign * logits))
+
+
+def _of_each_chain(x: Any, zero: Tensor) -> Any:
+    """Copy a tensor for each chain, unless each has its own already."""
+    if not isinstance(x, Tensor) or is_batchedtensor(x):
+        return x
+    zero = zero.to(x.dtype)
+    return x | zero if x.dtype == torch.bool else x + zero
 
 
 @contextmanager
@@ -103,10 +119,17 @@ class DensityMode(TorchFunctionMode):
     of several floating types are cast to the default one, which is that of the run.
     While a graph is traced, reading numbers from the data is refused or allowed as
     :func:`tracing` says.
+
+    Args:
+        q: the position, where every new tensor shall have memory of its own for each
+            chain, so that a model may write its latents into it; None where chains
+            may share constants, which is faster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, q: Tensor | None = None) -> None:
         super().__init__()
+        # a zero that vmap maps over chains
+        self.zero = None if q is None else torch.zeros_like(q.detach().flatten()[0])
         self.role = _TRACING.get()
         self.dtype = torch.get_default_dtype()
 
@@ -137,4 +160,7 @@ class DensityMode(TorchFunctionMode):
                 expected="tensor operations",
                 todo="Compute what follows from the data before the model runs.",
             )
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.zero is not None and getattr(func, "__name__", "") in _NEW:
+            return _of_each_chain(result, self.zero)
+        return result

@@ -12,12 +12,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.distributions import Categorical, OrderedLogistic
+from pyro.distributions import (
+    Categorical,
+    NanMaskedMultivariateNormal,
+    NanMaskedNormal,
+    OrderedLogistic,
+)
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_geo._compat.pyro import PLATE_PIECES, SAFE_LOG
+from pyro_geo._compat.gpytorch import mappable_pieces
+from pyro_geo._compat.pyro import PLATE_PIECES, SAFE_LOG, STABLE_LOG_PROB
 from pyro_geo._compat.torch import RNN_CHECK
+from pyro_geo.density._branch_free import (
+    masked_multivariate_normal,
+    masked_normal,
+    stable_log_prob,
+)
 
 __all__ = ["mappable_pyro"]
 
@@ -100,6 +111,9 @@ def _ordered_logistic(
 _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (*SAFE_LOG, SafeLog),
     (OrderedLogistic, "__init__", _ordered_logistic),
+    (*STABLE_LOG_PROB, stable_log_prob),
+    (NanMaskedNormal, "log_prob", masked_normal),
+    (NanMaskedMultivariateNormal, "log_prob", masked_multivariate_normal),
     *PLATE_PIECES,
     RNN_CHECK,
 )
@@ -111,7 +125,7 @@ class _Users:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.count = 0
-        self.originals: list[Any] = []
+        self.replaced: list[tuple[Any, str, Any]] = []  # with the originals
 
 
 _USERS = _Users()
@@ -123,8 +137,9 @@ def mappable_pyro() -> Iterator[None]:
     with _USERS.lock:
         # the first user stores the originals: a later one would store replacements
         if _USERS.count == 0:
-            _USERS.originals = [getattr(o, name) for o, name, _ in _REPLACEMENTS]
-            for owner, name, new in _REPLACEMENTS:
+            pieces = (*_REPLACEMENTS, *mappable_pieces())
+            _USERS.replaced = [(o, name, getattr(o, name)) for o, name, _ in pieces]
+            for owner, name, new in pieces:
                 setattr(owner, name, new)
         _USERS.count += 1
     try:
@@ -133,6 +148,5 @@ def mappable_pyro() -> Iterator[None]:
         with _USERS.lock:
             _USERS.count -= 1
             if _USERS.count == 0:
-                parts = zip(_REPLACEMENTS, _USERS.originals, strict=True)
-                for (owner, name, _), old in parts:
+                for owner, name, old in _USERS.replaced:
                     setattr(owner, name, old)

@@ -74,6 +74,34 @@ def _clamp_(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x.copy_(x.clamp(*args, **kwargs))
 
 
+def _scatter_(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(x.scatter(*args, **kwargs))
+
+
+def _scatter_add_(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(x.scatter_add(*args, **kwargs))
+
+
+def _masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """Take the next number of the source wherever the mask holds."""
+    x, mask = torch.broadcast_tensors(x, mask)
+    place = (mask.flatten().cumsum(0) - 1).clamp(min=0)
+    return torch.where(mask, source.flatten()[place].reshape(mask.shape), x)
+
+
+def _masked_scatter_(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    return x.copy_(_masked_scatter(x, mask, source))
+
+
+def _deepcopy(x: Tensor, memo: dict[int, Any]) -> Tensor:
+    """Copy a tensor by its values; torch copies its storage, which has no trace."""
+    if id(x) not in memo:
+        memo[id(x)] = x.detach().clone()
+    return memo[id(x)]
+
+
+_DATA: Any = torch.Tensor.data  # a descriptor
+
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.linalg.cholesky: _cholesky,
     torch.cholesky: _cholesky,
@@ -89,5 +117,12 @@ REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.linalg.pinv: _on_finite(torch.linalg.pinv, 2),
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.clamp_: _clamp_,
+    torch.Tensor.scatter_: _scatter_,
+    torch.Tensor.scatter_add_: _scatter_add_,
+    torch.Tensor.masked_scatter: _masked_scatter,
+    torch.Tensor.masked_scatter_: _masked_scatter_,
+    torch.masked_scatter: _masked_scatter,
+    torch.Tensor.__deepcopy__: _deepcopy,
+    _DATA.__get__: torch.Tensor.detach,  # vmap has no `data`
 }
 """Function to its replacement while a density is evaluated."""

@@ -30,6 +30,11 @@ Compile = Literal["auto"] | bool
 # 5-20 processor seconds, a traced step milliseconds: below this it does not pay.
 AUTO_COMPILE_STEPS = 2_000
 
+_HINT = (
+    " To run them together, choose with torch.where in place of if, select with masks "
+    "that follow from data, and read no number from a latent."
+)
+
 
 class BatchedDensity:
     """A density of one position, mapped over chains and put on the ladder.
@@ -304,16 +309,29 @@ class BatchedDensity:
         try:
             value_and_grad(self.log_prob, q)
         except Exception as reason:  # a user's model may raise anything under vmap
+            if self._maps_with_own_memory(q):
+                return
             self._highest = "sequential"
             value_and_grad(self.log_prob, q)  # if it fails here too, that is the error
             note = fallback_note(
                 "the model cannot be mapped over chains",
                 reason,
                 expected="a model that runs under torch.func.vmap",
-                to="chains go one at a time",
+                to="chains go one at a time, on the rung 'sequential'",
+                hint=_HINT,
             )
             self._notes.append(note)
             warnings.warn(note, FallbackWarning, stacklevel=4)
+
+    def _maps_with_own_memory(self, q: Tensor) -> bool:
+        """Try the same where each chain has what the model writes into to itself."""
+        self.density.own_memory = True
+        try:
+            value_and_grad(self.log_prob, q)
+        except Exception:  # the first error says more about the model
+            self.density.own_memory = False
+            return False
+        return True
 
 
 class _OnDensity:

@@ -24,13 +24,16 @@ Rung = Literal["compiled", "traced", "mapped", "sequential"]
 RUNGS: tuple[Rung, ...] = ("compiled", "traced", "mapped", "sequential")
 
 
+_BY_MASK = (torch.ops.aten.index.Tensor, torch.ops.aten.masked_select.default)
+
+
 def lower_rung(first: Rung, second: Rung) -> Rung:
     """Return the lower of two rungs."""
     return RUNGS[max(RUNGS.index(first), RUNGS.index(second))]
 
 
 def fallback_note(
-    what: str, reason: BaseException | None, expected: str, to: str
+    what: str, reason: BaseException | None, expected: str, to: str, hint: str = ""
 ) -> str:
     """Write the note that a function runs on a lower rung, with the reason."""
     lines = str(reason).strip().splitlines() or ["no message"]
@@ -39,7 +42,7 @@ def fallback_note(
         where="the ladder",
         found=f"{type(reason).__name__}: {lines[0][:200]}",
         expected=expected,
-        todo=f"Nothing needs doing: {to}, with the same result but slower.",
+        todo=f"Nothing needs doing: {to}, with the same result but slower.{hint}",
     )
 
 
@@ -243,7 +246,7 @@ class Lifted:
             if graph is None and data:
                 self.constant_data = True
                 self._step_down("data as graph inputs", "data as constants", reason)
-        if graph is None and data:
+        if graph is None:  # without data, a number that is read is a constant anyway
             probe, leaves = _Flat(self.fn, 0, examples, constants=data), flat
             graph, reason = _graph_of(probe, leaves, "constants")
         if graph is None:
@@ -354,7 +357,7 @@ def _check_shapes_are_fixed(graph: GraphModule) -> None:
         if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
             continue
         sources = node.all_input_nodes
-        if node.target is torch.ops.aten.index.Tensor:  # has the tag because of masks
+        if node.target in _BY_MASK:  # only masks decide on shapes
             masks = (torch.bool, torch.uint8)
             sources = [i for i in sources[1:] if i.meta["val"].dtype in masks]
         if not varies.isdisjoint(sources):

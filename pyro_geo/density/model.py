@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,18 @@ __all__ = ["ModelDensity"]
 
 
 @contextmanager
-def evaluation_mode(dtype: torch.dtype) -> Iterator[None]:
-    """Run a model without validation and in `dtype`, so that chains fail alone."""
+def evaluation_mode(dtype: torch.dtype, q: Tensor | None = None) -> Iterator[None]:
+    """Run a model without validation and in `dtype`, so that chains fail alone.
+
+    Args:
+        dtype: floating type of the run.
+        q: see :class:`~pyro_geo.density._modes.DensityMode`.
+    """
     with (
         default_dtype(dtype),
         pyro.validation_enabled(False),
         mappable_pyro(),
-        DensityMode(),
+        DensityMode(q),
     ):
         yield
 
@@ -81,6 +86,8 @@ class ModelDensity:
     Discrete latents with finitely many values are summed out: together with the data
     they make the likelihood.
     """
+
+    own_memory = False
 
     def __init__(
         self,
@@ -178,7 +185,7 @@ class ModelDensity:
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior (with log-Jacobians) and log-likelihood of `q`, `(dim,)`."""
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             values, log_prior = self.layout.constrain_with_jacobian(q)
             if self.enumerated:
                 log_prior, log_likelihood = self._joint(values, data).terms(log_prior)
@@ -199,7 +206,7 @@ class ModelDensity:
         Returns:
             Name to a scalar.
         """
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             values = self.layout.constrain(q)
             if self.enumerated:
                 return self._joint(values, data).site_log_probs()
@@ -212,7 +219,7 @@ class ModelDensity:
             Observed site, or sites joined by plus signs, to values; masked data count
             zero.
         """
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             values = self.layout.constrain(q)
             if self.enumerated:
                 pointwise = self._joint(values, data, scaled=False).pointwise()
@@ -225,7 +232,7 @@ class ModelDensity:
 
     def pointwise_dims(self, q: Tensor, data: Data) -> dict[str, tuple[str, ...]]:
         """Names of the axes of :meth:`pointwise`: plates, or else ArviZ's own."""
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             values = self.layout.constrain(q)
             if self.enumerated:
                 units = self._joint(values, data, scaled=False).units()
@@ -252,7 +259,7 @@ class ModelDensity:
         """
         if not self.enumerated:
             return {}
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             values = self.layout.constrain(q)
             return self._joint(values, data, scaled=False).draw(uniforms)
 
@@ -268,7 +275,7 @@ class ModelDensity:
                 todo="Use a method that asks for the log-likelihood alone, or "
                 "write the sum as a mixture distribution.",
             )
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             return {
                 name: Observation(
                     *(site[key] for key in ("fn", "value", "scale", "mask"))
@@ -278,7 +285,7 @@ class ModelDensity:
 
     def observed_values(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Values of the observed sites; empty ones belong to factors."""
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             sites = self._observed_sites(self.layout.constrain(q), data)
             return {name: site["value"] for name, site in sites}
 
@@ -291,13 +298,16 @@ class ModelDensity:
         Returns:
             Name to value.
         """
-        with evaluation_mode(self.dtype):
+        with self._mode(q):
             sites = self._conditioned(self.layout.constrain(q), data)[1]
         return {
             name: as_type(sites[name]["value"], self.dtype)
             for name, shape in self._fixed_shapes.items()
             if name in sites and sites[name]["value"].shape == shape
         }
+
+    def _mode(self, q: Tensor) -> AbstractContextManager[None]:
+        return evaluation_mode(self.dtype, q if self.own_memory else None)
 
     def _conditioned(
         self, values: Mapping[str, Tensor], data: Data

@@ -23,6 +23,11 @@ __all__ = ["ModuleDensity", "PotentialDensity"]
 class _OnTensors:
     """A density whose arguments are its data tensors and whose layout is fixed."""
 
+    own_memory = False
+
+    def _mode(self, q: Tensor) -> DensityMode:
+        return DensityMode(q if self.own_memory else None)
+
     def rebind(self, *tensors: Tensor) -> Data:
         """Return the tensors themselves."""
         return tensors
@@ -43,7 +48,7 @@ class PotentialDensity(_OnTensors):
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Minus the potential as log-likelihood, beside a log-prior of zero."""
-        with default_dtype(q.dtype), DensityMode():
+        with default_dtype(q.dtype), self._mode(q):
             potential = self.fn(self.layout.unflatten(q) if self.by_site else q, *data)
         return Terms(q.new_zeros(()), -potential.reshape(()).to(q.dtype))
 
@@ -116,7 +121,7 @@ class ModuleDensity(_OnTensors):
             )
 
     def _loss(self, q: Tensor, data: Data) -> Tensor:
-        with default_dtype(q.dtype), DensityMode():
+        with default_dtype(q.dtype), self._mode(q):
             return self.loss(self.outputs(q, data), data[-1]).to(q.dtype)
 
     def terms(self, q: Tensor, data: Data) -> Terms:

@@ -45,9 +45,16 @@ class Observation(NamedTuple):
 
 
 class Density(Protocol):
-    """A log-density of one flat position whose tensors of data come as arguments."""
+    """A log-density of one flat position whose tensors of data come as arguments.
+
+    Attributes:
+        layout: of the position.
+        own_memory: whether every chain has its own copy of the tensors that the
+            function makes, because it writes into them what depends on the position.
+    """
 
     layout: Layout
+    own_memory: bool
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior (with log-Jacobians) and log-likelihood of `q`, `(dim,)`."""

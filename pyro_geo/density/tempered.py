@@ -101,6 +101,7 @@ class TemperedDensity:
         self.inner = inner
         self.prior = prior
         self.layout: Layout = inner.layout
+        self.own_memory = inner.own_memory
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""

@@ -367,7 +367,7 @@ KINDS: dict[str, Kind] = {
     "mask_as_count": Kind(mask_as_count, (Y,), warns=True),
     "selection": Kind(selection, (Y,), warns=True),
     "branch": Kind(branch, (Y,), "sequential", warns=True),
-    "in_place": Kind(in_place, (Y[:4],), "sequential", warns=True),
+    "in_place": Kind(in_place, (Y[:4],)),
     "ordered_logistic": Kind(ordered, (GROUP,)),
     "ordered_cutpoints": Kind(ordered_cuts, (X[:, 0], GROUP)),
     "multinomial": Kind(multinomial, (MULTINOMIAL,)),
