@@ -29,6 +29,7 @@ __all__ = [
     "enumerated_axis",
     "is_marked_deterministic",
     "mask_of",
+    "name_axes",
     "ring_of_logs",
     "symbol_of_axis",
     "symbols",
@@ -101,6 +102,13 @@ def symbols(trace: Trace) -> tuple[dict[str, int], dict[str, str]]:
 def axis_names(packed: Tensor) -> str:
     """Return the symbols of the axes of a packed tensor, one letter for each axis."""
     return getattr(packed, "_pyro_dims", "")
+
+
+def name_axes(tensor: Tensor, names: str) -> Tensor:
+    """Write the symbols of its axes on a packed tensor, and return it."""
+    packed: Any = tensor
+    packed._pyro_dims = names
+    return packed
 
 
 def ring_of_logs(backend: str) -> type[LogRing]:

@@ -6,31 +6,39 @@ Pyro's HMC; the log-probabilities are then contracted along these axes plate by 
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
 from torch import Tensor
 
 from pyro_geo._compat.pyro import (
     ShapeEnumMessenger,
     axis_names,
     enumerated_axis,
+    name_axes,
     ring_of_logs,
     symbol_of_axis,
     symbols,
 )
 from pyro_geo.density import _log_sum
-from pyro_geo.density.sites import log_prob_of
+from pyro_geo.density._discrete import PickingRing
+from pyro_geo.density._factors import (
+    Factor,
+    Unit,
+    connected,
+    pack,
+    plated_shape,
+    site_log_prob,
+    units_of,
+)
 from pyro_geo.density.structure import is_enumerable
-from pyro_geo.errors import ShapeError, UnsupportedError
 
 __all__ = ["Enumerate", "Joint"]
 
@@ -58,30 +66,6 @@ class Enumerate(ShapeEnumMessenger):
 _LogSumRing = ring_of_logs(_log_sum.__name__)
 
 
-class _Factor(NamedTuple):
-    """Log-probability of one site, for every value of the discrete sites before it.
-
-    Attributes:
-        name: of the site.
-        plates: symbols of its plates.
-        full: log-probability with the axes that Pyro gave it.
-        log_prob: the same with axes named by symbols, those of length one dropped.
-        summed: symbols of the discrete sites among its axes.
-        latent: whether it is a continuous latent site.
-        observed: whether it is data.
-        site: its message in the trace.
-    """
-
-    name: str
-    plates: frozenset[str]
-    full: Tensor
-    log_prob: Tensor
-    summed: frozenset[str]
-    latent: bool
-    observed: bool
-    site: Mapping[str, Any]
-
-
 class Joint:
     """All log-probabilities of one run of a model with enumerated sites.
 
@@ -103,20 +87,23 @@ class Joint:
         scaled: bool = True,
     ) -> None:
         self.symbol_to_dim, plates = symbols(trace)
+        self.symbol_of_plate = plates
         self.summed = set(self.symbol_to_dim) - set(plates.values())
         self.sizes: dict[str, int] = {}  # of plates and discrete sites, by symbol
-        self.factors: list[_Factor] = []
+        self.factors: list[Factor] = []
         for name, site in sites:
-            full = _log_prob(name, site, scaled)
-            log_prob = _pack(name, site, full)
+            full = site_log_prob(name, site, scaled)
+            log_prob = pack(name, site, full)
             axes = axis_names(log_prob)
             frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+            frames.sort(key=lambda frame: frame.dim)
             # an axis of length one is no axis of the packed tensor
             self.sizes.update({plates[f.name]: f.size for f in frames})
             self.sizes.update(zip(axes, log_prob.shape, strict=True))
-            factor = _Factor(
+            factor = Factor(
                 name,
-                frozenset(plates[f.name] for f in frames),
+                tuple(frames),
+                tuple(plates[f.name] for f in frames),
                 full,
                 log_prob,
                 frozenset(self.summed.intersection(axes)),
@@ -148,7 +135,7 @@ class Joint:
         # The same sum without the data is the prior of the latents that follow
         # discrete sites; the likelihood is what the data add to it.
         unobserved = [f for f in rest if not f.observed]
-        groups = [g for g in _connected(unobserved) if any(f.latent for f in g)]
+        groups = [g for g in connected(unobserved) if any(f.latent for f in g)]
         if not groups:
             return log_prior, joint
         prior = self._contract([f for group in groups for f in group])
@@ -164,41 +151,97 @@ class Joint:
         return {f.name: self._likeliest(f).sum() for f in self.factors}
 
     def pointwise(self) -> dict[str, Tensor]:
-        """Log-likelihood of each datum, its own discrete sites summed out.
+        """Log-likelihood of each unit of data, its discrete sites summed out.
+
+        Data that share no discrete site are a unit each. The others are joined to the
+        smallest units that share none.
 
         Returns:
-            Observed site to one value for each datum; masked ones are zero. Data that
-            share a discrete site raise :class:`~pyro_geo.errors.UnsupportedError`.
+            Name of the unit to its values, see :func:`units_of`; masked data count
+            zero.
         """
-        group_of = {f.name: group for group in _connected(self.factors) for f in group}
+        return {name: self._each(unit) for name, unit in self.units().items()}
+
+    def units(self) -> dict[str, Unit]:
+        """Return the units of :meth:`pointwise`."""
+        return units_of(self.factors)
+
+    def draw(self, uniforms: Tensor | None) -> dict[str, Tensor]:
+        """Values of all discrete sites together, given everything else.
+
+        Scales are left out, masks are not.
+
+        Args:
+            uniforms: see :class:`~pyro_geo.density._discrete.PickingRing`; None for the
+                likeliest values.
+
+        Returns:
+            Site to value, without axes of plates where its site has none.
+        """
+        group = [f for f in self.factors if f.summed]
+        plates = frozenset(self.symbol_of_plate.values())
+        ring = PickingRing(self.sizes, plates, uniforms)
+
+        def total(log_probs: list[Tensor]) -> Tensor:
+            named = [
+                f._replace(log_prob=name_axes(x, axis_names(f.log_prob)))
+                for f, x in zip(group, log_probs, strict=True)
+            ]
+            return self._contract(named, ring=ring)
+
+        marks = torch.func.grad(total)([f.log_prob.detach() for f in group])
+        marked = {f.name: mark for f, mark in zip(group, marks, strict=True)}
         return {
-            f.name: self._each_datum(f, group_of[f.name]) if f.summed else f.full
+            f.name: self._picked(f, marked.get(f.name))
             for f in self.factors
-            if f.observed
+            if enumerated_axis(f.site) is not None
         }
 
-    def _likeliest(self, factor: _Factor) -> Tensor:
+    def _picked(self, factor: Factor, marks: Tensor | None) -> Tensor:
+        """Take the values of a discrete site that are marked."""
+        site, axis = factor.site, enumerated_axis(factor.site)
+        value, events = site["value"], site["fn"].event_dim
+        shape = plated_shape(factor.frames)
+        assert axis is not None
+        own = symbol_of_axis(site).get(axis, "")
+        if marks is None or own not in factor.summed:  # a site with a single value
+            event = value.shape[value.dim() - events :]
+            return value.reshape(event).expand(shape + event)
+        names = axis_names(factor.log_prob)
+        for symbol in factor.summed - {own}:
+            marks = marks.sum(names.index(symbol))
+            names = names.replace(symbol, "")
+        index = name_axes(marks.argmax(names.index(own)), names.replace(own, ""))
+        index = packed.unpack(index, self.symbol_to_dim)
+        # the axes of the value: its own values, those of plates, those of the event
+        left = value.dim() - events - index.dim()
+        index = index.reshape((1,) * left + index.shape + (1,) * events)
+        picked = torch.take_along_dim(value, index, axis - events)
+        event = picked.shape[picked.dim() - events :]
+        return picked.reshape(shape + event)
+
+    def _likeliest(self, factor: Factor) -> Tensor:
         names = axis_names(factor.log_prob)
         axes = tuple(names.index(symbol) for symbol in factor.summed)
         return factor.log_prob.amax(axes) if axes else factor.log_prob
 
-    def _each_datum(self, datum: _Factor, group: Sequence[_Factor]) -> Tensor:
-        """Sum out the discrete sites of every datum of one observed site."""
-        _check_local(datum, group)
-        log_prob: Any = self._contract(group, datum.plates)
-        unobserved = [f for f in group if not f.observed]
-        # p(datum | latents) = p(datum, latents) / p(latents)
+    def _each(self, unit: Unit) -> Tensor:
+        """Sum out the discrete sites of every entry of a unit."""
+        if not any(f.summed for f in unit.factors):  # a single observed site
+            return unit.factors[0].full
+        plates = frozenset(self.symbol_of_plate[frame.name] for frame in unit.frames)
+        log_prob: Any = self._contract(unit.factors, plates)
+        unobserved = [f for f in unit.factors if not f.observed]
+        # p(data | latents) = p(data, latents) / p(latents)
         if any(f.latent for f in unobserved):
-            log_prob = log_prob - self._contract(unobserved, datum.plates)
-        # back to the shape of the site, with its plates where Pyro has them
-        frames = [f for f in datum.site["cond_indep_stack"] if f.vectorized]
-        shape = [1] * max((-f.dim for f in frames), default=0)
-        for frame in frames:
-            shape[frame.dim] = frame.size
-        return log_prob.reshape(shape)
+            log_prob = log_prob - self._contract(unobserved, plates)
+        return log_prob.reshape(unit.shape)
 
     def _contract(
-        self, factors: Sequence[_Factor], plates: frozenset[str] = frozenset()
+        self,
+        factors: Sequence[Factor],
+        plates: frozenset[str] = frozenset(),
+        ring: LogRing | None = None,
     ) -> Tensor:
         """Sum out all discrete sites, and multiply over all plates but these."""
         # variable elimination over plates (Obermeyer et al. 2019, Tensor variable
@@ -207,65 +250,6 @@ class Joint:
         for factor in factors:
             tree.setdefault(factor.plates, []).append(factor.log_prob)
         with shared_intermediates() as cache:
-            ring = _LogSumRing(cache, self.sizes)
+            ring = ring or _LogSumRing(cache, self.sizes)
             term = contract_to_tensor(tree, self.summed, plates, ring=ring)
         return packed.unpack(term, self.symbol_to_dim)
-
-
-def _log_prob(name: str, site: Mapping[str, Any], scaled: bool) -> Tensor:
-    log_prob, dim = log_prob_of(name, site), enumerated_axis(site)
-    if scaled:
-        return scale_and_mask(log_prob, site["scale"], site["mask"])
-    if dim is None or site["mask"] is None:
-        return scale_and_mask(log_prob, 1.0, site["mask"])
-    # Where a discrete site is masked, Pyro sums a one for each of its k values. A
-    # probability of 1/k for each keeps that sum from changing the data's likelihood.
-    mask = torch.as_tensor(site["mask"], device=log_prob.device)
-    return torch.where(mask, log_prob, -math.log(log_prob.shape[dim]))
-
-
-def _pack(name: str, site: Mapping[str, Any], log_prob: Tensor) -> Tensor:
-    try:
-        return packed.pack(log_prob, symbol_of_axis(site))
-    except ValueError as reason:
-        raise ShapeError(
-            "an axis belongs to no plate, which discrete latent sites need",
-            where=f"site {name!r}",
-            found=f"log-probabilities of shape {tuple(log_prob.shape)}",
-            expected="axes of plates and of enumerated sites only",
-            todo="Declare the axis with pyro.plate, or as an event with to_event.",
-        ) from reason
-
-
-def _connected(factors: Sequence[_Factor]) -> list[list[_Factor]]:
-    """Group factors that share a discrete site, directly or through others."""
-    groups: list[tuple[set[str], list[_Factor]]] = []
-    for factor in factors:
-        symbols, members = set(factor.summed), [factor]
-        separate = []
-        for group in groups:
-            if group[0].isdisjoint(symbols):
-                separate.append(group)
-            else:  # this factor joins the group to its own
-                symbols |= group[0]
-                members = group[1] + members
-        groups = [*separate, (symbols, members)]
-    return [members for _, members in groups]
-
-
-def _check_local(datum: _Factor, group: Sequence[_Factor]) -> None:
-    """Refuse data that share a discrete site: no datum has a likelihood of its own."""
-    others = [f.name for f in group if f.observed and f.name != datum.name]
-    wider = [f.name for f in group if not f.plates >= datum.plates]
-    if not others and not wider:
-        return
-    joined = (others or wider)[:3]
-    more = len(others or wider) - len(joined)
-    raise UnsupportedError(
-        "data that share a discrete latent have no log-likelihood each",
-        where=f"site {datum.name!r}",
-        found=f"a sum over discrete sites that joins it with {joined}"
-        + f" and {more} more" * (more > 0),
-        expected="discrete sites inside every plate of the one site they explain",
-        todo="Use log_likelihood, which is exact for all data together.",
-    )

@@ -231,13 +231,21 @@ class BatchedDensity:
         return self.terms(q).log_likelihood
 
     def pointwise_log_likelihood(self, q: Tensor) -> dict[str, Tensor]:
-        """Log-likelihood of each datum, site to `(chains, *site.shape)`, unscaled.
+        r"""Log-likelihood of each datum, unscaled; of each group of data where need be.
+
+        Data that share a discrete latent have no likelihoods of their own. Their unit
+        is the group that shares it, with the likelihood
+
+        .. math:: \log \sum_z p(z) \prod_{i \in \text{group}} p(y_i \mid z, q)
 
         Args:
             q: positions, `(chains, dim)`.
 
         Returns:
-            One entry per observed site; masked data are zero.
+            Observed site to `(chains, *site.shape)`; masked data are zero. A group has
+            one axis for each plate whose entries share no discrete latent: the axes
+            are named by :attr:`~pyro_geo.Target.pointwise_dims`. Where a group spans
+            several sites, their names are joined by plus signs.
         """
         self._check(q)
         return self.map(lambda one: self.density.pointwise(one, self.data), q)

@@ -29,6 +29,7 @@ from pyro_geo.density.sites import (
     without_deterministics,
 )
 from pyro_geo.density.structure import (
+    batch_dims,
     check_same_layout,
     check_same_values,
     dims_of,
@@ -203,7 +204,12 @@ class ModelDensity:
             return self._site_log_probs(values, data)
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
-        """Log-likelihood of each datum by observed site; masked ones are zero."""
+        """Log-likelihood of each datum, or of data that share a discrete latent.
+
+        Returns:
+            Observed site, or sites joined by plus signs, to values; masked data count
+            zero.
+        """
         with evaluation_mode(self.dtype):
             values = self.layout.constrain(q)
             if self.enumerated:
@@ -212,6 +218,39 @@ class ModelDensity:
                 name: scale_and_mask(log_prob_of(name, site), 1.0, site["mask"])
                 for name, site in self._observed_sites(values, data)
             }
+
+    def pointwise_dims(self, q: Tensor, data: Data) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of :meth:`pointwise`: plates, or else ArviZ's own."""
+        with evaluation_mode(self.dtype):
+            values = self.layout.constrain(q)
+            if self.enumerated:
+                units = self._joint(values, data, scaled=False).units()
+                return {name: unit.dims for name, unit in units.items()}
+            return {
+                name: batch_dims(
+                    name, log_prob_of(name, site).shape, site["cond_indep_stack"]
+                )
+                for name, site in self._observed_sites(values, data)
+            }
+
+    def sample_discrete(
+        self, q: Tensor, data: Data, uniforms: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Values of all discrete latents together, given `q` and the data.
+
+        Args:
+            q: a position, `(dim,)`.
+            data: the tensors of the arguments.
+            uniforms: on (0, 1), `(num_discrete,)`; None for the likeliest values.
+
+        Returns:
+            Site to value.
+        """
+        if not self.enumerated:
+            return {}
+        with evaluation_mode(self.dtype):
+            values = self.layout.constrain(q)
+            return self._joint(values, data, scaled=False).draw(uniforms)
 
     def observations(self, q: Tensor, data: Data) -> dict[str, Observation]:
         """Distribution, value, scale and mask of every observed site at `q`."""

@@ -53,7 +53,7 @@ class Density(Protocol):
         ...
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
-        """Log-likelihood of each datum by observed site, unscaled."""
+        """Log-likelihood of each datum, or of data that cannot be told apart."""
         ...
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:

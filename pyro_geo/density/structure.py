@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -16,6 +16,7 @@ from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
 __all__ = [
     "Values",
     "base_distribution",
+    "batch_dims",
     "check_same_layout",
     "check_same_values",
     "dims_of",
@@ -253,15 +254,32 @@ def _continuous_support(name: str, fn: Any) -> Any:
 
 def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
     """Name all axes of a site: its plates where it has one, ArviZ's own elsewhere."""
-    value = site["value"]
-    batch = value.dim() - len(site["fn"].event_shape)
+    shape = site["value"].shape
+    batch = len(shape) - len(site["fn"].event_shape)
     if is_marked_deterministic(site):
-        batch = value.dim()  # Pyro counts all its axes as one event, plates included
-    plates = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
-    names = [f"{name}_dim_{axis}" for axis in range(value.dim())]
-    for axis in range(batch):
-        frame = plates.get(axis - batch)  # plates count their axes from the right
-        if frame is not None and value.shape[axis] == frame.size:
+        batch = len(shape)  # Pyro counts all its axes as one event, plates included
+    event = [f"{name}_dim_{axis}" for axis in range(batch, len(shape))]
+    return (*batch_dims(name, shape[:batch], site["cond_indep_stack"]), *event)
+
+
+def batch_dims(
+    name: str, shape: Sequence[int], frames: Iterable[Any]
+) -> tuple[str, ...]:
+    """Name the axes of a batch: plates where they have one, ArviZ's own elsewhere.
+
+    Args:
+        name: of the site.
+        shape: of the batch.
+        frames: of the plates around it.
+
+    Returns:
+        One name for each axis.
+    """
+    names = [f"{name}_dim_{axis}" for axis in range(len(shape))]
+    for frame in frames:
+        # plates count their axes from the right
+        axis = len(shape) + frame.dim if frame.vectorized else -1
+        if axis >= 0 and shape[axis] == frame.size:
             names[axis] = frame.name
     return tuple(names)
 

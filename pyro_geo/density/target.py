@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_geo.checks import check, check_number
+from pyro_geo.checks import check, check_choice, check_number, check_shape
 from pyro_geo.density.batched import AUTO_COMPILE_STEPS, BatchedDensity, Compile
 from pyro_geo.density.initial import (
     Strategy,
@@ -195,14 +196,31 @@ class Target(BatchedDensity):
         return {k: list(v) for k, v in getattr(self.density, "coords", {}).items()}
 
     @property
+    def pointwise_dims(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of :meth:`pointwise_log_likelihood`, without chains."""
+        if not isinstance(self.density, ModelDensity):
+            return {}
+        return self.density.pointwise_dims(self._somewhere, self.data)
+
+    @property
+    def num_discrete(self) -> int:
+        """Number of entries of the discrete latents that are summed out."""
+        sites = getattr(self.density, "enumerated", {}).values()
+        return sum(math.prod(site.shape) for site in sites)
+
+    @property
     def observed(self) -> dict[str, Tensor]:
         """Observed values, site to tensor; empty for a potential or a module."""
         if not isinstance(self.density, ModelDensity):
             return {}
-        q = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
-        values = self.density.observed_values(q, self.data)
+        values = self.density.observed_values(self._somewhere, self.data)
         # a factor is an observed site without a value
         return {name: value for name, value in values.items() if value.numel()}
+
+    @property
+    def _somewhere(self) -> Tensor:
+        """A position, for what is the same at all of them."""
+        return torch.zeros(self.dim, dtype=self.dtype, device=self.device)
 
     def constrain(self, q: Tensor) -> dict[str, Tensor]:
         """Values the model sees, site to `(..., *shape)`, for `q` of `(..., dim)`."""
@@ -265,6 +283,62 @@ class Target(BatchedDensity):
             torch.Size([3, 2])
         """
         return initial_each(self, generators, strategy)
+
+    def sample_discrete(
+        self,
+        q: Tensor,
+        noise: torch.Generator | Tensor | None = None,
+        *,
+        temperature: Literal[0, 1] = 1,
+    ) -> dict[str, Tensor]:
+        """Draw the discrete latents that are summed out, given `q` and the data.
+
+        All of them together, from their exact joint distribution; with `temperature`
+        0 their most probable joint values. Masks count, scales and the temperature of
+        a tempered target do not, as in `pyro.infer.infer_discrete`.
+
+        Args:
+            q: positions, `(chains, dim)`.
+            noise: a generator; or independent uniform numbers on [0, 1),
+                `(chains, num_discrete)`, whose rows belong to those of `q`; torch's
+                global generator when left out.
+            temperature: 1 to draw, 0 for the most probable values.
+
+        Returns:
+            Discrete site to values, `(chains, *site.shape)`, as the model sees them;
+            empty for a model without discrete latents.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> def model(y):
+            ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            ...     with pyro.plate("data", len(y)):
+            ...         z = pyro.sample("z", dist.Categorical(torch.ones(2)))
+            ...         pyro.sample("y", dist.Normal(mean + 10 * z, 1.0), obs=y)
+            >>> target = Target.from_model(model, torch.tensor([0.1, 9.8, 10.3]))
+            >>> target.sample_discrete(torch.zeros(1, 1), temperature=0)
+            {'z': tensor([[0, 1, 1]])}
+        """
+        self._check(q)
+        check_choice("temperature", temperature, (0, 1))
+        density = self.density
+        if not isinstance(density, ModelDensity):
+            return {}
+        if temperature == 0:
+            return self.map(
+                lambda one: density.sample_discrete(one, self.data, None), q
+            )
+        shape = (len(q), self.num_discrete)
+        if not isinstance(noise, Tensor):
+            noise = torch.rand(shape, dtype=self.dtype, generator=noise)
+        check_shape("noise", noise.shape, shape)
+        inside = bool(((noise >= 0) & (noise < 1)).all())
+        check(inside, "noise", "other numbers", "numbers of at least 0 and below 1")
+        return self.map(
+            lambda one, u: density.sample_discrete(one, self.data, u),
+            q,
+            noise.to(q),
+        )
 
     # -- other temperatures -----------------------------------------------------------
 

@@ -116,12 +116,12 @@ def test_axes_of_an_enumerated_trace_have_symbols():
     found = packed.pack(log_prob, names)
     assert compat.axis_names(found) == other + plates["data"]
     assert compat.axis_names(torch.ones(())) == ""
+    assert compat.axis_names(compat.name_axes(torch.ones(2), "a")) == "a"
 
 
 def test_the_ring_of_logs_takes_its_sums_from_the_module_named():
     ring = compat.ring_of_logs("pyro_geo.density._log_sum")(cache={}, dim_to_size={})
-    x = torch.tensor([0.25, 0.5]).log()
-    x._pyro_dims = "a"  # type: ignore[attr-defined]
+    x = compat.name_axes(torch.tensor([0.25, 0.5]).log(), "a")
     assert ring.sumproduct([x], {"a"}).exp().item() == pytest.approx(0.75)
     assert ring._backend == "pyro_geo.density._log_sum"
 

@@ -26,7 +26,6 @@ class Kind(NamedTuple):
     rung: Rung = "traced"
     warns: bool = False
     kwargs: Mapping[str, Any] = MappingProxyType({})
-    joined: bool = False  # data share a discrete latent: no likelihood for each
 
     def target(self, dtype: torch.dtype = torch.float64, **options: Any) -> Target:
         """The kind's target, without the warnings that a test is not about."""
@@ -362,7 +361,7 @@ KINDS: dict[str, Kind] = {
     "module_argument": Kind(with_module, (torch.nn.Linear(3, 1).double(), X, Y)),
     "keywords": Kind(with_keywords, (), kwargs={"y": Y, "x": X[:, 0]}),
     "sequential_plate": Kind(sequential_plate, (Y,)),
-    "sequential_latents": Kind(sequential_latents, (Y[:4],), joined=True),
+    "sequential_latents": Kind(sequential_latents, (Y[:4],)),
     "data_as_number": Kind(data_as_number, (Y,), warns=True),
     "data_as_array": Kind(data_as_array, (Y,), warns=True),
     "mask_as_count": Kind(mask_as_count, (Y,), warns=True),
@@ -373,8 +372,8 @@ KINDS: dict[str, Kind] = {
     "ordered_cutpoints": Kind(ordered_cuts, (X[:, 0], GROUP)),
     "multinomial": Kind(multinomial, (MULTINOMIAL,)),
     "mixture": Kind(mixture, (Y,)),
-    "grouped_mixture": Kind(grouped_mixture, (X,), joined=True),
-    "hidden_markov": Kind(hidden_markov, (Y[:4],), joined=True),
+    "grouped_mixture": Kind(grouped_mixture, (X,)),
+    "hidden_markov": Kind(hidden_markov, (Y[:4],)),
     "discrete_hmm": Kind(discrete_hmm, (Y,)),
     "continuous_on_discrete": Kind(continuous_on_discrete, (Y,)),
 }

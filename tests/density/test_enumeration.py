@@ -133,8 +133,8 @@ MODELS: dict[str, Kind] = {
     "scaled": Kind(scaled, (Y,)),
     "masked": Kind(masked, (Y,)),
     "partly_observed": Kind(partly_observed, (Y,)),
-    "topics": Kind(topics, (WORDS,), joined=True),
-    "one_for_all": Kind(one_for_all, (Y,), joined=True),
+    "topics": Kind(topics, (WORDS,)),
+    "one_for_all": Kind(one_for_all, (Y,)),
     "single_row": Kind(single_row, (Y,)),
     "sequential_sites": Kind(sequential_sites, (Y,)),
     "with_factor": Kind(with_factor, (Y,)),
@@ -170,15 +170,10 @@ def test_potential_is_pyros_on_every_rung(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_data_sum_up_where_they_have_discrete_sites_of_their_own(name):
+def test_units_of_data_sum_up_to_the_likelihood(name):
     kind = MODELS[name]
     target = kind.target()
     q = positions(target)
-    if kind.joined:
-        with pytest.raises(UnsupportedError) as caught:
-            target.pointwise_log_likelihood(q)
-        assert_four_parts(caught.value)
-        return
     pointwise = target.pointwise_log_likelihood(q)
     total = sum(v.reshape(len(q), -1).sum(-1) for v in pointwise.values())
     if name == "scaled":  # scaled before the sum over z, as Pyro has it

@@ -15,7 +15,6 @@ from pyro_geo.density import Target
 from pyro_geo.errors import (
     ModelError,
     ShapeError,
-    UnsupportedError,
     UnsupportedModelError,
 )
 from tests.density.kinds import KINDS, Module, X, Y
@@ -57,10 +56,6 @@ def test_terms_and_data_sum_up(name):
     q = positions(target)
     log_prior, log_likelihood = target.terms(q)
     torch.testing.assert_close(target.log_prob(q), log_prior + log_likelihood)
-    if KINDS[name].joined:
-        with pytest.raises(UnsupportedError, match="log-likelihood each"):
-            target.pointwise_log_likelihood(q)
-        return
     pointwise = target.pointwise_log_likelihood(q)
     total = sum(v.reshape(len(q), -1).sum(-1) for v in pointwise.values())
     scale = 2.5 if name == "scale" else 1.0
