@@ -14,6 +14,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+import torch
+
+from pyro_geo._pyro_words import words_for
 from pyro_geo.errors import ConfigurationError, PyroGeoError, ShapeError
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "check_number",
     "check_shape",
     "known_options",
+    "shown_options",
 ]
 
 Parameters = ParamSpec("Parameters")
@@ -160,7 +164,10 @@ def check_number(
 def known_options(
     init: Callable[Parameters, Returned],
 ) -> Callable[Parameters, Returned]:
-    """Refuse an option that a constructor does not have, and name the nearest one.
+    """Refuse an option that a constructor does not have, and say what to type.
+
+    An option of Pyro's is answered with ours, another one with the nearest name. The
+    options that were given are kept for :func:`shown_options`.
 
     Args:
         init: a method `__init__` with its options as keywords.
@@ -186,9 +193,55 @@ def known_options(
         for option in kwargs:
             if option not in names:
                 near = difflib.get_close_matches(option, names, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f", among {names}"
-                owner = type(args[0]).__name__
-                raise ConfigurationError(f"{owner}(...) has no option {option!r}{hint}")
-        return init(*args, **kwargs)
+                hint = f"did you mean {near[0]!r}?" if near else f"among {names}"
+                owner = type(args[0])
+                hint = words_for(owner, option) or hint
+                raise ConfigurationError(
+                    f"{owner.__name__}(...) has no option {option!r}; {hint}"
+                )
+        result = init(*args, **kwargs)
+        given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
+        vars(args[0])["given_options"] = {
+            name: given[name] for name in names if name in given
+        }
+        return result
 
     return checked
+
+
+def shown_options(owner: object, left_out: Sequence[str] = ()) -> list[str]:
+    """Show the options that an object was made with, for its representation.
+
+    Args:
+        owner: an object whose `__init__` has :func:`known_options`.
+        left_out: options that are not shown.
+
+    Returns:
+        `name=value` for each option; tensors by their shape and functions by name.
+
+    Example:
+        >>> class HMC:
+        ...     @known_options
+        ...     def __init__(self, model, *, start=None): ...
+        >>> shown_options(HMC(None, start=torch.zeros(3)), ["model"])
+        ['start=tensor of (3,)']
+    """
+    given = vars(owner).get("given_options", {})
+    return [
+        f"{name}={_shown(value)}"
+        for name, value in given.items()
+        if name not in left_out
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"tensor of {tuple(value.shape)}"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key!r}: {_shown(item)}" for key, item in value.items())
+        return f"{{{inside}}}"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    text = repr(value)
+    # the representation that object gives tells nothing but an address
+    return type(value).__name__ if " at 0x" in text else text

@@ -85,6 +85,7 @@ class Started(Case):
             generators = [noise.generator(i) for i in chains]
             q = self.target.initial_each(generators, "uniform")
             options["initial_params"] = self.target.layout.unflatten(q)
+            options["initial_space"] = "unconstrained"
         return super().run(**options)
 
 

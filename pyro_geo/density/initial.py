@@ -18,7 +18,7 @@ from pyro_geo.ops.derivatives import value_and_grad
 if TYPE_CHECKING:
     from pyro_geo.density.target import Target
 
-__all__ = ["Strategy", "initial_each", "initial_positions"]
+__all__ = ["Strategy", "first_bad_site", "initial_each", "initial_positions"]
 
 Strategy = Literal["uniform", "prior", "median"] | Callable[..., Any]
 
@@ -40,12 +40,26 @@ def initial_positions(
 
 
 def initial_each(
-    target: Target, generators: Sequence[torch.Generator], strategy: Strategy
+    target: Target,
+    generators: Sequence[torch.Generator],
+    strategy: Strategy,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """Draw each start from its own generator, but evaluate all of them together."""
+    """Draw each start from its own generator, but evaluate all of them together.
+
+    Args:
+        target: the density.
+        generators: randomness, one for each start.
+        strategy: see :meth:`Target.initial`.
+        known: positions, `(starts, dim)`, that keep their numbers; NaN is drawn.
+
+    Returns:
+        Positions, `(starts, dim)`.
+    """
 
     def draw(rows: list[int]) -> Tensor:
-        return torch.cat([_draw(target, 1, strategy, generators[i]) for i in rows])
+        q = torch.cat([_draw(target, 1, strategy, generators[i]) for i in rows])
+        return q if known is None else torch.where(known[rows].isnan(), q, known[rows])
 
     return _search(target, len(generators), draw)
 
@@ -68,7 +82,7 @@ def _search(
     log_prob = float(target.log_prob(q[chain : chain + 1]))
     raise InitializationError(
         f"no finite start in {_TRIES} tries",
-        where=f"chain {chain}, {_first_bad_site(target, q[chain])}",
+        where=f"chain {chain}, {first_bad_site(target, q[chain])}",
         found=f"log-density {log_prob}",
         expected="a finite log-density and gradient",
         todo="Check the data and the site named, or pass initial positions.",
@@ -111,8 +125,16 @@ def _draw(
     return torch.stack(rows)
 
 
-def _first_bad_site(target: Target, q: Tensor) -> str:
-    """Name the first site whose log-probability is not finite, and its value."""
+def first_bad_site(target: Target, q: Tensor) -> str:
+    """Name the first site whose log-probability is not finite, and its value.
+
+    Args:
+        target: the density.
+        q: one position, `(dim,)`.
+
+    Returns:
+        A few words for a message.
+    """
     if not isinstance(target.density, ModelDensity):
         return "the potential"
     density = target.density

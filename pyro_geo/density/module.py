@@ -13,8 +13,9 @@ from torch.distributions import constraints
 from pyro_geo._compat.torch import initialise_layer
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density.layout import Layout
+from pyro_geo.density.model import evaluation_mode
 from pyro_geo.density.protocol import Data, Terms
-from pyro_geo.errors import ModelError, UnsupportedModelError
+from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
 from pyro_geo.ops.random import private_randomness
 
 __all__ = ["ModuleDensity", "PotentialDensity"]
@@ -48,8 +49,19 @@ class PotentialDensity(_OnTensors):
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Minus the potential as log-likelihood, beside a log-prior of zero."""
-        with default_dtype(q.dtype), self._mode(q):
+        # a function may run a Pyro model itself, as those of `initialize_model` do
+        with evaluation_mode(q.dtype, q if self.own_memory else None):
             potential = self.fn(self.layout.unflatten(q) if self.by_site else q, *data)
+        if not isinstance(potential, Tensor) or potential.numel() != 1:
+            raise ShapeError(
+                "a potential is one number",
+                where="the potential function",
+                found=f"shape {tuple(potential.shape)}"
+                if isinstance(potential, Tensor)
+                else type(potential).__name__,
+                expected="a tensor of shape ()",
+                todo="Return minus the log-density, summed over all sites.",
+            )
         return Terms(q.new_zeros(()), -potential.reshape(()).to(q.dtype))
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:

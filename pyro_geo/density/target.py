@@ -59,6 +59,16 @@ class Target(BatchedDensity):
 
     _temper: str | None = _NOT_TEMPERED
 
+    def __repr__(self) -> str:
+        """Name the sites with their shapes, the dtype and the number of data."""
+        shapes = [
+            f"{name} {tuple(site.constrained_shape)}"
+            for name, site in self.layout.sites.items()
+        ]
+        shown = ", ".join(shapes[:6] + [f"{len(shapes) - 6} more"] * (len(shapes) > 6))
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({shown}; dim {self.dim}, {dtype})"
+
     # -- makers ---------------------------------------------------------------------
 
     @classmethod

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check, shown_options
 from pyro_geo.citations import check_citations
 from pyro_geo.density import Target
+from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import Block, BurnIn, ChainGroup, Warmup
+from pyro_geo.engine.models import check_model, layout_of_values, name_of
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.engine.pyro_adapter import PyroAdapter
 from pyro_geo.errors import ConfigurationError, DivergenceWarning, PyroGeoWarning
@@ -36,6 +40,15 @@ class Kernel(PyroAdapter):
 
     Args:
         model: a Pyro model, or a :class:`pyro_geo.Target`.
+        potential_fn: instead of a model, a function of a dictionary of unconstrained
+            values that returns minus the log-density. It holds its data itself, and
+            the `initial_params` of the run say which sites it has.
+        transforms: beside `potential_fn`, site to the map from constrained to
+            unconstrained values, as Pyro has them; none for sites on the real line.
+
+    Raises:
+        ConfigurationError: neither a model nor a potential function, both, or
+            something that is no model.
 
     Example:
         >>> import torch
@@ -80,13 +93,67 @@ class Kernel(PyroAdapter):
     draws_per_block: int = 50
     """Draws of each chain in one block, of burn-in too."""
 
-    def __init__(self, model: Callable[..., Any] | Target) -> None:
+    model: Callable[..., Any] | Target | None = None
+    potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | Target | None = None,
+        *,
+        potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        transforms: Mapping[str, Any] | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        if potential_fn is None:
+            check_model(model, owner)
+        elif model is not None or not callable(potential_fn):
+            raise ConfigurationError(
+                "a kernel has one density",
+                where=f"{owner}, argument potential_fn",
+                found="a model and a potential function"
+                if model is not None
+                else type(potential_fn).__name__,
+                expected="a model, or a function from a dictionary to minus the "
+                "log-density",
+                todo=f"Pass {owner}(model), or {owner}(potential_fn=function).",
+            )
+        good = transforms is None or potential_fn is not None
+        found = "transforms with a model"
+        check(good, "transforms", found, "None: a model's sites bring their own")
         self.model = model
+        self.potential_fn = potential_fn
+        self.start_transforms = dict(transforms or {})
+        self._sites: Mapping[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        """Name the model and the options that were given."""
+        inside = [self.model_name, *shown_options(self, ("model",))]
+        if self.model is None:
+            inside = shown_options(self, ())
+        return f"{type(self).__name__}({', '.join(inside)})"
 
     @property
     def model_name(self) -> str:
-        """Name of the model, for the record of a run."""
-        return getattr(self.model, "__name__", type(self.model).__name__)
+        """Name of the model or of the potential function, for the record of a run."""
+        return name_of(self.potential_fn if self.model is None else self.model)
+
+    @property
+    def potential_sites(self) -> Mapping[str, Tensor]:
+        """Constrained values that say which sites the potential function has."""
+        return self._sites
+
+    def with_sites(self, values: Mapping[str, Tensor]) -> Self:
+        """Return the same kernel, told which sites its potential function has.
+
+        Args:
+            values: constrained ones of one chain, site to tensor.
+
+        Returns:
+            A copy.
+        """
+        other = copy.copy(self)
+        other._sites = dict(values)
+        return other
 
     # -- what a kernel writes ---------------------------------------------------------
 
@@ -138,10 +205,35 @@ class Kernel(PyroAdapter):
 
         Returns:
             The density.
+
+        Raises:
+            ConfigurationError: nothing says which sites a potential function has.
+                Arguments beside one are one too.
         """
-        if not isinstance(self.model, Target):
+        if isinstance(self.model, Target):
+            given = bool(args or kwargs)
+            return self.model.with_data(*args, **kwargs) if given else self.model
+        if self.model is not None:
             return Target.from_model(self.model, *args, dtype=dtype, **kwargs)
-        return self.model.with_data(*args, **kwargs) if args or kwargs else self.model
+        assert self.potential_fn is not None
+        shown = f"{len(args) + len(kwargs)} arguments of run"
+        good = not args and not kwargs
+        check(good, "potential_fn", shown, "a closure over its data, and run()")
+        sites = self.potential_sites
+        if not sites:
+            raise ConfigurationError(
+                "nothing says which sites the potential function has",
+                where="argument initial_params of MCMC",
+                found="none",
+                expected='site to tensor, as in {"x": torch.zeros(num_chains, 3)}',
+                todo="Pass initial_params to MCMC; DIMS takes anchors too.",
+            )
+        layout = layout_of_values(sites, self.start_transforms)
+        return Target.from_potential(self.potential_fn, layout, dtype=dtype)
+
+    def start_strategy(self, target: Target) -> Strategy:
+        """How sites start that the user gives no value, where others have one."""
+        return "uniform"
 
     def log_prob(self, target: Target, q: Tensor) -> Tensor:
         """Compute the statistic `lp` again, to compare a stored run with this one.

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_geo.density import AUTO_COMPILE_STEPS, Target
 from pyro_geo.engine.blocks import Block
+from pyro_geo.engine.models import explained_data
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.schedule import warm_up
+from pyro_geo.engine.starts import sites_of_potential
 
 if TYPE_CHECKING:
     from pyro_geo.engine.kernel import Kernel
@@ -44,13 +46,19 @@ class PyroAdapter(MCMCKernel):
 
     def first_position(self, target: Target) -> Tensor:
         """Find the start of a chain, `(1, dim)`, by torch's global generator."""
-        return target.initial(1, "uniform")
+        return target.initial(1, cast("Kernel", self).start_strategy(target))
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         """Build the density and draw this chain's key from the global generator."""
         kernel = cast("Kernel", self)
         kernel.check_declarations()
-        target = kernel.make_target(*args, **kwargs)
+        if kernel.potential_fn is not None and self._initial_params is not None:
+            transforms = kernel.start_transforms
+            kernel = kernel.with_sites(
+                sites_of_potential(self._initial_params, 1, transforms, "unconstrained")
+            )
+        with explained_data(args, kwargs):
+            target = kernel.make_target(*args, **kwargs)
         self._chain = _OneChain(kernel, target, warmup_steps)
         self.transforms = {
             name: site.transform.inv for name, site in target.layout.sites.items()

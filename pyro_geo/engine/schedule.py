@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyro_geo.engine.kernel import Kernel
 
 __all__ = [
+    "WARMUP_REGION",
     "Counts",
     "Rounds",
     "RunPlan",
@@ -28,7 +29,7 @@ __all__ = [
 
 Results: TypeAlias = "dict[int, Warmup | Block]"
 
-_DRAWS, _WARMUP = 0, 1  # regions of the noise
+_DRAWS, WARMUP_REGION = 0, 1  # regions of the noise
 
 
 class RunPlan(NamedTuple):
@@ -89,7 +90,7 @@ def perform(
         A block of warm-up or of draws.
     """
     target = target.with_rung(task.rung)
-    region = _DRAWS if task.kind == "draw" else _WARMUP
+    region = _DRAWS if task.kind == "draw" else WARMUP_REGION
     noise = Noise(plan.seed, region).block(task.chains, task.block)
     if task.kind == "draw":
         return kernel.block(target, task.state, task.chains, task.draws, noise)

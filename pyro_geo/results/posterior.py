@@ -111,10 +111,13 @@ class PosteriorDraws(Samples):
         """Draw new data from the model, once at each draw of its latent sites.
 
         Observed sites are drawn as if they were not observed, at the arguments of the
-        run or at others, such as new covariates. It is what `pyro.infer.Predictive`
-        does, for all draws at once where the model's samplers can be mapped, and with
-        randomness of its own: torch's generators are left alone. Draws with weights
-        are resampled first, as :meth:`get_samples` does.
+        run or at others, such as new covariates. Discrete latents that were summed out
+        are drawn from their posterior, given the draw and the data of the run; under
+        other arguments they keep these values where they have the same shape, as all
+        latent sites do, and are drawn afresh elsewhere. It is what
+        `pyro.infer.Predictive` does, for all draws at once where the model's samplers
+        can be mapped, and with randomness of its own: torch's generators are left
+        alone. Draws with weights are resampled first, as :meth:`get_samples` does.
 
         Args:
             *args: arguments of the model; those of the run if there are none.

@@ -3,117 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_geo._compat.pyro import Subsample
-from pyro_geo._compat.torch import (
-    dirichlet_of_beta,
-    draw_dirichlet,
-    is_batchedtensor,
-    pytree,
-)
+from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Target
+from pyro_geo.density.functions import same_function
 from pyro_geo.density.ladder import fallback_note
 from pyro_geo.density.model import ModelDensity, evaluation_mode
-from pyro_geo.density.structure import base_distribution, is_deterministic, random_sites
+from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import (
     FallbackWarning,
     PyroGeoError,
-    ShapeError,
     UnsupportedError,
 )
 from pyro_geo.ops.chunks import Sites, map_chunks, rows_that_fit
 from pyro_geo.ops.random import private_randomness, substream
+from pyro_geo.results._handlers import Draw, Keep, Unobserve, check_lanes
 from pyro_geo.results.lane_randomness import LaneRandomness
 
 __all__ = ["PredictiveModel", "Replicator"]
 
-
-# -- handlers -----------------------------------------------------------------------
-
-
-class _Unobserve(Messenger):
-    """Take the data away, so that observed sites are drawn."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or _is_computed(msg):
-            return
-        shape = torch.as_tensor(msg["value"]).shape
-        batch = shape[: max(0, len(shape) - len(msg["fn"].event_shape))]
-        wanted = torch.broadcast_shapes(batch, msg["fn"].batch_shape)
-        if wanted != msg["fn"].batch_shape:  # one distribution for many data
-            msg["fn"] = msg["fn"].expand(wanted)
-        msg["is_observed"], msg["value"], msg["done"] = False, None, False
-
-
-class _Draw(Messenger):
-    """Draw the sites without a value, by samplers that can be mapped where possible."""
-
-    def __init__(self, values: Sites) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            _check_shape(msg)
-        if msg["value"] is not None or isinstance(msg["fn"], Subsample):
-            return
-        try:
-            msg["value"] = _sample(msg["fn"])
-        except NotImplementedError as reason:
-            raise UnsupportedError(
-                "a site cannot be drawn",
-                where=f"site {msg['name']!r}",
-                found=f"{type(msg['fn']).__name__}: {reason}",
-                expected="a distribution that can be sampled",
-                todo="Give it a proper distribution, or do without these draws.",
-            ) from reason
-        msg["done"] = True
-
-
-def _sample(fn: Any) -> Tensor:
-    fn = base_distribution(fn)
-    # their own samplers keep a derivative that vmap has no rule for
-    if isinstance(fn, torch.distributions.Dirichlet):
-        return draw_dirichlet(fn.concentration)
-    if isinstance(fn, torch.distributions.Beta):
-        return draw_dirichlet(dirichlet_of_beta(fn).concentration)[..., 0]
-    return fn.sample()
-
-
-def _is_computed(site: Mapping[str, Any]) -> bool:
-    """Say whether a site is computed, not drawn: deterministic ones and factors."""
-    return is_deterministic(site) or isinstance(site["fn"], dist.Unit)
-
-
-def _check_shape(site: Mapping[str, Any]) -> None:
-    """Refuse arguments under which a fitted site has another shape."""
-    fn, value = site["fn"], site["value"]
-    if (shape := fn.batch_shape + fn.event_shape) != value.shape:
-        raise ShapeError(
-            "a latent site belongs to the data it was fitted to",
-            where=f"site {site['name']!r}",
-            found=f"shape {tuple(shape)} under the new arguments",
-            expected=f"shape {tuple(value.shape)}",
-            todo="Pass arguments that leave the latent sites as they were.",
-        )
-
-
-def _check_lanes(sites: Mapping[str, Any]) -> None:
-    """Refuse randomness outside vmap, which would be the same in every lane."""
-    for name, site in sites.items():
-        base = base_distribution(site["fn"])
-        drawn = not (site["is_observed"] or isinstance(base, dist.Delta))
-        if drawn and not is_batchedtensor(site["value"]):
-            raise RuntimeError(f"site {name!r} draws the same value for every lane")
+_DISCRETE = 2  # stream of the seed; 0 and 1 are those of prior and posterior draws
 
 
 # -- the model with its data left out -------------------------------------------------
@@ -161,6 +78,7 @@ class Replicator:
         self.seed = seed
         self.predictive = predictive
         self.notes: list[str] = []
+        self._beside_data: list[str] = []  # discrete sites in a plate with data
 
     def prior(self, num_draws: int) -> tuple[Sites, Sites]:
         """Draw all sites from the prior.
@@ -184,7 +102,11 @@ class Replicator:
     def posterior(
         self, q: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Sites:
-        """Draw all sites of the model but its latent ones, at each draw.
+        """Draw all sites of the model but its continuous latents, at each draw.
+
+        Discrete latents are drawn from their posterior given the draw and the data of
+        the run. Under other arguments a discrete site of the same shape keeps these
+        values, and one of another shape is drawn as the model says.
 
         Args:
             q: draws, `(draws, dim)`.
@@ -195,6 +117,10 @@ class Replicator:
             Observed, deterministic and summed-out sites, `(draws, *shape)` each. A
             latent site that has another shape under the new arguments raises
             :class:`~pyro_geo.errors.ShapeError`.
+
+        Warns:
+            FallbackWarning: other arguments have as many rows as the data of the run,
+                whose discrete values they get.
         """
         arguments = self._cast((args, kwargs))
         model = self.density.model
@@ -204,7 +130,49 @@ class Replicator:
             arguments = self.density.arguments(self.target.data)
             if self.predictive is not None:
                 arguments = (self.predictive.args, {})
-        return self._many(model, self.target.constrain(q), len(q), arguments, 1)
+        values, discrete = self.target.constrain(q), self._discrete(q)
+        drawn = self._many(model, values, len(q), arguments, 1, discrete)
+        if discrete and self._belong_to_others(arguments):
+            self._warn_of_rows()
+        return drawn
+
+    def _discrete(self, q: Tensor) -> Sites:
+        """Draw the summed-out sites from their posterior at each draw."""
+        target = self.target
+        if not self.density.enumerated:
+            return {}
+        generator = torch.Generator().manual_seed(substream(self.seed, _DISCRETE))
+        shape = (len(q), target.num_discrete)
+        noise = torch.rand(shape, dtype=target.dtype, generator=generator)
+
+        def chunk(rows: Tensor) -> Sites:
+            return target.sample_discrete(q[rows], noise[rows])
+
+        return map_chunks(chunk, torch.arange(len(q)))
+
+    def _belong_to_others(self, arguments: Any) -> bool:
+        """Whether arguments are other data than those of the run; None is left out."""
+        args, kwargs = self.density.arguments(self.target.data)
+        known = {**dict(enumerate(args)), **kwargs}
+        return any(
+            not same_function(known.get(name), value)
+            for name, value in {**dict(enumerate(arguments[0])), **arguments[1]}.items()
+            if value is not None
+        )
+
+    def _warn_of_rows(self) -> None:
+        """Say which discrete sites keep the values of the run's rows."""
+        if not self._beside_data:
+            return
+        warning = FallbackWarning(
+            "discrete sites keep their values in the data of the run",
+            where=f"posterior_predictive, site {self._beside_data[0]!r}",
+            found="other arguments with as many rows",
+            expected="another number of rows, if they are not those of the run",
+            todo="Pass the new rows in two calls to draw their discrete sites afresh.",
+        )
+        self.notes.append(str(warning))
+        warnings.warn(warning, stacklevel=4)
 
     def _cast(self, arguments: Any) -> Any:
         def leaf(x: Any) -> Any:
@@ -220,9 +188,12 @@ class Replicator:
         total: int,
         arguments: Any,
         purpose: int,
+        discrete: Sites | None = None,
     ) -> Sites:
         """Run a model `total` times, in chunks, each with a seed of its own."""
-        run = _Run(model, self.density.dtype, *arguments)
+        discrete = discrete or {}
+        run = _Run(model, self.density.dtype, frozenset(discrete), *arguments)
+        values = {**values, **discrete}
 
         def drawn(first: int, last: int, mapped: bool, stream: int) -> Sites:
             part = {name: value[first:last] for name, value in values.items()}
@@ -232,6 +203,7 @@ class Replicator:
         with torch.no_grad(), private_randomness(self._stream(purpose, 0)):
             start = {name: value[0] for name, value in values.items()}
             size = rows_that_fit(lambda: run(start))
+        self._beside_data = run.beside(self.target.observed)
         mapped = total > 1 and self._maps(lambda: drawn(0, 2, True, 0), run)
 
         def chunk(index: Tensor) -> Sites:
@@ -272,16 +244,21 @@ class _Run:
         self,
         model: Callable[..., Any],
         dtype: torch.dtype,
+        discrete: frozenset[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.discrete = model, dtype, discrete
         self.args, self.kwargs = args, kwargs
         self.drawn: list[str] = []  # sites that the last run has drawn and returned
+        self.kept: list[str] = []  # discrete sites that had their values given
+        self.plates: dict[str, frozenset[str]] = {}  # of each site
 
     def __call__(self, values: Sites, *, lanes: bool = False) -> Sites:
-        model = poutine.condition(_Unobserve()(self.model), data=values)
-        tracer = poutine.trace(_Draw(values)(model))
+        keep = Keep({n: v for n, v in values.items() if n in self.discrete})
+        values = {n: v for n, v in values.items() if n not in self.discrete}
+        model = poutine.condition(Unobserve()(self.model), data=values)
+        tracer = poutine.trace(Draw(values)(keep(model)))
         with (
             evaluation_mode(self.dtype),
             LaneRandomness() if lanes else nullcontext(),
@@ -292,13 +269,23 @@ class _Run:
                 raise type(error)(str(error).splitlines()[0]) from error
         sites = random_sites(trace)
         if lanes:
-            _check_lanes(sites)
+            check_lanes(sites)
         self.drawn = [name for name, site in sites.items() if not site["is_observed"]]
+        self.kept = keep.kept
+        self.plates = {
+            name: frozenset(f.name for f in site["cond_indep_stack"] if f.vectorized)
+            for name, site in sites.items()
+        }
         return {
             name: site["value"]
             for name, site in sites.items()
             if name not in values and not isinstance(site["fn"], dist.Unit)
         }
+
+    def beside(self, data: Iterable[str]) -> list[str]:
+        """Discrete sites with given values that share a plate with data."""
+        rows = frozenset().union(*(self.plates.get(name, ()) for name in data))
+        return [name for name in self.kept if self.plates[name] & rows]
 
     def mapped(self, values: Sites, count: int) -> Sites:
         """Run at `count` draws at once."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check
+from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
 from pyro_geo.io.names import SAMPLE_DIMS
+from pyro_geo.results._notebook import as_html
 from pyro_geo.results._picking import pick, pick_rows
+from pyro_geo.results._pickling import dumped, loaded
 from pyro_geo.results._tables import describe
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import PredictiveModel
 from pyro_geo.results.weights import Weights, equal_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Samples"]
 
@@ -83,11 +90,41 @@ class Samples:
 
     def __repr__(self) -> str:
         """Say how many draws of which sites there are."""
-        kind = type(self).__name__
+        return f"{type(self).__name__}({self._described})"
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return as_html(
+            repr(self), self._draws, self.summary, self.notes, self._settings
+        )
+
+    def summary(self, prob: float = 0.9) -> pd.DataFrame:
+        """Return a table of the draws."""
+        raise NotImplementedError
+
+    @property
+    def _described(self) -> str:
         if self._draws is None:
-            return f"{kind}(no draws yet)"
-        shown = describe(self._draws, self.chain_name, self._weights is not None)
-        return f"{kind}({shown})"
+            return "no draws yet"
+        return describe(self._draws, self.chain_name, self._weights is not None)
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        """What there is to show before a run."""
+        return {"draws": "none yet"}
+
+    # -- copies ---------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with functions that have no module, such as a lambda as model."""
+        return loaded, (dumped(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy all but functions, which have no state of their own."""
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
 
     # -- draws ----------------------------------------------------------------------
 
@@ -123,6 +160,7 @@ class Samples:
         Args:
             num_samples: draw this many at random, with replacement and with the
                 weights, instead of all; uses torch's global generator, as Pyro does.
+                With `group_by_chain` this many of each chain, the same of all.
             group_by_chain: keep the chains apart.
             resample: False gives draws with weights as they are, in the order of
                 :attr:`log_weights`. Draws without weights are the same either way.
@@ -132,6 +170,7 @@ class Samples:
             run kept some sites only, these.
         """
         draws, weights = self._finished(), self._weights if resample else None
+        check_count("num_samples", num_samples, 0)
         good = num_samples is None or resample or self._weights is None
         check(good, "num_samples", num_samples, "None beside resample=False")
         return pick(draws, weights, num_samples, group_by_chain, self.run_seed)

@@ -208,6 +208,7 @@ def _sample(
             len(own),
             seed=substream(seed, 3 + first),
             initial_params=part.layout.unflatten(start[own.start : own.stop]),
+            initial_space="unconstrained",
             compile=False,  # hundreds of chains keep a traced step busy
             progress_bar=False,
         )

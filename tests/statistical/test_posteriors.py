@@ -74,6 +74,7 @@ def test_hmc_draws_what_was_published(name, seed):
     fit = MCMC(
         HMC(target),
         initial_params=starts(posterior, target, 16, seed),
+        initial_space="unconstrained",
         num_samples=500,
         num_chains=16,
         seed=seed,

@@ -242,7 +242,9 @@ def test_a_missing_jacobian_is_another_gamma_distribution():
     step = {"step_size": 0.7, "num_steps": 3}
     broken = FixedHMC(without_jacobian(target), **step)
     start = other.layout.unflatten(other.sample(300, torch.Generator().manual_seed(0)))
-    fit = MCMC(broken, 100, 0, 300, seed=0, initial_params=start, progress_bar=False)
+    options: dict[str, Any] = {"initial_params": start, "progress_bar": False}
+    options["initial_space"] = "unconstrained"
+    fit = MCMC(broken, 100, 0, 300, seed=0, **options)
     draws = fit.run().positions
     check_exact(draws, other)
     with pytest.raises(AssertionError, match="a moment is off"):

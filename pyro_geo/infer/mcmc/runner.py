@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from pyro_geo._process import Seconds, one_thread
 from pyro_geo.checks import check, check_choice, check_count, known_options
@@ -18,11 +17,27 @@ from pyro_geo.engine.chains import ChainSession
 from pyro_geo.engine.costs import RunCosts
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.kernel import Kernel
+from pyro_geo.engine.models import check_kernel, explained_data
+from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.record import DrawRecord
-from pyro_geo.engine.schedule import Counts, Rounds, RunPlan, RunState, split_chains
+from pyro_geo.engine.schedule import (
+    WARMUP_REGION,
+    Counts,
+    Rounds,
+    RunPlan,
+    RunState,
+    split_chains,
+)
 from pyro_geo.engine.session import interruption, seed_of_run, sitting
-from pyro_geo.engine.starts import start_positions
+from pyro_geo.engine.starts import (
+    Space,
+    Values,
+    as_values,
+    sites_of_potential,
+    start_notes,
+    start_positions,
+)
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.io.store import RunStore
@@ -49,7 +64,12 @@ class MCMC(PosteriorDraws, RunCosts):
         chain_batch_size: run at most this many chains side by side, to save memory.
         compile: `"auto"` starts traced and compiles at the first block after 2,000
             steps, `True` before the first step, `False` never.
-        initial_params: unconstrained starts, site to `(num_chains, *shape)`.
+        initial_params: where chains start, site to a value for all chains or, with a
+            leading axis of chains, to one for each: numbers, lists, arrays or tensors,
+            of the values the model sees. Sites left out start as the kernel starts
+            them. For a kernel on a `potential_fn` it says which sites there are.
+        initial_space: `"unconstrained"` where `initial_params` are on the real line,
+            as in `pyro.infer.MCMC`.
         dtype: floating type; torch's default if None.
         progress_bar: whether to show one.
         store: a folder that takes each finished block, so that the run can be gone on
@@ -94,7 +114,8 @@ class MCMC(PosteriorDraws, RunCosts):
         seed: int | None = None,
         chain_batch_size: int | None = None,
         compile: Literal["auto"] | bool = "auto",
-        initial_params: Mapping[str, Tensor] | None = None,
+        initial_params: Values | None = None,
+        initial_space: Space = "constrained",
         dtype: torch.dtype | None = None,
         progress_bar: bool = True,
         store: str | os.PathLike[str] | None = None,
@@ -103,8 +124,7 @@ class MCMC(PosteriorDraws, RunCosts):
         keep: Sequence[str] | None = None,
         memory_limit: int = 1 << 30,
     ) -> None:
-        expected = "a pyro_geo.engine.Kernel, as in MCMC(HMC(model), ...)"
-        check(isinstance(kernel, Kernel), "kernel", type(kernel).__name__, expected)
+        check_kernel(kernel, Kernel)
         kernel.check_declarations()
         check_count("num_samples", num_samples)
         check_count("num_chains", num_chains)
@@ -119,6 +139,13 @@ class MCMC(PosteriorDraws, RunCosts):
         counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
         check(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
         super().__init__(chain_name=kernel.chain_name)
+        self.initial_params = as_values(initial_params, initial_space)
+        self.initial_space: Space = initial_space
+        if kernel.potential_fn is not None and self.initial_params is not None:
+            of_one = sites_of_potential(
+                self.initial_params, num_chains, kernel.start_transforms, initial_space
+            )
+            kernel = kernel.with_sites(of_one)
         self.kernel = kernel
         self.num_samples = num_samples
         self.num_chains = num_chains
@@ -130,7 +157,6 @@ class MCMC(PosteriorDraws, RunCosts):
         self.seed = seed
         self.chain_batch_size = chain_batch_size
         self.compile: Literal["auto"] | bool = compile
-        self.initial_params = initial_params
         self.dtype = dtype
         self.progress_bar = progress_bar
         self.store = store
@@ -140,6 +166,17 @@ class MCMC(PosteriorDraws, RunCosts):
         self.memory_limit = memory_limit
         self.timings: dict[str, Seconds] = {}
         self._forget()
+
+    @property
+    def _described(self) -> str:
+        return f"{self.kernel!r}; {super()._described}"
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        """What there is to show before a run."""
+        names = ("num_samples", "warmup_steps", "num_chains", "seed")
+        facts = {name: getattr(self, name) for name in names}
+        return {"kernel": self.kernel, **facts, "draws": "none yet"}
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -204,12 +241,14 @@ class MCMC(PosteriorDraws, RunCosts):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, resume: bool
     ) -> MCMC:
         self._forget()
+        self._args, self._kwargs = args, kwargs  # `arviz.from_pyro` asks for these
         clock = Clock()
         self.timings = clock.phases
 
         def begin(store: RunStore | None) -> ChainSession:
             self.run_seed = seed_of_run(self.seed, store)
-            target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
+            with explained_data(args, kwargs):
+                target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
             self._check_dtype(target)
             self._target = target
             return self._session(target, store, (args, kwargs), clock)
@@ -245,7 +284,17 @@ class MCMC(PosteriorDraws, RunCosts):
         plan = RunPlan(
             self.run_seed, self.num_samples, self.num_chains, self.warmup_steps
         )
-        initial = start_positions(target, self.initial_params, self.num_chains)
+        chains = range(self.num_chains)
+        noise = Noise(self.run_seed, WARMUP_REGION).block(chains, 0)
+        initial = start_positions(
+            target,
+            self.initial_params,
+            self.num_chains,
+            space=self.initial_space,
+            strategy=kernel.start_strategy(target),
+            generators=lambda: [noise.generator(chain) for chain in chains],
+        )
+        self._start_notes = start_notes(initial)
         rounds = Rounds(kernel, plan, groups, length, self.compile, initial)
         workers: Workers = InProcess(kernel, target, plan)
         if len(groups) > 1 and num_processes(self.n_jobs) > 1:
@@ -275,13 +324,14 @@ class MCMC(PosteriorDraws, RunCosts):
             "thin": self.thin,
             "keep": self.keep,
             "initial_params": self.initial_params,
+            "initial_space": self.initial_space,
         }
         return identity_of(self.kernel, self.run_seed, run, target)
 
     def _forget(self) -> None:
         """Forget the last run."""
         self._draws = self._target = None
-        self._notes = []
+        self._notes, self._start_notes = [], []
         self._facts: Facts = {}
         self._counts = Counts()
         self.interrupted = False
@@ -296,7 +346,8 @@ class MCMC(PosteriorDraws, RunCosts):
         self._counts, self.rung = state.counts, state.rung
         if state.stage != "tune":
             self.tuning = self.kernel.tuning(state.states[0])
-        self._notes, self.interrupted = session.notes, session.interrupted
+        self._notes = [*session.notes, *self._start_notes]
+        self.interrupted = session.interrupted
 
     @property
     def _draws_kept(self) -> int:

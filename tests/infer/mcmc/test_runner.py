@@ -345,13 +345,19 @@ def test_the_progress_bar_can_be_turned_off(target, capsys, shown):
 # -- starts -----------------------------------------------------------------------
 
 
-def test_starts_are_unconstrained_and_followed(target):
+def test_unconstrained_starts_are_followed(target):
     start = {
         "mu": torch.tensor([1.0, -1.0]),
         "tau": torch.tensor([0.5, -0.5]),
         "eta": numbers(2, 4),
     }
-    fit = run(hmc(target, step_size=1e-6), 1, warmup_steps=0, initial_params=start)
+    fit = run(
+        hmc(target, step_size=1e-6),
+        1,
+        warmup_steps=0,
+        initial_params=start,
+        initial_space="unconstrained",
+    )
     torch.testing.assert_close(
         fit.positions[:, 0], target.layout.flatten(start), rtol=0, atol=1e-3
     )
@@ -361,15 +367,19 @@ def test_starts_are_unconstrained_and_followed(target):
     ("change", "error", "match"),
     [
         ({"mu": torch.zeros(3)}, ConfigurationError, "initial_params, site 'mu'"),
-        ({"eta": torch.zeros(4)}, ConfigurationError, "leading axis of chains"),
-        ({"mu": torch.tensor([0.0, torch.nan])}, InitializationError, "chain 1"),
+        ({"eta": torch.zeros(3)}, ConfigurationError, "leading axis of chains"),
+        (
+            {"mu": torch.tensor([0.0, torch.nan])},
+            InitializationError,
+            "site 'mu', chain 1",
+        ),
         ({"other": torch.zeros(2)}, LayoutMismatchError, "other"),
     ],
 )
 def test_bad_starts_are_named(target, change, error, match):
     start = {"mu": torch.zeros(2), "tau": torch.zeros(2), "eta": torch.zeros(2, 4)}
     with pytest.raises(error, match=match):
-        run(hmc(target), initial_params=start | change)
+        run(hmc(target), initial_params=start | change, initial_space="unconstrained")
 
 
 @pytest.mark.parametrize(

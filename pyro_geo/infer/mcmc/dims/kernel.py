@@ -31,7 +31,7 @@ from pyro_geo.infer.mcmc.dims.options import (
     Integrator,
     Velocity,
 )
-from pyro_geo.infer.mcmc.dims.placement import find_anchors, layout_of_anchors
+from pyro_geo.infer.mcmc.dims.placement import find_anchors
 from pyro_geo.infer.mcmc.dims.review import (
     draw_warnings,
     precision_warnings,
@@ -88,7 +88,8 @@ class DIMS(Kernel):
     Args:
         model: a Pyro model, or a :class:`pyro_geo.Target` (of a module, say).
         potential_fn: instead of a model, a function of a dictionary of unconstrained
-            values; its sites are those of `anchors`.
+            values; its sites are those of `anchors`, or of `initial_params` of the
+            run.
         loss: `"nll"`, minus the log-likelihood; `"joint"`, minus the log-joint in
             unconstrained space; or a function of a dictionary of unconstrained values.
         prior_weight: share of the prior added to `"nll"`; 0 keeps exact likelihood
@@ -190,22 +191,8 @@ class DIMS(Kernel):
         anchor_steps: int = 2_000,
         anchor_step_size: float = 0.05,
     ) -> None:
-        check(
-            (model is None) != (potential_fn is None),
-            "model or potential_fn",
-            "neither" if model is None else "both",
-            "exactly one of them",
-        )
-        check(
-            transforms is None or potential_fn is not None,
-            "transforms",
-            "transforms with a model",
-            "None: a model's sites bring their own",
-        )
-        self.model = model
-        self.potential_fn = potential_fn
+        super().__init__(model, potential_fn=potential_fn, transforms=transforms)
         self.objective = Objective(loss, prior_weight)
-        self.start_transforms = dict(transforms or {})
         self.init_strategy: Strategy | None = init_strategy
         self.anchors = anchors
         self.options = DIMSOptions(
@@ -235,39 +222,13 @@ class DIMS(Kernel):
         )
 
     @property
-    def model_name(self) -> str:
-        """Name of the model or of the potential function."""
-        fn = self.potential_fn if self.model is None else self.model
-        return getattr(fn, "__name__", type(fn).__name__)
-
-    def make_target(
-        self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any
-    ) -> Target:
-        """Turn the model and its arguments into a density.
-
-        Raises :class:`~pyro_geo.errors.ConfigurationError` where a potential
-        function comes with arguments.
-
-        Args:
-            *args: the model's arguments.
-            dtype: floating type, torch's default if None.
-            **kwargs: the model's keyword arguments.
-
-        Returns:
-            The density.
-        """
-        if self.model is not None:
-            return super().make_target(*args, dtype=dtype, **kwargs)
-        assert self.potential_fn is not None
-        shown = f"{len(args) + len(kwargs)} arguments of run"
-        check(
-            not args and not kwargs,
-            "potential_fn",
-            shown,
-            "a closure over its data, and run()",
-        )
-        layout = layout_of_anchors(self.anchors, self.start_transforms)
-        return Target.from_potential(self.potential_fn, layout, dtype=dtype)
+    def potential_sites(self) -> Mapping[str, Tensor]:
+        """Constrained values that say which sites the potential function has."""
+        if isinstance(self.anchors, Mapping):
+            return self.anchors
+        expected = "a dictionary of values, site to tensor, beside a potential function"
+        check(self.anchors is None, "anchors", type(self.anchors).__name__, expected)
+        return super().potential_sites
 
     def log_prob(self, target: Target, q: Tensor) -> Tensor:
         """Minus the loss, `(draws,)` at `q` of `(draws, dim)`."""
@@ -282,9 +243,9 @@ class DIMS(Kernel):
         lanes = self.options.lanes(num_samples * num_chains, target.dim)
         return max(1, -(-_BLOCK_LANES * lanes // num_chains))
 
-    def first_position(self, target: Target) -> Tensor:
-        """Find where the training of the anchor starts, by the global generator."""
-        return target.initial(1, self.init_strategy or target.default_strategy)
+    def start_strategy(self, target: Target) -> Strategy:
+        """Where the training of an anchor starts."""
+        return self.init_strategy or target.default_strategy
 
     def start(self, target: Target, group: ChainGroup) -> Warmup:
         """Find or train the anchors and factor their Laplace precisions."""

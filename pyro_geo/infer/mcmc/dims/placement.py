@@ -1,23 +1,21 @@
-"""Where the anchors of a run come from, and the sites of a potential function."""
+"""Where the anchors of a run come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_geo.checks import check, check_shape
-from pyro_geo.density import Layout, Site, Target
+from pyro_geo.checks import check_shape
+from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import ChainGroup
 from pyro_geo.infer.mcmc.dims.anchors import Anchors, examine_anchors, train_anchors
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 
-__all__ = ["find_anchors", "layout_of_anchors"]
+__all__ = ["find_anchors"]
 
 AnchorValues = Tensor | Mapping[str, Tensor]
 
@@ -63,38 +61,3 @@ def _one_per_chain(target: Target, values: AnchorValues, num_chains: int) -> Ten
     expected = f"{(num_chains, target.dim)}, one anchor per chain, or one row"
     check_shape("anchors", q.shape, expected, q.shape == (num_chains, target.dim))
     return q.to(target.dtype)
-
-
-def layout_of_anchors(
-    values: AnchorValues | None, transforms: Mapping[str, Any]
-) -> Layout:
-    """Lay the sites of a potential function out by the anchors that come with it.
-
-    Raises :class:`~pyro_geo.errors.ConfigurationError` where the anchors do not
-    name sites.
-
-    Args:
-        values: constrained values, site to tensor.
-        transforms: site to the map from constrained to unconstrained values.
-
-    Returns:
-        The layout.
-
-    Example:
-        >>> layout_of_anchors({"x": torch.zeros(2), "y": torch.zeros(())}, {}).dim
-        3
-    """
-    named = values if isinstance(values, Mapping) else {}
-    expected = "a dictionary of values, site to tensor, beside a potential function"
-    check(bool(named), "anchors", type(values).__name__, expected)
-    sites: dict[str, Site] = {}
-    start = 0
-    for name, value in named.items():
-        # Pyro's transforms lead to unconstrained values, those of a site from them
-        transform = torch.distributions.biject_to(constraints.real)
-        if name in transforms:
-            transform = transforms[name].inv
-        shape = torch.Size(transform.inverse_shape(value.shape))
-        sites[name] = Site(name, start, shape, value.shape, transform)
-        start += shape.numel()
-    return Layout(sites)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_geo.checks import known_options
 from pyro_geo.density import Target
+from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
@@ -91,6 +92,10 @@ class HMC(Kernel):
 
     Args:
         model: a Pyro model, or a :class:`pyro_geo.Target`.
+        potential_fn: instead of a model, a function of a dictionary of unconstrained
+            values; `initial_params` of the run give its sites.
+        transforms: with `potential_fn`, site to the map from constrained to
+            unconstrained values, as Pyro has them.
         step_size: largest leapfrog step in units of the metric; adapted if None.
         trajectory_length: mean length in units of the metric, where a quarter of a
             period of a normal density is 1.57; adapted if None.
@@ -150,8 +155,10 @@ class HMC(Kernel):
     @known_options
     def __init__(
         self,
-        model: Callable[..., Any] | Target,
+        model: Callable[..., Any] | Target | None = None,
         *,
+        potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        transforms: Mapping[str, Any] | None = None,
         step_size: float | None = None,
         trajectory_length: float | None = None,
         metric: Literal["auto"] | MetricKind = "auto",
@@ -161,7 +168,7 @@ class HMC(Kernel):
         init_strategy: StartStrategy = "uniform",
         unroll: Literal["auto"] | int = "auto",
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, potential_fn=potential_fn, transforms=transforms)
         self.init_strategy: StartStrategy = init_strategy
         self.options = HMCOptions(
             step_size=step_size,
@@ -176,6 +183,10 @@ class HMC(Kernel):
     def first_position(self, target: Target) -> Tensor:
         """Find the start of a chain, `(1, dim)`, by torch's global generator."""
         return first_start(target, self.init_strategy)
+
+    def start_strategy(self, target: Target) -> Strategy:
+        """How sites start that the user gives no value, where others have one."""
+        return "uniform" if self.init_strategy == "laplace" else self.init_strategy
 
     def default_warmup(self, num_samples: int, num_chains: int) -> int:
         """Transitions of warm-up: fewer chains need more of them each."""

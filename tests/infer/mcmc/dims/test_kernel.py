@@ -288,7 +288,7 @@ def test_bad_options_are_refused_at_construction(options, name):
 
 
 def test_neither_model_nor_potential_is_refused():
-    with pytest.raises(ConfigurationError, match="neither"):
+    with pytest.raises(ConfigurationError, match="found None"):
         DIMS()
 
 
@@ -548,8 +548,15 @@ def test_a_potential_with_its_own_transforms():
     assert fit.attributes["model"] == "potential"
     with pytest.raises(ConfigurationError, match="potential_fn"):
         fit.run(torch.zeros(2))
-    with pytest.raises(ConfigurationError, match="argument anchors"):
+    with pytest.raises(ConfigurationError, match="argument initial_params"):
         MCMC(DIMS(potential_fn=potential), 2, progress_bar=False).run()
+    flat = DIMS(potential_fn=potential, anchors=torch.zeros(1, 3))
+    with pytest.raises(ConfigurationError, match="argument anchors"):
+        MCMC(flat, 2, progress_bar=False).run()
+    starts = {"scale": 4.0, "x": [1.0, 0.0]}
+    kernel = DIMS(potential_fn=potential, velocity="isotropic", alpha=0.0)
+    fit = MCMC(kernel, 4, seed=0, initial_params=starts, progress_bar=False).run()
+    assert fit.get_samples()["x"].shape == (4, 2)
 
 
 def test_a_guides_medians_serve_as_anchors(plane):
