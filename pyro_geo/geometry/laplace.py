@@ -11,6 +11,7 @@ result how many there were.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Literal, NamedTuple, NoReturn
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_choice
 from pyro_geo.density import Target
-from pyro_geo.errors import NotPositiveDefiniteError
+from pyro_geo.errors import ConvergenceWarning, NotPositiveDefiniteError
 from pyro_geo.geometry.curvature import GaussNewton, Hessian, PriorHessian
 from pyro_geo.geometry.matrices import Cholesky, Diagonal, Spectral
 
@@ -88,7 +89,11 @@ class Laplace(NamedTuple):
             target: the density that was approximated.
 
         Returns:
-            One number for each mode.
+            One number for each mode; NaN where the density rises in some direction, at
+            a saddle say: there is no mode whose volume could be taken.
+
+        Warns:
+            ConvergenceWarning: such a point is among them.
 
         References:
             MacKay (1992), A practical Bayesian framework for backpropagation networks,
@@ -99,7 +104,28 @@ class Laplace(NamedTuple):
         with torch.no_grad():
             density = target.log_prob(rows).reshape(self.mean.shape[:-1])
         dim = self.mean.shape[-1]
-        return density + 0.5 * dim * math.log(2 * math.pi) + 0.5 * self.log_det()
+        evidence = density + 0.5 * dim * math.log(2 * math.pi) + 0.5 * self.log_det()
+        return torch.where(self._is_mode(), evidence, torch.nan)
+
+    def _is_mode(self) -> Tensor:
+        """Say where no eigenvalue was negative beyond rounding, and warn of others."""
+        if not bool((self.smallest < 0).any()):
+            return torch.ones_like(self.smallest, dtype=torch.bool)
+        largest = self.precision.dense().diagonal(dim1=-2, dim2=-1).amax(-1)
+        rising = self.smallest < -_share_of_rounding(self.mean.dtype) * largest
+        if bool(rising.any()):
+            worst = float(self.smallest[rising].min())
+            warnings.warn(
+                ConvergenceWarning(
+                    "a Laplace evidence is of no mode",
+                    where=f"{int(rising.sum())} of {rising.numel()} points",
+                    found=f"smallest eigenvalue {worst:.3g}",
+                    expected="no direction in which the density rises",
+                    todo="Climb to a mode first, with polish_minima say.",
+                ),
+                stacklevel=3,
+            )
+        return ~rising
 
 
 def laplace(
@@ -222,8 +248,7 @@ def _repair(
     Returns:
         The eigenvalues, the smallest one where any was replaced, and how many were.
     """
-    least = max(_FLOOR, _ROUNDING * torch.finfo(dtype).eps)
-    rounding = least * values.abs().amax(-1, keepdim=True)
+    rounding = _share_of_rounding(dtype) * values.abs().amax(-1, keepdim=True)
     if isinstance(flat, str):
         # an eigenvalue below rounding has no correct digit, not even in its size
         usable = values if flat == "refuse" else values.abs()
@@ -236,6 +261,11 @@ def _repair(
     count = bad.sum(-1)
     smallest = torch.where(count > 0, values.amin(-1), torch.nan)
     return repaired, smallest, count
+
+
+def _share_of_rounding(dtype: torch.dtype) -> float:
+    """Share of the largest eigenvalue below which another is rounding."""
+    return max(_FLOOR, _ROUNDING * torch.finfo(dtype).eps)
 
 
 def _unrepaired(q: Tensor, precision: Cholesky | Diagonal) -> Laplace:

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyro_geo
 from pyro_geo.io._files import replace_file
 from pyro_geo.io._report import html, pictures
+from pyro_geo.io._report.losses import (
+    count_draws,
+    count_facts,
+    count_flags,
+    count_tables,
+)
 from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
@@ -60,9 +66,12 @@ def write_report(
 ) -> Path:
     """Write a one-file HTML report of a run.
 
-    It opens with the facts, headline numbers and a box of everything that calls for
-    attention (the notes given, divergences, draws that did not converge, R-hat or
-    nested R-hat above 1.01, E-BFMI below 0.3, draws that are not finite). Then come
+    Where anything is lost it opens with a box that counts it: chains that were lost,
+    stuck, restarted or never moved, draws that diverged, ended at saddles, did not
+    converge or are not finite, rows of the summary without R-hat, numbers of further
+    tables that are NaN. The facts follow, headline numbers, and a box of what else
+    calls for attention (the notes given, R-hat or nested R-hat above 1.01, E-BFMI below
+    0.3, constant rows). Then come
     the extra tables, ArviZ's summary, distributions and traces, the plane of largest
     spread and the run's statistics. Draws with weights, in a group `particles`, are
     tabulated with them, beside effective size, tail and sum of the weights; pictures
@@ -105,7 +114,15 @@ def write_report(
     page = html.Page(list(notes))
     if posterior is not None:
         lines = "chain" if particles is not None else chain_name
+        _count_lost(page, posterior, stats, facts, lines)
         posterior, stats = _thinned(page, posterior, stats, lines)
+        if posterior.sizes["draw"]:
+            count_draws(page, posterior, lines, weighted=particles is not None)
+    elif stats is not None and 0 not in stats.sizes.values():
+        count_flags(page, stats)
+    if particles is not None:
+        _count_particles(page, particles, chain_name)
+    count_tables(page, tables or {})
     page.add(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
@@ -208,6 +225,27 @@ def _thinned(
         posterior = posterior.isel(rows)
         stats = None if stats is None else stats.isel(rows)
     return posterior.compute(), None if stats is None else stats.compute()
+
+
+def _count_lost(
+    page: html.Page,
+    posterior: "xr.Dataset",
+    stats: "xr.Dataset | None",
+    facts: Mapping[str, str],
+    chain_name: str,
+) -> None:
+    """Count what the run says of its chains, and the flags of all its draws."""
+    chains = int(posterior.attrs.get("num_chains", posterior.sizes["chain"]))
+    count_facts(page, facts, posterior.attrs, chains, chain_name)
+    if stats is not None and 0 not in stats.sizes.values():
+        count_flags(page, stats)
+
+
+def _count_particles(page: html.Page, particles: "xr.Dataset", name: str) -> None:
+    """Count the particles that have no weight at all."""
+    weights = particles["log_weights"].values
+    if bad := int((~(weights > -float("inf"))).sum()):
+        page.lost.append(f"{bad:,} of {weights.size:,} {name}s have no weight.")
 
 
 def _picture(lines: Curves) -> str:

@@ -11,6 +11,7 @@ import torch
 from pyro_geo.density import Target
 from pyro_geo.errors import (
     ConfigurationError,
+    ConvergenceWarning,
     MissingCurvatureError,
     NotPositiveDefiniteError,
     ShapeError,
@@ -117,6 +118,24 @@ def test_a_direction_that_cannot_be_repaired_is_an_error(values, flat):
     target, _ = quadratic(values)
     with pytest.raises(NotPositiveDefiniteError, match="precision in every direction"):
         laplace(target, torch.zeros(2, dtype=F64), curvature="hessian", flat=flat)
+
+
+@pytest.mark.parametrize("options", [{}, {"flat": 1.0, "floor": 0.0}])
+def test_a_saddle_has_no_evidence(options):
+    """Beside a mode and a flat direction, which have one."""
+    target = Target.from_potential(
+        lambda q: (q[0] ** 2 - 1) ** 2 + q[1] ** 2 + 0.5 * q[2] ** 2, 3, dtype=F64
+    )
+    points = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=F64)
+    found = laplace(target, points, curvature="hessian", **options)
+    with pytest.warns(ConvergenceWarning, match="1 of 2 points.*eigenvalue -4"):
+        evidence = found.log_evidence(target)
+    assert evidence.isnan().tolist() == [True, False]
+    exact = 1.5 * math.log(2 * math.pi) - 0.5 * math.log(8.0 * 2.0)
+    assert float(evidence[1]) == pytest.approx(exact)
+    flat, _ = quadratic([0.0, 1.0, 4.0])
+    found = laplace(flat, torch.zeros(3, dtype=F64), curvature="hessian", flat=2.0)
+    assert bool(found.log_evidence(flat).isfinite())
 
 
 def test_a_hessian_that_is_not_finite_is_flat_all_over():

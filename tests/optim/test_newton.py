@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.optim.newton import polish, polish_minima
+from pyro_geo.optim.newton import polish_minima
+from pyro_geo.optim.trust_region import polish
 from tests.infer.mcmc.dims.flows import banana, hyperbola, network, real, ring
 
 

@@ -13,7 +13,7 @@ from pyro_geo.io._report.template import PAGE, STYLE
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Page", "Rows", "figure", "paragraph", "show", "table"]
+__all__ = ["Page", "Rows", "entries", "figure", "paragraph", "show", "table"]
 
 # A frame, a list of mappings, or a list of rows of which the first is the header.
 Rows: TypeAlias = "pd.DataFrame | Sequence[Mapping[str, object] | Sequence[object]]"
@@ -118,6 +118,22 @@ def table(rows: Rows, caption: str, *, limit: int = 200, open_rows: int = 60) ->
     return html
 
 
+def entries(rows: Rows) -> list[object]:
+    """List the entries of a table.
+
+    Args:
+        rows: as of :func:`table`.
+
+    Returns:
+        All entries of its body, row by row.
+
+    Example:
+        >>> entries([["a", "b"], [1, 2.5]])
+        [1, 2.5]
+    """
+    return [entry for row in _cells(rows)[1] for entry in row]
+
+
 def _line(row: Sequence[object], numeric: Sequence[bool]) -> str:
     """Make the cells of one row."""
     cells = []
@@ -150,11 +166,13 @@ class Page:
 
     Args:
         notes: warnings, one entry each.
+        lost: what the run has lost, one sentence each; they come before all else.
         cards: headline numbers: label, value and whether it calls for attention.
         sections: titles and bodies.
     """
 
     notes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     cards: list[tuple[str, object, bool]] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
 
@@ -198,7 +216,9 @@ class Page:
             f"\n{body}</section>"
             for i, (name, body) in enumerate(self.sections)
         )
-        top = _facts(facts) + _cards(self.cards) + _notes(self.notes)
+        lost = _box("lost", "What this run has lost", self.lost)
+        notes = _box("notes", "Please note", self.notes)
+        top = lost + _facts(facts) + _cards(self.cards) + notes
         return PAGE.format(
             title=escape(title),
             style=STYLE,
@@ -228,12 +248,12 @@ def _cards(items: Sequence[tuple[str, object, bool]]) -> str:
     return f'<ul class="cards">{rows}</ul>' if rows else ""
 
 
-def _notes(texts: Sequence[str]) -> str:
-    """Make the box of warnings."""
+def _box(name: str, title: str, texts: Sequence[str]) -> str:
+    """Make a box of sentences."""
     if not texts:
         return ""
     rows = "".join(f"<li>{escape(text)}</li>" for text in texts)
     return (
-        '<aside class="notes" aria-labelledby="notes"><h2 id="notes">Please note</h2>'
+        f'<aside class="{name}" aria-labelledby="{name}"><h2 id="{name}">{title}</h2>'
         f"<ul>{rows}</ul></aside>"
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyro_geo.io._report import html
 from pyro_geo.io._report.components import finite
+from pyro_geo.io._report.losses import is_flag
 from pyro_geo.io._report.pictures import histograms, stages
 
 if TYPE_CHECKING:
@@ -27,20 +28,19 @@ _FIRST = (
 
 
 def add_stats(page: html.Page, stats: "xr.Dataset") -> None:
-    """Add pictures and tables of the statistics; count what went wrong.
+    """Add pictures and tables of the statistics.
 
     Args:
         page: the page to add to.
         stats: the group `sample_stats`, at least one draw.
     """
     arrays = {str(k): np.asarray(v.values) for k, v in stats.data_vars.items()}
-    flags = {k: v.astype(bool) for k, v in arrays.items() if _is_flag(k, v)}
+    flags = {k: v.astype(bool) for k, v in arrays.items() if is_flag(k, v)}
     numbers = {
         k: v.astype(float)
         for k, v in arrays.items()
         if k not in flags and np.issubdtype(v.dtype, np.number)
     }
-    _count(page, flags)
     _judge_energies(page, numbers)
     page.add(
         "Statistics",
@@ -51,27 +51,6 @@ def add_stats(page: html.Page, stats: "xr.Dataset") -> None:
         else "",
         html.table(flag_table(flags), "Flags of the draws") if flags else "",
     )
-
-
-def _is_flag(name: str, values: np.ndarray) -> bool:
-    """Say whether a statistic is a flag, booleans of a file included."""
-    return values.dtype == bool or (
-        name in ("diverging", "converged") and bool(np.isin(values, (0, 1)).all())
-    )
-
-
-def _count(page: html.Page, flags: Mapping[str, np.ndarray]) -> None:
-    """Count diverging draws and those that did not converge."""
-    if "diverging" in flags:
-        bad, total = int(flags["diverging"].sum()), flags["diverging"].size
-        page.card("diverging", bad, alert=bad > 0)
-        if bad:
-            page.notes.append(f"{bad:,} of {total:,} draws are marked as diverging.")
-    if "converged" in flags:
-        bad, total = int((~flags["converged"]).sum()), flags["converged"].size
-        page.card("not converged", bad, alert=bad > 0)
-        if bad:
-            page.notes.append(f"{bad:,} of {total:,} draws did not converge.")
 
 
 def _judge_energies(page: html.Page, numbers: Mapping[str, np.ndarray]) -> None:

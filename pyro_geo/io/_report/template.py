@@ -29,10 +29,11 @@ ul.cards strong { display: block; font-size: 1.3rem; font-weight: 600;
   font-variant-numeric: tabular-nums; }
 ul.cards span { font-size: .82rem; color: #56606b; }
 ul.cards li.alert { background: #fff4e5; border-color: #b45f06; }
-aside.notes { border-left: .3rem solid #b45f06; background: #fff8ee; margin: 1.4rem 0 0;
+aside { border-left: .3rem solid #b45f06; background: #fff8ee; margin: 1.4rem 0 0;
   padding: .7rem 1.1rem; border-radius: 0 .4rem .4rem 0; }
-aside.notes h2 { border: 0; margin: 0; padding: 0; font-size: 1rem; }
-aside.notes ul { margin: .3rem 0 0; padding-left: 1.2rem; }
+aside h2 { border: 0; margin: 0; padding: 0; font-size: 1rem; }
+aside ul { margin: .3rem 0 0; padding-left: 1.2rem; }
+aside.lost { border-color: #a8201a; background: #fdf0ef; margin: 0 0 1.4rem; }
 .scroll { overflow-x: auto; margin: .7rem 0; }
 table { border-collapse: collapse; font-size: .87rem;
   font-variant-numeric: tabular-nums; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_count, check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import BetaRangeError
+from pyro_geo.errors import BetaRangeError, ConvergenceWarning
+from pyro_geo.infer.certificates.learning.agreement import compare_chains
 from pyro_geo.infer.certificates.learning.rlct import Coefficient
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
@@ -30,15 +32,19 @@ _DECADES = 3.0  # of temperature, at the cold end of a path, that are fitted
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error.
+    """A number, its standard error, and what speaks against it.
 
     Attributes:
-        value: the estimate.
+        value: the estimate; NaN where it is not `reliable`.
         standard_error: from the spread of the chains.
+        reliable: whether nothing speaks against it.
+        reasons: what does: chains that disagree, losses that are not finite.
     """
 
     value: float
     standard_error: float
+    reliable: bool = True
+    reasons: tuple[str, ...] = ()
 
 
 def tempered_losses(
@@ -108,12 +114,16 @@ def wbic(
 
     Args:
         target: of a model or a module.
-        n: number of examples.
+        n: number of examples, at least 2; fewer are a
+            :class:`~pyro_geo.errors.BetaRangeError`.
         seed: of the run.
         **options: of :func:`tempered_losses`.
 
     Returns:
-        The estimate, in nats.
+        The estimate, in nats; without a value where chains disagree.
+
+    Warns:
+        ConvergenceWarning: chains disagree.
 
     References:
         Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14.
@@ -126,8 +136,9 @@ def wbic(
         >>> abs(found.value - (7 + math.log(100))) < 0.6  # nL_n(w0) + d/2 log n
         True
     """
+    check(n >= 2, "n", n, "at least 2 examples", error=BetaRangeError)
     losses = tempered_losses(target, 1 / math.log(n), seed=seed, **options)
-    return _mean(losses)
+    return _warned("wbic", _mean(losses))
 
 
 def two_temperature(
@@ -148,15 +159,19 @@ def two_temperature(
         beta_second: inverse temperature of these.
 
     Returns:
-        The estimate.
+        The estimate; without a value where the chains of one of them disagree.
+
+    Warns:
+        ConvergenceWarning: chains disagree.
 
     References:
         Watanabe (2013), A widely applicable Bayesian information criterion, JMLR 14,
         corollary 3.
 
     Example:
-        >>> two_temperature(torch.full((2, 3), 8.0), 0.25, torch.full((2, 3), 4.0), 0.5)
-        Estimate(value=2.0, standard_error=0.0)
+        >>> hot, cold = torch.full((2, 3), 8.0), torch.full((2, 3), 4.0)
+        >>> two_temperature(hot, 0.25, cold, 0.5).value
+        2.0
     """
     betas = beta_first, beta_second
     differ = beta_first != beta_second and min(betas) > 0
@@ -165,7 +180,13 @@ def two_temperature(
     a, b = _mean(first), _mean(second)
     gap = 1 / beta_first - 1 / beta_second
     error = math.hypot(a.standard_error, b.standard_error) / abs(gap)
-    return Estimate((a.value - b.value) / gap, error)
+    value = (a.value - b.value) / gap
+    reasons = tuple(
+        f"at inverse temperature {beta:.3g}, {reason}"
+        for beta, side in zip(betas, (a, b), strict=True)
+        for reason in side.reasons
+    )
+    return _warned("two_temperature", Estimate(value, error, not reasons, reasons))
 
 
 def heat_capacity(losses: Tensor, beta: float) -> float:
@@ -178,13 +199,21 @@ def heat_capacity(losses: Tensor, beta: float) -> float:
         beta: inverse temperature of one example.
 
     Returns:
-        The estimate.
+        The estimate; NaN where chains disagree, cannot be compared, or hold losses
+        that are not finite.
+
+    Warns:
+        ConvergenceWarning: there is no estimate.
 
     Example:
-        >>> heat_capacity(torch.tensor([[1.0, 3.0]]), 0.5)
-        0.5
+        >>> losses = torch.tensor([1.0, 3.0]).repeat(2, 8)
+        >>> round(heat_capacity(losses, 0.5), 3)
+        0.258
     """
-    return float(beta**2 * losses.double().var())
+    reasons = compare_chains(losses).reasons
+    value = float(beta**2 * losses.double().var())
+    found = Estimate(value, math.nan, not reasons, reasons)
+    return _warned("heat_capacity", found).value
 
 
 def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Estimate:
@@ -214,6 +243,8 @@ def fit_free_energy(t: Tensor, free_energy: Tensor, multiplicity: int = 1) -> Es
     t, free_energy = t.double(), free_energy.double()
     late = (t > 1) & (t >= t.max() * 10**-_DECADES)
     check_shape("t", t.shape, free_energy.shape)
+    finite = bool(t.isfinite().all() and free_energy.isfinite().all())
+    check(finite, "t and free_energy", "NaN or infinity", "finite numbers")
     check_shape(
         "t", (int(late.sum()),), "at least three points above 1", int(late.sum()) >= 3
     )
@@ -262,4 +293,21 @@ def _mean(losses: Tensor) -> Estimate:
     """Mean of `(chains, draws)`, its error from the spread of the chains' means."""
     means = losses.double().mean(1)
     error = float(means.std()) / len(means) ** 0.5 if len(means) > 1 else math.nan
-    return Estimate(float(means.mean()), error)
+    reasons = compare_chains(losses).reasons
+    return Estimate(float(means.mean()), error, not reasons, reasons)
+
+
+def _warned(where: str, found: Estimate) -> Estimate:
+    """Take the value from an estimate that is not reliable, and say why."""
+    for reason in found.reasons:
+        warnings.warn(
+            ConvergenceWarning(
+                "the result is not reliable",
+                where=where,
+                found=reason,
+                expected="finite losses, and chains that agree",
+                todo="Draw longer, or from more chains.",
+            ),
+            stacklevel=3,
+        )
+    return found if found.reliable else found._replace(value=math.nan)

@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Localisation, Target
-from pyro_geo.errors import ConvergenceWarning
+from pyro_geo.engine.noise import SequentialNoise
+from pyro_geo.errors import ConvergenceWarning, NonFiniteLossError
 from pyro_geo.geometry.laplace import laplace
 from pyro_geo.geometry.matrices import Dense, Diagonal, Spectral
+from pyro_geo.infer.certificates.learning.agreement import compare_chains
+from pyro_geo.infer.certificates.learning.starts import way_down
 from pyro_geo.infer.step_size import averaged, restart, update
 from pyro_geo.infer.transition import TransitionLoop, chain_state_at
 from pyro_geo.ops.chunks import map_chunks
@@ -31,18 +33,26 @@ _STEEP = 0.1  # nats that a Newton step may still win before it is called no min
 class LLC(NamedTuple):
     r"""A local learning coefficient, and what tells how far to trust it.
 
+    A start that is no minimum, or chains that disagree, leave no coefficient: `value`
+    and `heat_capacity` are NaN then, `reasons` say why, and `estimate` and `trace` hold
+    what the chains gave all the same.
+
     Attributes:
-        value: :math:`n \beta (E[L_n] - L_n(w_0))`.
+        value: :math:`n \beta (E[L_n] - L_n(w_0))`; NaN where not `reliable`.
         standard_error: from the spread of the chains.
-        r_hat: of the loss.
+        r_hat: of the loss; of four parts of a single chain.
         ess: of the loss, bulk.
         drift: second half of the draws minus the first.
-        heat_capacity: :math:`\beta^2 \mathrm{Var}(n L_n)`, another estimate of it.
+        heat_capacity: :math:`\beta^2 \mathrm{Var}(n L_n)`, another estimate of it; NaN
+            where not `reliable`.
         beta: inverse temperature of one example.
         acceptance: rate of the moves.
         step_size: found by the warm-up.
         trace: :math:`n L_n` of every draw, `(chains, draws)`.
         start: :math:`n L_n(w_0)`.
+        reliable: whether nothing speaks against the estimate.
+        reasons: what does.
+        estimate: `value` before it was judged.
     """
 
     value: float
@@ -56,6 +66,15 @@ class LLC(NamedTuple):
     step_size: float
     trace: Tensor
     start: float
+    reliable: bool
+    reasons: tuple[str, ...]
+    estimate: float
+
+    def __str__(self) -> str:
+        """The coefficient with its standard error, or why there is none."""
+        if not self.reliable:
+            return f"no learning coefficient: {'; '.join(self.reasons)}"
+        return f"learning coefficient {self.value:.4g} ± {self.standard_error:.2g}"
 
 
 def llc(
@@ -105,9 +124,13 @@ def llc(
         The estimate. An option out of range is a
         :class:`~pyro_geo.errors.ConfigurationError`.
 
+    Raises:
+        NonFiniteLossError: the loss or its gradient is not finite at the start.
+
     Warns:
-        ConvergenceWarning: no minimum is there, a chain has found a lower loss, or
-            chains disagree.
+        ConvergenceWarning: the result is not reliable, because the start is no minimum
+            (a Newton step, or a step along negative curvature, wins more than 0.1
+            nats), a chain has found a loss lower by as much, or chains disagree.
 
     References:
         Lau, Furman, Wang, Murfet & Wei (2023), The local learning coefficient: a
@@ -139,17 +162,24 @@ def llc(
     tempered = target.tempered(beta, prior=pull)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed % 2**63)
+    loss = _loss_of(target)
+    start = float(loss(centre[None])[0])
     metric, predicted = _quadratic(tempered, centre, localization)
+    if not math.isfinite(start) or not math.isfinite(predicted):
+        raise NonFiniteLossError(
+            "no learning coefficient without a loss",
+            where="argument at",
+            found=f"a summed loss of {start}, and {predicted} nats to win by one step",
+            expected="finite numbers",
+            todo="Pass a minimum of the loss, such as a trained solution.",
+        )
+    reasons = _judge_start(tempered, centre, localization, predicted, beta, loss, seed)
     sampler = _Sampler(tempered, metric, num_chains, num_leapfrog, jitter, generator)
     sampler.spread(centre)
     sampler.warm_up(warmup_steps, target_accept_prob)
     draws, rates = sampler.draw(num_samples)
-    loss = _loss_of(target)
     trace = loss(draws.flatten(0, 1)).reshape(num_chains, num_samples)
-    start = float(loss(centre[None])[0])
-    return _report(
-        trace, start, beta, float(rates.mean()), sampler.step_size, predicted
-    )
+    return _report(trace, start, beta, float(rates.mean()), sampler.step_size, reasons)
 
 
 class _Sampler:
@@ -251,72 +281,89 @@ def _loss_of(target: Target) -> Callable[[Tensor], Tensor]:
     return loss
 
 
+def _judge_start(
+    tempered: Target,
+    centre: Tensor,
+    pull: float,
+    predicted: float,
+    beta: float,
+    loss: Callable[[Tensor], Tensor],
+    seed: int,
+) -> list[str]:
+    """Say why the start is no minimum of the loss; empty where it may be one."""
+    reasons = []
+    if not predicted <= _STEEP:
+        reasons.append(
+            f"the start is no minimum: a Newton step predicts a decrease of "
+            f"{predicted:.3g} nats, above {_STEEP}"
+        )
+    gain = way_down(
+        tempered,
+        centre,
+        pull,
+        lambda q: beta * loss(q),
+        predicted,
+        SequentialNoise(seed, 1),
+    )
+    if gain > _STEEP:
+        reasons.append(
+            f"the start is no minimum: the loss curves down in a direction along which "
+            f"it falls by {gain:.3g} nats, above {_STEEP}"
+        )
+    return reasons
+
+
 def _report(
     trace: Tensor,
     start: float,
     beta: float,
     acceptance: float,
     step_size: float,
-    predicted: float,
+    reasons: list[str],
 ) -> LLC:
-    from pyro_geo._compat.arviz import quiet
-
     # lambda = n beta (E L_n(w) - L_n(w*)), the estimator of Lau et al. (2023)
     values = beta * (trace - start)
     means = values.mean(1)
     chains, draws = values.shape
     error = float(means.std()) / chains**0.5 if chains > 1 else math.nan
     half = draws // 2
-    with quiet():
-        import arviz
-
-        array = values.cpu().numpy()
-        r_hat = float(np.asarray(arviz.rhat(array))) if chains > 1 else math.nan
-        ess = float(np.asarray(arviz.ess(array)))
-    result = LLC(
-        value=float(means.mean()),
+    found = compare_chains(values)
+    lower = -float(values.min())
+    if lower > _STEEP:
+        reasons.append(
+            f"a chain found a lower loss than the start's, by {lower:.3g} nats, above "
+            f"{_STEEP}"
+        )
+    reasons += found.reasons
+    reliable, estimate = not reasons, float(means.mean())
+    for reason in reasons:
+        warnings.warn(_unreliable("llc", reason), stacklevel=3)
+    return LLC(
+        value=estimate if reliable else math.nan,
         standard_error=error,
-        r_hat=r_hat,
-        ess=ess,
+        r_hat=found.r_hat,
+        ess=found.ess,
         drift=float(values[:, half:].mean() - values[:, :half].mean()),
-        heat_capacity=float((beta * trace).var()),
+        heat_capacity=float((beta * trace).var()) if reliable else math.nan,
         beta=beta,
         acceptance=acceptance,
         step_size=step_size,
         trace=trace,
         start=start,
+        reliable=reliable,
+        reasons=tuple(reasons),
+        estimate=estimate,
     )
-    _warn(result, float(means.min()), predicted)
-    return result
 
 
-def _warn(result: LLC, least: float, predicted: float) -> None:
-    problems = []
-    if not predicted <= _STEEP:
-        problems.append(
-            (
-                "the start is no minimum",
-                f"a predicted decrease of {predicted:.3g} nats",
-                f"{_STEEP} nats",
-            )
-        )
-    if least < 0:
-        problems.append(
-            ("a chain found a lower loss", f"coefficient {least:.3g}", "above 0")
-        )
-    if result.r_hat > 1.1:
-        problems.append(("chains disagree", f"R-hat {result.r_hat:.3f}", "below 1.1"))
-    for what, found, expected in problems:
-        warnings.warn(
-            ConvergenceWarning(
-                what,
-                where="llc",
-                found=found,
-                expected=expected,
-                todo="Train further, or draw longer; see trace and drift.",
-            ),
-            stacklevel=4,
-        )
+def _unreliable(where: str, reason: str) -> ConvergenceWarning:
+    return ConvergenceWarning(
+        "the result is not reliable",
+        where=where,
+        found=reason,
+        expected="a minimum, and chains that agree",
+        todo="Train further, or draw longer; see trace, drift and estimate.",
+    )
 
 
 def _position(target: Target, at: Tensor | Mapping[str, Tensor]) -> Tensor:

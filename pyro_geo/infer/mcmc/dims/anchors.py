@@ -18,18 +18,24 @@ from pyro_geo.errors import (
 )
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polishing import (
+    leave_saddles_lanes,
+    maybe_saddles,
+    polish_lanes,
+)
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.ops.lanes import map_lanes
 from pyro_geo.optim.descent import adam, adam_step
-from pyro_geo.optim.newton import ROUNDING, PolishState, polish
+from pyro_geo.optim.trust_region import ROUNDING, SADDLE, PolishState
 
-__all__ = ["Anchors", "examine_anchors", "polish_lanes", "train_anchors"]
+__all__ = ["Anchors", "examine_anchors", "train_anchors"]
 
 _CHUNK = 250  # steps between two looks at the loss
 _RAY = 8  # points evaluated on the way to three times the norm
 _PATIENCE = 4  # Newton steps of an anchor, in units of those of a draw
 _SHARPEN = 5  # further steps after convergence: each squares the remaining error
 _TRAINED = 10.0  # predicted decrease allowed at an anchor, in units of the tolerance
+_DIRECTIONS = 8  # followed down from an anchor where the loss is flat
 
 
 class Anchors(NamedTuple):
@@ -41,6 +47,7 @@ class Anchors(NamedTuple):
         grad: gradient there, `(chains, dim)`.
         predicted: decrease of the loss predicted for one more Newton step, `(chains,)`.
         unbounded: loss still falls while the norm doubles, boolean, `(chains,)`.
+        saddle: at a saddle from which no minimum was found, boolean, `(chains,)`.
     """
 
     q: Tensor
@@ -48,6 +55,7 @@ class Anchors(NamedTuple):
     grad: Tensor
     predicted: Tensor
     unbounded: Tensor
+    saddle: Tensor
 
     def warnings(self, polish_tol: float) -> list[PyroGeoWarning]:
         """Say which anchors are no minima."""
@@ -64,7 +72,19 @@ class Anchors(NamedTuple):
                     "one), smooth labels, or reparametrise.",
                 )
             )
-        unfinished = ~(self.predicted <= tol) & ~self.unbounded
+        if bool(self.saddle.any()):
+            warnings.append(
+                AnchorNotConvergedWarning(
+                    "anchors are saddles of the loss, not minima",
+                    where=f"anchors {_rows(self.saddle)}",
+                    found=f"{int(self.saddle.sum())} of {len(self.saddle)} where the "
+                    "loss falls along a direction of negative curvature",
+                    expected="none",
+                    todo="Start the training elsewhere (init_strategy='uniform'), or "
+                    "pass trained anchors.",
+                )
+            )
+        unfinished = ~(self.predicted <= tol) & ~self.unbounded & ~self.saddle
         if bool(unfinished.any()):
             worst = float(self.predicted[unfinished].nan_to_num(math.inf).max())
             warnings.append(
@@ -86,11 +106,13 @@ def train_anchors(
     options: DIMSOptions,
     num_lanes: int,
     chains: Sequence[int] | None = None,
+    normals: Tensor | None = None,
 ) -> Anchors:
     """Train anchors: Adam while the loss falls, then the Newton polish.
 
-    Anchors are trained a fixed number at a time, so that an anchor does not depend on
-    how many others there are.
+    One that ends at a saddle, as a symmetric start may, is moved down from there and
+    polished again. Anchors are trained a fixed number at a time, so that an anchor does
+    not depend on how many others there are.
 
     Args:
         target: the density.
@@ -99,6 +121,8 @@ def train_anchors(
         options: `anchor_steps`, `anchor_step_size` and the polish's numbers.
         num_lanes: anchors trained side by side.
         chains: what errors call the rows, their number if None.
+        normals: normal numbers for the search for saddles, `(chains, dim)`; fixed ones
+            if None.
 
     Returns:
         The anchors. One whose loss or gradient is not finite is a
@@ -122,6 +146,18 @@ def train_anchors(
         max_iter=_PATIENCE * options.polish_max_iter,
     )
     _check_finite(state, chains)
+    state = leave_saddles_lanes(
+        target,
+        objective,
+        state,
+        normals,
+        num_lanes,
+        tol=tol,
+        max_iter=_PATIENCE * options.polish_max_iter,
+        active=state.predicted <= tol,
+        directions=_DIRECTIONS,
+    )
+    saddle = state.status == SADDLE
     converged = state.predicted <= tol
     # a few more steps, down to rounding: draws are compared with the anchor's loss
     sharp = polish_lanes(
@@ -148,7 +184,7 @@ def train_anchors(
     # a loss without a minimum keeps falling in the direction that training took
     unbounded = _falls_along_ray(loss_at, q, loss, q - halfway)
     unbounded |= _falls_along_axis(loss_at, q, loss, q - trained)
-    return Anchors(q, loss, grad, predicted, unbounded)
+    return Anchors(q, loss, grad, predicted, unbounded, saddle & ~unbounded)
 
 
 def examine_anchors(
@@ -158,8 +194,9 @@ def examine_anchors(
     options: DIMSOptions,
     num_lanes: int,
     chains: Sequence[int] | None = None,
+    normals: Tensor | None = None,
 ) -> Anchors:
-    """Evaluate anchors: loss, gradient and the decrease predicted for a Newton step.
+    """Evaluate anchors: loss, gradient, predicted decrease, and which are saddles.
 
     Args:
         target: the density.
@@ -168,6 +205,8 @@ def examine_anchors(
         options: the polish's numbers.
         num_lanes: anchors evaluated side by side.
         chains: what errors call the rows, their number if None.
+        normals: normal numbers for the search for saddles, `(chains, dim)`; fixed ones
+            if None.
 
     Returns:
         The anchors, where they were. One whose loss or gradient is not finite is a
@@ -176,8 +215,20 @@ def examine_anchors(
     tol = min(options.polish_tol, 1e-3)
     state = polish_lanes(target, objective, q, num_lanes, tol=tol, max_iter=0)
     _check_finite(state, chains)
+    state = leave_saddles_lanes(
+        target,
+        objective,
+        state,
+        normals,
+        num_lanes,
+        tol=tol,
+        max_iter=0,
+        active=maybe_saddles(state, _TRAINED * options.polish_tol),
+        directions=_DIRECTIONS,
+    )
     bounded = torch.zeros_like(state.loss, dtype=torch.bool)
-    return Anchors(state.q, state.loss, state.grad, state.predicted, bounded)
+    saddle = state.status == SADDLE
+    return Anchors(state.q, state.loss, state.grad, state.predicted, bounded, saddle)
 
 
 def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
@@ -192,46 +243,6 @@ def _check_finite(state: PolishState, chains: Sequence[int] | None) -> None:
             expected="a finite loss and gradient",
             todo="Pass another anchor, or check the data.",
         )
-
-
-def polish_lanes(
-    target: Target,
-    objective: Objective,
-    q: Tensor,
-    num_lanes: int,
-    *,
-    tol: float,
-    max_iter: int,
-    active: Tensor | None = None,
-) -> PolishState:
-    """Polish any number of positions, a fixed number at a time.
-
-    Args:
-        target: the density.
-        objective: the loss on it.
-        q: positions, `(n, dim)`.
-        num_lanes: how many at a time.
-        tol: predicted decrease at which to stop, in nats.
-        max_iter: Newton steps allowed.
-        active: which positions to polish, `(n,)` boolean, default all.
-
-    Returns:
-        The final state, leading axis `n`.
-    """
-
-    def run(inputs: tuple[Tensor, Tensor]) -> PolishState:
-        rows, chosen = inputs
-        return polish(
-            lambda x: objective.value_and_grad(target, x),
-            lambda x, v: objective.hvp(target, x, v),
-            rows,
-            tol=tol,
-            max_iter=max_iter,
-            active=chosen,
-        )
-
-    chosen = torch.ones_like(q[:, 0], dtype=torch.bool) if active is None else active
-    return map_lanes(run, (q, chosen), num_lanes)
 
 
 def _adam(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,14 +16,9 @@ from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.errors import (
-    NotPositiveDefiniteError,
-    ObjectiveShapeError,
-    PyroGeoWarning,
-)
+from pyro_geo.errors import ObjectiveShapeError, PyroGeoWarning
 from pyro_geo.geometry.curvature import GaussNewton
-from pyro_geo.geometry.laplace import Laplace, laplace
-from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.geometry.laplace import Laplace
 from pyro_geo.infer.mcmc.dims.anchors import Anchors
 from pyro_geo.infer.mcmc.dims.objective import Loss, Objective
 from pyro_geo.infer.mcmc.dims.options import (
@@ -38,7 +34,7 @@ from pyro_geo.infer.mcmc.dims.review import (
     spread_warnings,
 )
 from pyro_geo.infer.mcmc.dims.trajectories import STATS, run_trajectories
-from pyro_geo.infer.mcmc.dims.velocity import draw_velocities
+from pyro_geo.infer.mcmc.dims.velocity import anchor_laplace, draw_velocities
 
 __all__ = ["DIMS", "DIMSState"]
 
@@ -251,11 +247,16 @@ class DIMS(Kernel):
         """Find or train the anchors and factor their Laplace precisions."""
         self._check_early(target)
         source = self.anchors, self.init_strategy
-        anchors = find_anchors(target, group, self.objective, self.options, *source)
+        # of a copy: the streams go on as if nothing had been drawn from them
+        normals = copy.deepcopy(group.noise).normal(target.dim, dtype=target.dtype)
+        normals = normals.to(target.device)
+        anchors = find_anchors(
+            target, group, self.objective, self.options, *source, normals
+        )
         laplaces: list[Laplace] = []
         if self.options.velocity == "laplace":
             laplaces = [
-                _laplace(target, anchors, i, group.noise.generator(i))
+                anchor_laplace(target, anchors, i, group.noise.generator(i))
                 for i in range(len(group.chains))
             ]
         # of the whole run: the number of lanes is part of the compiled step
@@ -277,6 +278,11 @@ class DIMS(Kernel):
         velocities = draw_velocities(
             self.options, anchors.q, anchors.grad, state.laplaces, draws, noise
         )
+
+        def normals() -> Tensor:
+            numbers = noise.normal(draws, target.dim, dtype=target.dtype)
+            return numbers.to(target.device).flatten(0, 1)
+
         flat, flat_stats, _, rung = run_trajectories(
             target,
             self.objective,
@@ -284,6 +290,7 @@ class DIMS(Kernel):
             anchors.q.repeat_interleave(draws, 0),  # (chains * draws, dim)
             velocities.flatten(0, 1),
             state.num_lanes,
+            normals,
         )
         shape = (len(chains), draws)
         q = flat.unflatten(0, shape)
@@ -342,19 +349,3 @@ class DIMS(Kernel):
     def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
         """Record how many trajectories were in flight."""
         return {"num_lanes": states[0].num_lanes}
-
-
-def _laplace(
-    target: Target, anchors: Anchors, row: int, generator: torch.Generator
-) -> Laplace:
-    """Approximate around one anchor; without a minimum there may be no precision."""
-    q = anchors.q[row]
-    try:
-        return laplace(target, q, flat="size", generator=generator)
-    except NotPositiveDefiniteError:
-        if not bool(anchors.unbounded[row]):
-            raise
-        # the run warns of the missing minimum; unit velocities keep it possible
-        flat = torch.full((), target.dim, device=q.device)
-        unit = Diagonal(torch.ones_like(q))
-        return Laplace(q, unit, q.new_tensor(-torch.inf), flat)

@@ -29,6 +29,7 @@ def find_anchors(
     options: DIMSOptions,
     values: AnchorValues | None,
     strategy: Strategy | None,
+    normals: Tensor,
 ) -> Anchors:
     """Examine the user's anchors, or train one for each chain of a group.
 
@@ -39,6 +40,7 @@ def find_anchors(
         options: of the training.
         values: trained solutions of all chains, flat or by site.
         strategy: where the training starts; medians of the prior if None.
+        normals: normal numbers for the search for saddles, `(chains, dim)`.
 
     Returns:
         The anchors of the group.
@@ -47,9 +49,9 @@ def find_anchors(
     chains = group.chains
     if values is not None:
         q = _one_per_chain(target, values, group.num_chains)[list(chains)]
-        return examine_anchors(target, objective, q, options, lanes, chains)
+        return examine_anchors(target, objective, q, options, lanes, chains, normals)
     starts = group.starts(target, strategy or target.default_strategy)
-    return train_anchors(target, objective, starts, options, lanes, chains)
+    return train_anchors(target, objective, starts, options, lanes, chains, normals)
 
 
 def _one_per_chain(target: Target, values: AnchorValues, num_chains: int) -> Tensor:

@@ -81,7 +81,15 @@ def draw_warnings(
         ),
         (
             ConvergenceWarning,
-            ~stats["converged"] & ~stats["diverging"],
+            stats["saddle"],
+            "trajectories ended at saddles of the loss, or on a way down from one",
+            "minima, where no direction of negative curvature leads down",
+            "raise polish_max_iter (with polish=False there are no steps away from a "
+            "saddle), or check that the loss has a minimum; `saddle` marks the draws",
+        ),
+        (
+            ConvergenceWarning,
+            ~stats["converged"] & ~stats["diverging"] & ~stats["saddle"],
             "trajectories did not come to rest at a minimum",
             "kinetic energy and predicted decrease within tolerance",
             "raise settle_time, max_evals or polish_max_iter; or, where the loss "

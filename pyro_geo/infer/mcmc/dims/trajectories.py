@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
 from pyro_geo.density import Rung, Target
-from pyro_geo.infer.mcmc.dims.anchors import polish_lanes
 from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polishing import (
+    leave_saddles_lanes,
+    maybe_saddles,
+    polish_lanes,
+)
 from pyro_geo.infer.mcmc.dims.problem import Problem
 from pyro_geo.infer.mcmc.dims.result import FlowResult, flow_result
 from pyro_geo.infer.mcmc.dims.state import FlowState, is_active
 from pyro_geo.ops.lanes import map_lanes, run_lanes
-from pyro_geo.optim.newton import CONVERGED, ROUNDING
+from pyro_geo.optim.trust_region import (
+    CONVERGED,
+    ENDED,
+    ROUNDING,
+    SADDLE,
+    PolishState,
+)
 
 __all__ = ["STATS", "run_trajectories"]
 
@@ -41,10 +53,15 @@ STATS = (
     "n_evals",
     "step_size",
     "converged",
+    "saddle",
     "diverging",
 )
 
 _AT_REST = 1e-2  # kinetic energy of a trajectory that has come to rest
+# The search for saddles: directions followed down where the loss is flat, and which
+# negative curvature is missed how often, relative to the largest one. Half the steps
+# of a trained anchor's: the search is a part of the cost of every draw.
+_DIRECTIONS, _SHARE, _RISK = 2, 0.02, 0.01
 
 
 def run_trajectories(
@@ -54,6 +71,7 @@ def run_trajectories(
     q: Tensor,
     v: Tensor,
     num_lanes: int,
+    normals: Callable[[], Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], int, Rung]:
     """Throw particles and follow them to rest.
 
@@ -64,37 +82,43 @@ def run_trajectories(
         q: starts, `(n, dim)`.
         v: velocities, `(n, dim)`.
         num_lanes: trajectories in flight.
+        normals: makes normal numbers for the search for saddles, `(n, dim)`; called
+            once, if any trajectory has converged otherwise. Fixed ones if None.
 
     Returns:
         End points `(n, dim)`, statistics `(n,)` by the names of `STATS`, the number
         of batched steps and the rung they ran on.
     """
     anchor_loss, flow, steps, rung = _flow(target, objective, options, q, v, num_lanes)
-    theta = flow.theta
-    minimal = torch.ones_like(flow.diverging)
-    n_evals = flow.n_evals
-    if options.polish:
-        polished = polish_lanes(
+    # what ended by itself, at rest, with its energy balanced
+    at_rest = flow.finished & (flow.kinetic <= _AT_REST)
+    at_rest &= flow.energy_error.abs() <= options.step_tol
+    end = _polished(target, objective, options, flow, at_rest, num_lanes)
+    steps_left = options.polish_max_iter if options.polish else 0
+    near = _minimal(end)
+    if not steps_left:
+        near |= maybe_saddles(end, options.polish_tol)
+    candidates = at_rest & near
+    if bool(candidates.any()):
+        end = leave_saddles_lanes(
             target,
             objective,
-            theta,
+            end,
+            None if normals is None else normals(),
             num_lanes,
             tol=options.polish_tol,
-            max_iter=options.polish_max_iter,
-            active=~flow.diverging,
+            max_iter=steps_left,
+            active=candidates,
+            directions=_DIRECTIONS,
+            share=_SHARE,
+            risk=_RISK,
         )
-        theta, loss, grad = polished.q, polished.loss, polished.grad
-        n_evals = n_evals + polished.n_evals
-        # a predicted decrease below the loss's rounding cannot show in the loss
-        rounding = ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
-        minimal = (polished.status == CONVERGED) | (polished.predicted <= rounding)
-    else:
-        loss, grad = map_lanes(
-            lambda x: objective.value_and_grad(target, x), theta, num_lanes
-        )
-    # converged: ended by itself, at rest, energy balanced, at a minimum of the loss
-    at_rest = flow.kinetic <= _AT_REST
-    balanced = flow.energy_error.abs() <= options.step_tol
+    theta, loss = end.q, end.loss
+    saddle = end.status == SADDLE
+    # converged: at rest, and at a minimum where the polish looks for one
+    converged = at_rest & ~saddle
+    if options.polish:
+        converged &= _minimal(end)
     stats = {
         "lp": -loss,
         "loss_anchor": anchor_loss,
@@ -106,7 +130,7 @@ def run_trajectories(
         "energy_dissipated": flow.energy_dissipated,
         "energy_error": flow.energy_error,
         "kinetic": flow.kinetic,
-        "grad_norm": grad.norm(dim=-1),
+        "grad_norm": end.grad.norm(dim=-1),
         "peak_loss": flow.peak_loss,
         "path_length": flow.path_length,
         "displacement": (theta - q).norm(dim=-1),
@@ -114,12 +138,48 @@ def run_trajectories(
         "integration_time": flow.integration_time,
         "n_steps": flow.n_steps,
         "n_rejected": flow.n_rejected,
-        "n_evals": n_evals,
+        "n_evals": flow.n_evals + end.n_evals,
         "step_size": flow.step_size,
-        "converged": flow.finished & at_rest & balanced & minimal,
+        "converged": converged,
+        "saddle": saddle,
         "diverging": flow.diverging,
     }
     return theta, stats, steps, rung
+
+
+def _polished(
+    target: Target,
+    objective: Objective,
+    options: DIMSOptions,
+    flow: FlowResult,
+    at_rest: Tensor,
+    num_lanes: int,
+) -> PolishState:
+    """Polish the ends of the flow, or look at those at rest where that is off."""
+    if options.polish or bool(at_rest.any()):
+        state = polish_lanes(
+            target,
+            objective,
+            flow.theta,
+            num_lanes,
+            tol=options.polish_tol,
+            max_iter=options.polish_max_iter if options.polish else 0,
+            active=~flow.diverging if options.polish else at_rest,
+        )
+        # without a polish the first evaluation is no more than a look at the result
+        return state._replace(n_evals=state.n_evals - int(not options.polish))
+    loss, grad = map_lanes(
+        lambda x: objective.value_and_grad(target, x), flow.theta, num_lanes
+    )
+    none = torch.zeros_like(flow.n_evals)
+    unknown = torch.full_like(loss, torch.nan)
+    return PolishState(flow.theta, loss, grad, loss, unknown, none + ENDED, none, none)
+
+
+def _minimal(end: PolishState) -> Tensor:
+    """Say where a Newton step predicts nothing to win that would show in the loss."""
+    rounding = ROUNDING * torch.finfo(end.loss.dtype).eps * end.loss.abs()
+    return (end.status == CONVERGED) | (end.predicted <= rounding)
 
 
 def _flow(

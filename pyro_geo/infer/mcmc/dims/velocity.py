@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
+from pyro_geo.density import Target
 from pyro_geo.engine.noise import BlockNoise
-from pyro_geo.geometry.laplace import Laplace
+from pyro_geo.errors import NotPositiveDefiniteError
+from pyro_geo.geometry.laplace import Laplace, laplace
+from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.infer.mcmc.dims.anchors import Anchors
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 
-__all__ = ["draw_velocities"]
+__all__ = ["anchor_laplace", "draw_velocities"]
 
 
 def draw_velocities(
@@ -63,10 +67,39 @@ def draw_velocities(
         kinetic = 0.5 * (z.square().sum(-1) + along**2)
         return (options.initial_energy / kinetic).sqrt().unsqueeze(-1) * z
     rows = [
-        laplace.precision.sample_inverse(row)
-        for laplace, row in zip(laplaces, z, strict=True)
+        normal.precision.sample_inverse(row)
+        for normal, row in zip(laplaces, z, strict=True)
     ]
     return options.velocity_scale * torch.stack(rows)
+
+
+def anchor_laplace(
+    target: Target, anchors: Anchors, row: int, generator: torch.Generator
+) -> Laplace:
+    """Approximate around one anchor; without a minimum there may be no precision.
+
+    Args:
+        target: the density.
+        anchors: all of them.
+        row: which one.
+        generator: randomness of a diagonal precision.
+
+    Returns:
+        The approximation; unit variances where the loss has no minimum.
+
+    Raises:
+        NotPositiveDefiniteError: some direction has no precision at a minimum.
+    """
+    q = anchors.q[row]
+    try:
+        return laplace(target, q, flat="size", generator=generator)
+    except NotPositiveDefiniteError:
+        if not bool(anchors.unbounded[row]):
+            raise
+        # the run warns of the missing minimum; unit velocities keep it possible
+        flat = torch.full((), target.dim, device=q.device)
+        unit = Diagonal(torch.ones_like(q))
+        return Laplace(q, unit, q.new_tensor(-torch.inf), flat)
 
 
 def _check_custom(row: Tensor, draws: int, dim: int) -> None:

@@ -15,7 +15,7 @@ from pyro_geo.errors import InitializationError
 from pyro_geo.geometry.laplace import laplace
 from pyro_geo.infer.mcmc.hmc.adaptation import Tuning, scattered
 from pyro_geo.infer.transition import chain_state_at
-from pyro_geo.optim.newton import polish
+from pyro_geo.optim.trust_region import polish
 
 __all__ = [
     "StartStrategy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pyro_geo.errors import (
     BetaRangeError,
     ConfigurationError,
     ConvergenceWarning,
+    NonFiniteLossError,
     ShapeError,
 )
 from pyro_geo.infer.certificates.learning import (
@@ -28,6 +30,7 @@ from pyro_geo.infer.certificates.learning import (
     two_temperature,
     wbic,
 )
+from pyro_geo.infer.certificates.learning.agreement import compare_chains
 
 DOUBLE = torch.float64
 
@@ -138,6 +141,9 @@ def test_a_regular_model_has_half_its_parameters() -> None:
     assert found.value == pytest.approx(exact, abs=4.5 * found.standard_error)
     assert found.standard_error < 0.15
     assert found.r_hat < 1.05
+    assert found.reliable
+    assert found.reasons == ()
+    assert found.estimate == found.value
     assert found.heat_capacity == pytest.approx(2.0, abs=0.5)
     assert found.acceptance == pytest.approx(0.8, abs=0.15)
     assert found.trace.shape == (8, 200)
@@ -194,10 +200,124 @@ def test_sites_and_positions_are_the_same() -> None:
     assert by_site.value == pytest.approx(0.5, abs=4.5 * by_site.standard_error + 0.02)
 
 
-def test_a_start_that_is_no_minimum_warns() -> None:
-    target, best = regression()
-    with pytest.warns(ConvergenceWarning, match="no minimum|lower loss"):
-        llc(target, best + 1.0, n=500, seed=1)
+SHORT: dict[str, Any] = {
+    "n": 500,
+    "num_chains": 4,
+    "num_samples": 30,
+    "warmup_steps": 30,
+    "num_leapfrog": 5,
+    "seed": 1,
+}
+
+
+def factors(q: Tensor) -> Tensor:
+    """A matrix of rank two as a product: zero is a saddle."""
+    u, v = q[:6].reshape(3, 2), q[6:].reshape(2, 3)
+    return 250 * (u @ v - torch.diag(q.new_tensor([2.0, 1.0, 0.0]))).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("off the minimum", "a Newton step predicts a decrease"),
+        ("double well", "curves down in a direction along which it falls"),
+        ("factors at zero", "curves down in a direction along which it falls"),
+        ("another valley", "found a lower loss"),
+    ],
+)
+def test_a_start_that_is_no_minimum_gives_no_number(case: str, reason: str) -> None:
+    target, at = regression()
+    if case == "off the minimum":
+        at = at + 1.0
+    elif case == "double well":
+        target = Target.from_potential(
+            lambda q: 500 * ((q[0] ** 2 - 1) ** 2 + q[1] ** 2), 2, dtype=DOUBLE
+        )
+        at = torch.zeros(2, dtype=DOUBLE)
+    elif case == "factors at zero":
+        target = Target.from_potential(factors, 12, dtype=DOUBLE)
+        at = torch.zeros(12, dtype=DOUBLE)
+    else:  # a minimum at zero, above others that chains reach
+        target = Target.from_potential(
+            lambda q: (10 * (1 - (4 * q).cos()) - 8 * q * q).sum(), 2, dtype=DOUBLE
+        )
+        at = torch.zeros(2, dtype=DOUBLE)
+    with pytest.warns(ConvergenceWarning, match=reason):
+        found = quietly(lambda: llc(target, at, **SHORT), but=reason)
+    assert not found.reliable
+    assert any(reason in text for text in found.reasons)
+    assert math.isnan(found.value)
+    assert math.isnan(found.heat_capacity)
+    assert math.isfinite(found.estimate)
+    assert str(found).startswith("no learning coefficient: ")
+    assert reason in str(found)
+
+
+def quietly(call: Any, but: str = "nothing") -> Any:
+    """Call, and let through the warnings that hold a text alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("always", f".*{but}", ConvergenceWarning)
+        return call()
+
+
+def test_chains_in_two_valleys_give_no_number() -> None:
+    """Chains of one temperature that lie in valleys of different height."""
+    series = random(2, 100)
+    series = torch.cat([series, 5 + series])
+    with pytest.warns(ConvergenceWarning, match="heat_capacity.*disagree"):
+        assert math.isnan(heat_capacity(series, 1.0))
+    with pytest.warns(ConvergenceWarning, match="inverse temperature 1, chains dis"):
+        found = two_temperature(series, 1.0, series[:2].repeat(2, 1), 2.0)
+    assert not found.reliable
+    assert math.isnan(found.value)
+
+
+@pytest.mark.parametrize(
+    ("series", "reason"),
+    [
+        (random(4, 100) + torch.tensor([0.0, 0, 0, 3])[:, None], "R-hat"),
+        (random(4, 4000) + torch.tensor([0.0, 0, 0, 0.2])[:, None], "Monte Carlo"),
+        (random(3, 50).index_fill(0, torch.tensor([1]), 2.0), "chain 1 never moved"),
+        (random(3, 50).index_fill(1, torch.tensor([7]), math.nan), "3 of 150 losses"),
+        (random(3, 50).index_fill(1, torch.tensor([7]), math.inf), "not finite"),
+        (random(4, 3), "too few draws"),
+        (random(1, 12), "too few draws"),
+        (random(1, 400).cumsum(1), "R-hat"),
+    ],
+)
+def test_chains_that_cannot_be_trusted(series: Tensor, reason: str) -> None:
+    found = compare_chains(series)
+    assert reason in "; ".join(found.reasons)
+    with pytest.warns(ConvergenceWarning, match="heat_capacity"):
+        assert math.isnan(heat_capacity(series, 1.0))
+
+
+def test_chains_that_agree_are_seldom_told_to_differ() -> None:
+    """100 sets of correlated, skewed series: no more alarms than are claimed."""
+    alarms = 0
+    for seed in range(100):
+        noise, z = random(8, 200, seed=seed), random(8, seed=1_000 + seed)
+        rows = []
+        for k in range(200):
+            z = 0.6 * z + 0.8 * noise[:, k]
+            rows.append(z.square())
+        alarms += bool(compare_chains(torch.stack(rows, 1)).reasons)
+    # a rate of 1e-4 gives two or more of 100 once in 20,000 times
+    assert alarms <= 1
+
+
+def test_a_loss_that_nothing_changes_has_no_parameters() -> None:
+    target = Target.from_potential(lambda q: 7 + 0 * q.sum(), 2, dtype=DOUBLE)
+    found = llc(target, torch.zeros(2, dtype=DOUBLE), **SHORT)
+    assert (found.value, found.reliable) == (0.0, True)
+    assert str(found) == "learning coefficient 0 ± 0"
+
+
+def test_a_start_without_a_loss_is_an_error() -> None:
+    target = Target.from_potential(lambda q: q.log().square().sum(), 2, dtype=DOUBLE)
+    with pytest.raises(NonFiniteLossError, match="argument at.*nan"):
+        llc(target, -torch.ones(2, dtype=DOUBLE), **SHORT)
 
 
 @pytest.mark.slow
@@ -270,6 +390,11 @@ def test_published_figures_of_the_crossing() -> None:
         (lambda: tempered_losses(regression()[0], 0.0), BetaRangeError),
         (lambda: llc(*regression(), n=500, num_chains=0), ConfigurationError),
         (lambda: llc(*regression(), n=1), ConfigurationError),
+        (lambda: wbic(regression()[0], 1), BetaRangeError),
+        (
+            lambda: fit_free_energy(torch.arange(2.0, 9), torch.full((7,), math.nan)),
+            ConfigurationError,
+        ),
         (lambda: llc(regression()[0], torch.zeros(3), n=9), ShapeError),
     ],
 )

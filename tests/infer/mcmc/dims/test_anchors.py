@@ -18,11 +18,11 @@ from pyro_geo.errors import (
 from pyro_geo.infer.mcmc.dims.anchors import (
     Anchors,
     examine_anchors,
-    polish_lanes,
     train_anchors,
 )
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polishing import polish_lanes
 from tests.cases import numbers, regression
 
 MODELS = Path(__file__).parents[4] / "models"
@@ -117,7 +117,7 @@ def test_points_that_are_no_minima_warn(target):
 
 def test_many_rows_are_counted_not_listed():
     bad, none = torch.ones(20), torch.zeros(20, dtype=torch.bool)
-    anchors = Anchors(torch.zeros(20, 2), bad, torch.zeros(20, 2), bad, none)
+    anchors = Anchors(torch.zeros(20, 2), bad, torch.zeros(20, 2), bad, none, none)
     (warning,) = anchors.warnings(1e-2)
     assert "0, 1, 2, 3, 4, 5, 6, 7, ..." in str(warning)
 

@@ -148,11 +148,11 @@ def test_the_other_losses(plane):
 
 def test_the_statistics_are_those_documented(fit):
     assert tuple(fit.stats) == STATS
-    assert len(STATS) == 22
+    assert len(STATS) == 23
     stats = fit.stats
     for name in ("n_steps", "n_rejected", "n_evals"):
         assert stats[name].dtype == torch.long
-    for name in ("converged", "diverging"):
+    for name in ("converged", "saddle", "diverging"):
         assert stats[name].dtype == torch.bool
 
 

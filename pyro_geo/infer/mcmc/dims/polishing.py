@@ -1,0 +1,136 @@
+"""Newton polish of any number of positions, and the search for saddles among them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_geo.density import Target
+from pyro_geo.infer.mcmc.dims.objective import Objective
+from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.optim.saddles import leave_saddles
+from pyro_geo.optim.trust_region import CONVERGED, FIRST_RADIUS, PolishState, polish
+
+__all__ = ["leave_saddles_lanes", "maybe_saddles", "polish_lanes"]
+
+
+def polish_lanes(
+    target: Target,
+    objective: Objective,
+    q: Tensor,
+    num_lanes: int,
+    *,
+    tol: float,
+    max_iter: int,
+    active: Tensor | None = None,
+) -> PolishState:
+    """Polish any number of positions, a fixed number at a time.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        q: positions, `(n, dim)`.
+        num_lanes: how many at a time.
+        tol: predicted decrease at which to stop, in nats.
+        max_iter: Newton steps allowed.
+        active: which positions to polish, `(n,)` boolean, default all.
+
+    Returns:
+        The final state, leading axis `n`.
+    """
+
+    def run(inputs: tuple[Tensor, Tensor]) -> PolishState:
+        rows, chosen = inputs
+        return polish(
+            lambda x: objective.value_and_grad(target, x),
+            lambda x, v: objective.hvp(target, x, v),
+            rows,
+            tol=tol,
+            max_iter=max_iter,
+            active=chosen,
+        )
+
+    chosen = torch.ones_like(q[:, 0], dtype=torch.bool) if active is None else active
+    return map_lanes(run, (q, chosen), num_lanes)
+
+
+def maybe_saddles(state: PolishState, tol: float) -> Tensor:
+    """Say which positions may be saddles, where no Newton step is allowed.
+
+    Where Newton's method has met negative curvature, it predicts much to win even if
+    there is no slope at all, and a step would have followed it.
+
+    Args:
+        state: polished positions.
+        tol: decrease that counts as nothing, in nats.
+
+    Returns:
+        Which ones to look at more closely, `(n,)` boolean.
+    """
+    level = state.grad.norm(dim=-1) * FIRST_RADIUS <= tol
+    return (state.status == CONVERGED) | level | (state.predicted <= tol)
+
+
+def leave_saddles_lanes(
+    target: Target,
+    objective: Objective,
+    state: PolishState,
+    normals: Tensor | None,
+    num_lanes: int,
+    *,
+    tol: float,
+    max_iter: int,
+    active: Tensor,
+    directions: int = 1,
+    share: float = 1e-2,
+    risk: float = 1e-3,
+) -> PolishState:
+    """Tell saddles from minima among polished positions, and leave them downhill.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        state: the positions, leading axis `n`.
+        normals: what the search starts with, `(n, dim)`; fixed numbers if None.
+        num_lanes: how many at a time.
+        tol: predicted decrease that they were polished to, in nats.
+        max_iter: Newton steps allowed after each way down; with 0 nothing moves.
+        active: which positions to look at, `(n,)` boolean.
+        directions: most directions to follow at a position.
+        share: smallest negative eigenvalue, relative to the largest one, that is found
+            but for a probability of `risk`.
+        risk: that probability.
+
+    Returns:
+        The state as :func:`~pyro_geo.optim.saddles.leave_saddles` gives it; positions
+        that were not asked for are bitwise unchanged.
+    """
+    rows = active.nonzero().squeeze(-1)
+    if not len(rows):
+        return state
+
+    if normals is None:
+        generator = torch.Generator().manual_seed(0)
+        normals = torch.randn(state.q.shape, generator=generator, dtype=torch.float64)
+        normals = normals.to(state.q)
+
+    def run(inputs: tuple[PolishState, Tensor]) -> PolishState:
+        lanes, numbers = inputs
+        return leave_saddles(
+            lambda x: objective.value_and_grad(target, x),
+            lambda x, v: objective.hvp(target, x, v),
+            lanes,
+            numbers,
+            tol=tol,
+            max_iter=max_iter,
+            active=torch.ones_like(lanes.status, dtype=torch.bool),
+            directions=directions,
+            share=share,
+            risk=risk,
+        )
+
+    # only they take up lanes
+    chosen = PolishState(*(x.index_select(0, rows) for x in state))
+    found = map_lanes(run, (chosen, normals.index_select(0, rows)), num_lanes)
+    pairs = zip(state, found, strict=True)
+    return PolishState(*(old.index_copy(0, rows, new) for old, new in pairs))
