@@ -48,7 +48,7 @@ def fewest_samples(
     rate = counts.warmup_num_steps / max(1, counts.warmup_iterations)
     steps = worthwhile_steps(state.compiling.graph)
     if state.stage == "tune":
-        steps -= rate * (plan.warmup_steps - counts.warmup_iterations)
+        steps -= rate * max(0, plan.warmup_steps - counts.warmup_iterations)
     if steps <= 0:
         return 0
     if draws:
