@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, Self
@@ -13,6 +14,7 @@ from torch import Tensor
 from pyro_geo._compat.torch import pytree
 from pyro_geo._process import Seconds
 from pyro_geo.checks import check_shape
+from pyro_geo.density.compiling import GraphSize, worthwhile_steps
 from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.functions import in_words, same_function
 from pyro_geo.density.ladder import Lifted, Rung, fallback_note, lower_rung
@@ -22,13 +24,9 @@ from pyro_geo.density.protocol import Data, Density, Terms
 from pyro_geo.errors import ConfigurationError, FallbackWarning
 from pyro_geo.ops.derivatives import hvp, value_and_grad, value_grad_hvp
 
-__all__ = ["AUTO_COMPILE_STEPS", "BatchedDensity", "Compile"]
+__all__ = ["BatchedDensity", "Compile"]
 
 Compile = Literal["auto"] | bool
-
-# Calls after which `compile="auto"` goes up to the compiled rung. Compiling costs
-# 5-20 processor seconds, a traced step milliseconds: below this it does not pay.
-AUTO_COMPILE_STEPS = 2_000
 
 _HINT = (
     " To run them together, choose with torch.where in place of if, select with masks "
@@ -61,6 +59,10 @@ class BatchedDensity:
         self.compile: Compile = compile
         self._rung: Rung | None = None
         self._calls = 0
+        # the functions that this sibling has asked for, and after how many calls of
+        # derivatives they are compiled
+        self._asked: dict[Hashable, Lifted] = {}
+        self._enough = math.inf
         # by key and ceiling, shared by all siblings
         self._lifted: dict[Hashable, Lifted] = {}
         # tempered forms by their prior, shared likewise
@@ -74,7 +76,8 @@ class BatchedDensity:
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs and compiled code are made again where they are needed
-        return self.__dict__ | {"_lifted": {}, "_bound": {}, "_tempered": {}}
+        made = ("_lifted", "_asked", "_bound", "_tempered")
+        return self.__dict__ | {name: {} for name in made}
 
     # -- the ladder ---------------------------------------------------------------
 
@@ -93,11 +96,10 @@ class BatchedDensity:
         """Rung on which differentiated functions run at present."""
         if self._rung is not None:
             return self._rung
-        if self.compile is True or (
-            self.compile == "auto" and self._calls >= AUTO_COMPILE_STEPS
-        ):
-            return "compiled"
-        return "traced"
+        # How many calls are to come is not known here. Compiling once those so far
+        # would have paid for it costs at most twice what was best.
+        late = self.compile == "auto" and self._calls >= self._enough
+        return "compiled" if self.compile is True or late else "traced"
 
     @property
     def ceiling(self) -> Rung:
@@ -111,6 +113,12 @@ class BatchedDensity:
         for lifted in self._lifted.values():
             rung = lower_rung(rung, lifted.rung)
         return rung
+
+    @property
+    def graph_size(self) -> GraphSize:
+        """Size of the largest graph among the functions asked of this sibling."""
+        sizes = [lifted.size for lifted in self._asked.values()]
+        return max(sizes, default=GraphSize())
 
     @property
     def notes(self) -> list[str]:
@@ -128,6 +136,7 @@ class BatchedDensity:
         sibling._lifted, sibling._notes = self._lifted, self._notes
         sibling._tempered = self._tempered
         sibling._bound = {}
+        sibling._asked = {}
         sibling.data = data
         return sibling
 
@@ -165,6 +174,7 @@ class BatchedDensity:
         lifted = self._lifted.get(place)
         if lifted is not None:
             self._check_taken(key, lifted.fn, fn)
+            self._asked[place] = lifted
             return lifted
         warned = next((other.warned for other in self._lifted.values()), set())
         # where one function could not be traced with data as inputs, none can
@@ -178,6 +188,7 @@ class BatchedDensity:
         )
         lifted.warned = warned
         self._lifted[place] = lifted
+        self._asked[place] = lifted
         return lifted
 
     def _check_taken(self, key: Hashable, taken: Any, fn: Callable[..., Any]) -> None:
@@ -294,6 +305,7 @@ class BatchedDensity:
             )
             bound = lifted.specialise(self.data, *inputs, rung=rung)
             self._bound[key] = bound
+            self._enough = worthwhile_steps(self.graph_size)
         return bound(*inputs)
 
     def _check(self, q: Tensor) -> Tensor:

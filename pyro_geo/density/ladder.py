@@ -16,6 +16,7 @@ from pyro_geo.density._lane_memory import separate_lane_memory
 from pyro_geo.density._lane_order import make_lanes_interchangeable
 from pyro_geo.density._modes import DataRole, default_dtype, tracing
 from pyro_geo.density._trees import FlatFunction, Rebuild, Tree, flatten, rebuilder
+from pyro_geo.density.compiling import GraphSize, compiling
 from pyro_geo.errors import FallbackWarning, UnsupportedError, explain
 
 __all__ = ["RUNGS", "Lifted", "Rung", "lower_rung"]
@@ -66,6 +67,7 @@ class _Traced(NamedTuple):
     graph: GraphModule
     rebuild: Rebuild
     data_is_input: bool
+    size: GraphSize
 
 
 class _Variant(NamedTuple):
@@ -75,6 +77,7 @@ class _Variant(NamedTuple):
     rebuild: Rebuild
     rung: Rung
     data_is_input: bool
+    size: GraphSize = GraphSize()
 
 
 class Lifted:
@@ -114,6 +117,8 @@ class Lifted:
         self.name = name
         self.ceiling: Rung = ceiling
         self.rung: Rung = ceiling
+        # of the graph that was specialised last
+        self.size = GraphSize()
         self.constant_data = constant_data
         self.dtype = dtype
         self.notes: list[str] = []
@@ -172,6 +177,7 @@ class Lifted:
             marks += [number < len(laned) and laned[number]] * (len(flat) - len(marks))
         inputs = _Inputs(data, examples, flat, marks)
         variant = self._variant(inputs, lower_rung(rung, self.ceiling))
+        self.size = variant.size
         leading = [t.contiguous() for t in data] if variant.data_is_input else []
         call, rebuild, rung, dtype = (
             variant.call,
@@ -224,12 +230,14 @@ class Lifted:
         call: FlatFunction = traced.graph
         if rung == "compiled":
             leading = inputs.data if traced.data_is_input else ()
+            examples = _distinct([*leading, *inputs.flat])
             try:
-                call = compile_graph(traced.graph, _distinct([*leading, *inputs.flat]))
+                with compiling(traced.size):
+                    call = compile_graph(traced.graph, examples)
             except Exception as reason:  # the compiler's errors have no common base
                 self.ceiling = rung = "traced"
                 self._step_down("compiled", "traced", reason)
-        return _Variant(call, traced.rebuild, rung, traced.data_is_input)
+        return _Variant(call, traced.rebuild, rung, *traced[2:])
 
     def _trace(self, inputs: _Inputs, rung: Rung) -> _Traced | None:
         """Trace with data as inputs, else as constants; None where neither works."""
@@ -265,7 +273,8 @@ class Lifted:
                     todo="Keep the number of chains and lanes to reproduce draws.",
                 )
             )
-        traced = _Traced(graph, probe.rebuild, not self.constant_data)
+        size = GraphSize.of(graph)
+        traced = _Traced(graph, probe.rebuild, not self.constant_data, size)
         self._traces[self._key(inputs)] = traced
         return traced
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_geo.checks import check, check_choice, check_number, check_shape
-from pyro_geo.density.batched import AUTO_COMPILE_STEPS, BatchedDensity, Compile
+from pyro_geo.density.batched import BatchedDensity, Compile
 from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.initial import (
     Strategy,
@@ -26,7 +26,7 @@ from pyro_geo.density.protocol import cast
 from pyro_geo.density.tempered import Localisation, Prior, temper
 from pyro_geo.errors import ShapeError
 
-__all__ = ["AUTO_COMPILE_STEPS", "Target"]
+__all__ = ["Target"]
 
 _NOT_TEMPERED = "not tempered"
 
@@ -45,8 +45,9 @@ class Target(BatchedDensity):
         density: the log-density of one position.
         data: the tensors it depends on; they travel as graph inputs.
         dtype: floating type of positions and data.
-        compile: `True` compiles on the first call, `False` never, `"auto"` after
-            2,000 calls. Tracing replaces the compiler where there is none.
+        compile: `True` compiles on the first call, `False` never, `"auto"` once the
+            calls so far would have paid for it, by the size of their graph. Tracing
+            replaces the compiler where there is none.
 
     Example:
         >>> target = Target.from_potential(lambda q: 0.5 * (q * q).sum(), 2)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pyro_geo.density import Rung, Target
+from pyro_geo.density import GraphSize, Rung, Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.noise import BlockNoise
 
@@ -23,6 +23,8 @@ class Block(NamedTuple):
         stats: name to `(chains, draws)`.
         num_steps: batched steps taken; the ladder counts them.
         rung: rung that the step ran on.
+        graph: size of the graph of a step. Where a kernel leaves it out, it is that of
+            the largest function that it asked of the target.
     """
 
     state: Any
@@ -30,6 +32,7 @@ class Block(NamedTuple):
     stats: dict[str, Tensor]
     num_steps: int
     rung: Rung
+    graph: GraphSize = GraphSize()
 
 
 class Warmup(NamedTuple):
@@ -42,6 +45,7 @@ class Warmup(NamedTuple):
         num_steps: batched steps taken in this block; the ladder counts them.
         rung: rung that the step ran on; None where there was no step.
         progress: what the progress bar shows beside, by name.
+        graph: size of the graph of a step, see :class:`Block`.
     """
 
     state: Any
@@ -50,6 +54,7 @@ class Warmup(NamedTuple):
     num_steps: int = 0
     rung: Rung | None = None
     progress: Mapping[str, str] = {}
+    graph: GraphSize = GraphSize()
 
 
 class BurnIn(NamedTuple):

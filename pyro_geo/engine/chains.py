@@ -95,6 +95,9 @@ class ChainSession(Session):
                 expected=f"at least {done}",
                 todo="Ask for as many draws as it was begun with, or more.",
             )
+        if any(self.state.blocks):
+            where, chosen = f"store {store.path}", self.rounds.compile
+            self.state.compiling.check(where, chosen, num_samples)
         self.rounds.length = store.header["block_draws"]
         planned = num_samples // self.record.thin
         if planned != store.header["planned_draws"]:
@@ -145,6 +148,4 @@ class ChainSession(Session):
         self._advance(self.rounds.after(self.state, results), phase)
         if phase == "sampling":
             facts = {"rung": self.state.rung}
-        due = self.rounds.rung(self.state)
-        compiling = due == "compiled" and self.state.rung == "traced"
-        bar.show(done, facts, "compile" if compiling else None)
+        bar.show(done, facts, self.rounds.to_compile(self.state))

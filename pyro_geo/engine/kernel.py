@@ -274,7 +274,9 @@ class Kernel(PyroAdapter):
         made = self.block(target, state.state, chains, draws, noise)
         left, done = state.left - draws, state.done + draws
         following = BurnIn(made.state, left, done) if left else made.state
-        return Warmup(following, left == 0, done, made.num_steps, made.rung)
+        return Warmup(
+            following, left == 0, done, made.num_steps, made.rung, graph=made.graph
+        )
 
     def tuning(self, state: Any) -> Any | None:
         """What the first group found in its warm-up, for all others; None if nothing.
@@ -284,6 +286,17 @@ class Kernel(PyroAdapter):
 
         Returns:
             Anything; `start` and `adapt` of the other groups know what it is.
+        """
+        return None
+
+    def steps_per_draw(self, state: Any) -> float | None:
+        """Batched steps that a draw will take, for the rule of `compile="auto"`.
+
+        Args:
+            state: of the first group, before its first draw.
+
+        Returns:
+            Their mean number; None (the default) for as many as a step of warm-up.
         """
         return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Self, TypeVar
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_geo._process import Seconds
+from pyro_geo.density.compiling import showing_compilation
 
 __all__ = ["Clock", "Progress"]
 
@@ -66,6 +67,8 @@ class Clock:
 class Progress:
     """A progress bar over blocks, with divergences and acceptance where there are any.
 
+    While it is open it also shows what is compiled.
+
     Args:
         what: what is being done.
         total: steps or draws of each chain.
@@ -82,11 +85,24 @@ class Progress:
             total=total, disable=not shown or not total, unit=unit, desc=what
         )
 
+        self._open = ExitStack()
+
     def __enter__(self) -> Self:
+        self._open.callback(self._bar.close)
+        self._open.enter_context(showing_compilation(self.compiling))
         return self
 
     def __exit__(self, *reason: object) -> None:
-        self._bar.close()
+        self._open.close()
+
+    @contextmanager
+    def compiling(self, operations: int) -> Iterator[None]:
+        """Show that a graph is being compiled, and how large it is."""
+        self._bar.set_description(_compiling(operations))
+        try:
+            yield
+        finally:
+            self._bar.set_description(self.what)
 
     def count(self, stats: Mapping[str, Tensor]) -> None:
         """Count divergences and acceptance of a block's draws."""
@@ -100,16 +116,22 @@ class Progress:
             self._shown["acceptance"] = f"{self._accepted / self._draws:.2f}"
 
     def show(
-        self, done: int, facts: Mapping[str, str], coming: str | None = None
+        self, done: int, facts: Mapping[str, str], to_compile: int | None = None
     ) -> None:
         """Move the bar.
 
         Args:
             done: steps or draws finished by now.
             facts: to show beside, by name.
-            coming: what happens next where that is not what the bar counts.
+            to_compile: operations of the graph that is compiled next; None if that is
+                none. Another process may compile it.
         """
-        self._bar.set_description(coming or self.what, refresh=False)
+        coming = self.what if to_compile is None else _compiling(to_compile)
+        self._bar.set_description(coming, refresh=False)
         self._bar.set_postfix(self._shown | dict(facts), refresh=False)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
+
+
+def _compiling(operations: int) -> str:
+    return f"compiling a graph of {operations:,} operations"

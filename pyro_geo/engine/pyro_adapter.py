@@ -11,8 +11,9 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from pyro_geo.density import AUTO_COMPILE_STEPS, Target
-from pyro_geo.engine.blocks import Block
+from pyro_geo.density import GraphSize, Target
+from pyro_geo.density.compiling import worthwhile_steps
+from pyro_geo.engine.blocks import Block, Warmup
 from pyro_geo.engine.models import explained_data
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.schedule import warm_up
@@ -138,6 +139,7 @@ class _OneChain:
         self._warmup_steps = warmup_steps
         self._noise = Noise(int(torch.randint(2**62, ())))
         self._asked = self._served = self._steps = 0
+        self._graph = GraphSize()
         self._warmup = self._warmups = None
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -187,21 +189,27 @@ class _OneChain:
         return {name: x[0, row] for name, x in self.blocks[index].stats.items()}
 
     def _at_rung(self) -> Target:
-        late = self._steps >= AUTO_COMPILE_STEPS
+        # Pyro does not say how many draws are to come: as many as have been, say
+        late = self._steps >= worthwhile_steps(self._graph)
         return self.target.with_rung("compiled" if late else "traced")
 
     def _adapt(self) -> None:
         assert self._warmups is not None
         self._warmup = next(self._warmups)
-        self._steps += self._warmup.num_steps
+        self._count(self._warmup)
 
     def _make_block(self, state: Any) -> None:
         streams = self._noise.block([0], len(self.blocks))
         draws = self.kernel.draws_ahead
         block = self.kernel.block(self._at_rung(), state, [0], draws, streams)
         self.state = block.state
-        self._steps += block.num_steps
+        self._count(block)
         self.blocks.append(block)
+
+    def _count(self, done: Warmup | Block) -> None:
+        self._steps += done.num_steps
+        if done.graph.operations:
+            self._graph = done.graph
 
 
 def _numbers(values: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from pyro_geo.density import AUTO_COMPILE_STEPS, Rung, Target
+from pyro_geo.density import Rung, Target
 from pyro_geo.engine.blocks import Block, BurnIn, ChainGroup, Warmup
+from pyro_geo.engine.compiling import CompileRecord, fewest_samples
 from pyro_geo.engine.noise import Noise
 
 if TYPE_CHECKING:
@@ -93,19 +94,23 @@ def perform(
     region = _DRAWS if task.kind == "draw" else WARMUP_REGION
     noise = Noise(plan.seed, region).block(task.chains, task.block)
     if task.kind == "draw":
-        return kernel.block(target, task.state, task.chains, task.draws, noise)
-    if task.kind == "adapt":
-        return kernel.adapt(target, task.state, task.chains, noise)
-    group = ChainGroup(
-        task.chains,
-        plan.num_chains,
-        plan.num_samples,
-        plan.warmup_steps,
-        noise,
-        task.initial,
-        task.tuning,
-    )
-    return kernel.start(target, group)
+        result = kernel.block(target, task.state, task.chains, task.draws, noise)
+    elif task.kind == "adapt":
+        result = kernel.adapt(target, task.state, task.chains, noise)
+    else:
+        group = ChainGroup(
+            task.chains,
+            plan.num_chains,
+            plan.num_samples,
+            plan.warmup_steps,
+            noise,
+            task.initial,
+            task.tuning,
+        )
+        result = kernel.start(target, group)
+    if result.num_steps and not result.graph.operations:
+        result = result._replace(graph=target.graph_size)
+    return result
 
 
 def warm_up(
@@ -161,12 +166,15 @@ class Counts(NamedTuple):
         num_gradients: gradients of one chain.
         warmup_num_steps: steps of the warm-up.
         warmup_num_gradients: gradients of the warm-up.
+        warmup_iterations: transitions of the warm-up, of the first group and then of
+            those that join it.
     """
 
     num_steps: int = 0
     num_gradients: int = 0
     warmup_num_steps: int = 0
     warmup_num_gradients: int = 0
+    warmup_iterations: int = 0
 
 
 class RunState(NamedTuple):
@@ -180,6 +188,7 @@ class RunState(NamedTuple):
         drawn: blocks of draws that every group has made.
         rung: that the last step ran on.
         counts: work done.
+        compiling: on which rungs that was.
     """
 
     states: list
@@ -189,6 +198,7 @@ class RunState(NamedTuple):
     drawn: int
     rung: Rung
     counts: Counts
+    compiling: CompileRecord
 
     @property
     def stage(self) -> Literal["tune", "join", "draw"]:
@@ -267,13 +277,36 @@ class Rounds:
         """The state before the first round."""
         count = len(self.groups)
         return RunState(
-            [None] * count, [0] * count, [False] * count, 0, 0, "traced", Counts()
+            [None] * count,
+            [0] * count,
+            [False] * count,
+            0,
+            0,
+            "traced",
+            Counts(),
+            CompileRecord(),
         )
 
     def rung(self, state: RunState) -> Rung:
         """The rung that is due."""
-        late = self.compile == "auto" and state.counts.num_steps >= AUTO_COMPILE_STEPS
-        return "compiled" if self.compile is True or late else "traced"
+        if self.compile != "auto":
+            return "compiled" if self.compile else "traced"
+        fewest = self._fewest_samples(state)
+        pays = fewest is not None and self.plan.num_samples >= fewest
+        late = state.compiling.since is not None  # once up, always up
+        return "compiled" if late or pays else "traced"
+
+    def to_compile(self, state: RunState) -> int | None:
+        """Operations of the graph that is compiled next; None if that is none."""
+        known = state.compiling
+        due = known.since is None and self.rung(state) == "compiled"
+        return known.graph.operations if due else None
+
+    def _fewest_samples(self, state: RunState) -> int | None:
+        if not state.compiling.graph.operations or state.draws % self.length:
+            return None  # nothing to compile yet, or inside a block of a longer run
+        per_draw = self.kernel.steps_per_draw(state.states[0])
+        return fewest_samples(state, self.plan, len(self.groups), per_draw)
 
     def due(self, state: RunState) -> dict[int, Task]:
         """The next round, group to task; empty at the end."""
@@ -317,7 +350,8 @@ class Rounds:
             if isinstance(result, Warmup):
                 blocks[g] += 1
                 ready[g] = result.finished
-        rung = results[min(results)].rung or rung
+        first = results[min(results)]
+        rung = first.rung or rung
         if state.stage == "draw":
             draws = min(draws + self.length, self.plan.num_samples)
             drawn += 1
@@ -334,7 +368,15 @@ class Rounds:
                 warmup_num_steps=counts.num_steps,
                 warmup_num_gradients=counts.num_gradients,
             )
-        return RunState(states, blocks, ready, draws, drawn, rung, counts)
+        if isinstance(first, Warmup):
+            before = self.plan.warmup_steps if state.stage == "join" else 0
+            counts = counts._replace(warmup_iterations=before + first.iterations)
+        compiling = state.compiling.passed(
+            self.rung(state), self._fewest_samples(state), state.counts.num_steps
+        )
+        if first.graph.operations:
+            compiling = compiling._replace(graph=first.graph)
+        return RunState(states, blocks, ready, draws, drawn, rung, counts, compiling)
 
 
 def split_chains(num_chains: int, most: int) -> list[range]:

@@ -133,6 +133,7 @@ class JoblibWorkers:
         self._plan, self._n_jobs = plan, n_jobs
         self._parallel: joblib.Parallel | None = None
         self._preparing: Iterable[None] = ()
+        self._compiled = False  # whether there is compiled code on disk
         self.notes: list[str] = []
 
     def results(
@@ -146,13 +147,34 @@ class JoblibWorkers:
         Yields:
             A key and the result of its task.
 
-        Raises:
-            WorkerError: workers are lost again and again.
+        Workers that are lost again and again are a
+        :class:`~pyro_geo.errors.WorkerError`.
         """
+        left = dict(tasks)
+        compiled = any(task.rung == "compiled" for task in tasks.values())
         if len(tasks) == 1:
             self._prepare(*tasks.values())
             yield from self._in_process.results(tasks)
-            return
+        else:
+            if compiled and not self._compiled:
+                # one process compiles, and the others then find its code on disk
+                key = next(iter(left))
+                yield from self._spread({key: left.pop(key)})
+            yield from self._spread(left)
+        self._compiled |= compiled
+
+    def _spread(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Any]]:
+        """Do tasks in the workers.
+
+        Args:
+            tasks: by key.
+
+        Yields:
+            A key and the result of its task.
+
+        Raises:
+            WorkerError: workers are lost again and again.
+        """
         left, failures = dict(tasks), 0
         while left:
             try:
@@ -325,7 +347,7 @@ def _rehearse(token: str, payload: np.ndarray, plan: RunPlan, task: Task) -> Non
 
     The rehearsal makes the target and does the task that the driver does in the
     meantime, so that the graphs of the tasks to come are traced already. Without
-    warm-up there is nothing to rehearse. On the compiled rung one process compiles and
+    warm-up there is nothing to rehearse. On the compiled rung the driver compiles and
     the others find its code on disk. An error is ignored: the first real task raises
     it again.
     """

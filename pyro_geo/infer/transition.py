@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.density import Rung, Target
+from pyro_geo.density import GraphSize, Rung, Target
 from pyro_geo.geometry.matrices import PositiveDefinite
 from pyro_geo.ops.derivatives import value_and_grad
 
@@ -306,6 +306,11 @@ class TransitionLoop:
     def rung(self) -> Rung:
         """Rung that the steps run on."""
         return self._lifted.rung
+
+    @property
+    def graph(self) -> GraphSize:
+        """Size of the graph of the steps."""
+        return self._lifted.size._replace(steps=self.unroll)
 
     def __call__(
         self,

@@ -178,7 +178,7 @@ def compilations(monkeypatch):
         return graph
 
     monkeypatch.setattr(ladder, "compile_graph", record)
-    monkeypatch.setattr(batched, "AUTO_COMPILE_STEPS", 3)
+    monkeypatch.setattr(batched, "worthwhile_steps", lambda size: 3)
     return calls
 
 

@@ -1,5 +1,6 @@
 """The pages' code, as a reader would paste it: each page is one session."""
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -48,7 +49,8 @@ def folder(tmp_path, monkeypatch):
 def test_blocks_run_in_order_when_runs_are_short(page, monkeypatch):
     # short runs call what the long ones call, and may say that they are too short
     monkeypatch.setattr(HMC, "default_warmup", lambda *counts: 80)
-    monkeypatch.setattr("pyro_geo.engine.schedule.AUTO_COMPILE_STEPS", 10**9)
+    rule = "pyro_geo.engine.compiling.worthwhile_steps"
+    monkeypatch.setattr(rule, lambda size: math.inf)
     text = (DOCS / page).read_text()
     for option, few in {"num_samples": 4, "warmup_steps": 30, "betas": "[1.0]"}.items():
         text = re.sub(rf"{option}=(\d{{2,}}|\[.*?\])", f"{option}={few}", text)

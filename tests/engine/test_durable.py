@@ -232,15 +232,6 @@ def test_hmc_is_resumed_in_its_warm_up(tmp_path, monkeypatch):
     assert found.tuning.step_size == expected.tuning.step_size
 
 
-def test_the_step_up_the_ladder_is_taken_where_it_would_have_been(tmp_path):
-    """The count of steps is part of the state; compiled here means another graph."""
-    path = tmp_path / "run.zarr"
-    with pytest.raises(Stop):
-        run(stopping(2), store=path, compile="auto").run(Y)
-    fit = run(store=path, compile="auto").resume(Y)
-    assert fit.num_steps == run(compile="auto").run(Y).num_steps
-
-
 def test_times_of_all_sittings_are_added(tmp_path):
     path = tmp_path / "run.zarr"
     with pytest.raises(Stop):

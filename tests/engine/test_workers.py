@@ -148,6 +148,25 @@ def test_groups_that_join_a_tuned_one_are_spread_too():
     same(run(HMC(effects), n_jobs=2, **options), run(HMC(effects), **options))
 
 
+@pytest.mark.parametrize("rung", ["traced", "compiled"])
+def test_one_worker_compiles_and_the_others_load(rung, monkeypatch):
+    waves = []
+
+    def send(self: Any, tasks: dict[int, Task]) -> Iterator[Any]:
+        waves.append(list(tasks))
+        for key in list(tasks):
+            yield key, (key, [])
+
+    monkeypatch.setattr(workers.JoblibWorkers, "_send", send)
+    kernel, plan = FixedHMC(effects), RunPlan(0, 10, 6, 0)
+    spread = workers.JoblibWorkers(kernel, kernel.make_target(Y), plan, ((Y,), {}), 2)
+    tasks = {g: Task("draw", range(2 * g, 2 * g + 2), 0, rung) for g in range(3)}
+    for _ in range(2):
+        assert [key for key, _ in spread.results(tasks)] == [0, 1, 2]
+    first = [[0, 1, 2]] if rung == "traced" else [[0], [1, 2]]
+    assert waves == [*first, [0, 1, 2]]
+
+
 @pytest.mark.slow
 def test_workers_that_are_lost_again_and_again_end_the_run(
     tmp_path, deadly, monkeypatch

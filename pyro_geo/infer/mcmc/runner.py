@@ -62,8 +62,9 @@ class MCMC(PosteriorDraws, RunCosts):
         num_chains: number of chains.
         seed: the run is a function of it; drawn from torch's generator if None.
         chain_batch_size: run at most this many chains side by side, to save memory.
-        compile: `"auto"` starts traced and compiles at the first block after 2,000
-            steps, `True` before the first step, `False` never.
+        compile: `"auto"` starts traced and compiles at the first block boundary where
+            the steps still planned pay for it, by the size of their graph alone;
+            `True` before the first step, `False` never.
         initial_params: where chains start, site to a value for all chains or, with a
             leading axis of chains, to one for each: numbers, lists, arrays or tensors,
             of the values the model sees. Sites left out start as the kernel starts
@@ -320,7 +321,6 @@ class MCMC(PosteriorDraws, RunCosts):
             "num_chains": self.num_chains,
             "warmup_steps": self.warmup_steps,
             "chain_batch_size": len(groups[0]),
-            "compile": self.compile,
             "thin": self.thin,
             "keep": self.keep,
             "initial_params": self.initial_params,

@@ -11,7 +11,7 @@ from pyro import poutine
 
 from pyro_geo._compat.arviz import get_group
 from pyro_geo.density import Target, ladder
-from pyro_geo.engine import Noise, schedule
+from pyro_geo.engine import Noise
 from pyro_geo.errors import (
     ConfigurationError,
     ConvergenceWarning,
@@ -412,36 +412,12 @@ def test_a_finished_target_keeps_its_dtype(target):
 # -- rungs ------------------------------------------------------------------------
 
 
-def test_auto_goes_up_at_a_block_boundary(target, monkeypatch):
-    compiled = []
-
-    def pretend(graph, examples):
-        compiled.append(len(examples))
-        return graph
-
-    monkeypatch.setattr(ladder, "compile_graph", pretend)
-    monkeypatch.setattr(schedule, "AUTO_COMPILE_STEPS", 50)
-    fresh = Target.from_model(effects, Y, dtype=torch.float64)
-    rungs = []
-
-    class Watched(FixedHMC):
-        def block(self, target, state, chains, draws, noise):
-            block = super().block(target, state, chains, draws, noise)
-            rungs.append(block.rung)
-            return block
-
-    kernel = Watched(fresh, step_size=0.2, num_steps=4)
-    fit = run(kernel, 100, warmup_steps=0)
-    assert rungs == ["traced", "traced", "compiled", "compiled"]
-    assert len(compiled) == 1
-    assert fit.rung == "compiled"
-    assert fit.num_steps == 100
-    for compile, expected in ((True, "compiled"), (False, "traced")):
+def test_the_rung_is_chosen(target, monkeypatch):
+    monkeypatch.setattr(ladder, "compile_graph", lambda graph, examples: graph)
+    kernel = hmc(Target.from_model(effects, Y, dtype=torch.float64))
+    chosen = {True: "compiled", False: "traced", "auto": "traced"}
+    for compile, expected in chosen.items():
         assert run(kernel, 30, compile=compile).rung == expected
-    # where the switch falls does not depend on how the chains are grouped
-    rungs.clear()
-    run(kernel, 100, warmup_steps=0, chain_batch_size=1)
-    assert rungs == ["traced"] * 4 + ["compiled"] * 4
 
 
 def test_models_that_cannot_be_mapped_run_one_chain_at_a_time():

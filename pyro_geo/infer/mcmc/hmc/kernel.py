@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import known_options
-from pyro_geo.density import Target
+from pyro_geo.density import GraphSize, Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
@@ -238,7 +238,8 @@ class HMC(Kernel):
             done = block.state.made
             # the jitter of the draws starts anew, however long the burn-in was
             following = block.state._replace(burn_in=left, made=done if left else 0)
-            return Warmup(following, left == 0, done, block.num_steps, block.rung)
+            counted = done, block.num_steps, block.rung
+            return Warmup(following, left == 0, *counted, graph=block.graph)
         adaptation = state.adaptation.copy()
         draws = min(_WARMUP_DRAWS, adaptation.schedule.end - adaptation.iteration)
         momenta, uniforms = _noise(target, draws, noise)
@@ -290,11 +291,21 @@ class HMC(Kernel):
             taken,
             None if step is None else step.rung,
             {"step_size": f"{float(adaptation.plan()[1].median()):.2g}"},
+            GraphSize() if step is None else step.graph,
         )
 
     def tuning(self, state: HMCState) -> Tuning | None:
         """Frozen step size, trajectory length and metric."""
         return state.tuning
+
+    def steps_per_draw(self, state: HMCState) -> float | None:
+        """Mean number of leapfrog steps, as soon as warm-up has fixed their size."""
+        if (tuning := state.tuning) is None:
+            return None
+        size, length = float(tuning.step_size), float(tuning.trajectory_length)
+        most, unroll = self.options.max_leapfrog, state.unroll
+        # the jitter is centred on the mean length
+        return -(-leapfrogs(length, 0.0, 0, size, most) // unroll) * unroll
 
     # -- draws ------------------------------------------------------------------------
 
@@ -345,7 +356,7 @@ class HMC(Kernel):
         }
         taken = sum(-(-steps // state.unroll) * state.unroll for steps in lengths)
         following = state._replace(chains=current, made=state.made + draws)
-        return Block(following, q, stats, taken, step.rung)
+        return Block(following, q, stats, taken, step.rung, step.graph)
 
     # -- what the run records ---------------------------------------------------------
 
