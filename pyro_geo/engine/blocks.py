@@ -42,6 +42,8 @@ class Warmup(NamedTuple):
         num_steps: batched steps taken in this block; the ladder counts them.
         rung: rung that the step ran on; None where there was no step.
         progress: what the progress bar shows beside, by name.
+        planned: draws of each chain that were planned, where `start` asked for their
+            number; the engine fills it in.
     """
 
     state: Any
@@ -50,6 +52,7 @@ class Warmup(NamedTuple):
     num_steps: int = 0
     rung: Rung | None = None
     progress: Mapping[str, str] = {}
+    planned: int | None = None
 
 
 class BurnIn(NamedTuple):
@@ -72,7 +75,8 @@ class ChainGroup(NamedTuple):
     Attributes:
         chains: their indices in the run.
         num_chains: chains of the whole run.
-        num_samples: draws that each chain will be asked for in all.
+        num_samples: draws that each chain will be asked for in all. A run whose start
+            depends on it can be made neither longer nor shorter.
         warmup_steps: steps of warm-up.
         noise: random streams for the start, one per chain.
         initial: unconstrained starts that the user gave, `(chains, dim)`, or None.

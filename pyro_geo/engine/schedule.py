@@ -60,6 +60,7 @@ class Task(NamedTuple):
         rung: that it is to run on.
         state: where the chains are; None before they start.
         draws: to make of each chain.
+        length: draws of each chain in a whole block.
         initial: starts that the user gave, `(chains, dim)`.
         tuning: of the first group.
     """
@@ -70,6 +71,7 @@ class Task(NamedTuple):
     rung: Rung
     state: Any = None
     draws: int = 0
+    length: int = 0
     initial: Tensor | None = None
     tuning: Any = None
 
@@ -89,13 +91,14 @@ def perform(
         A block of warm-up or of draws.
     """
     target = target.with_rung(task.rung)
-    region = _DRAWS if task.kind == "draw" else _WARMUP
-    noise = Noise(plan.seed, region).block(task.chains, task.block)
     if task.kind == "draw":
+        part = task.draws, task.length
+        noise = Noise(plan.seed, _DRAWS).block(task.chains, task.block, part)
         return kernel.block(target, task.state, task.chains, task.draws, noise)
+    noise = Noise(plan.seed, _WARMUP).block(task.chains, task.block)
     if task.kind == "adapt":
         return kernel.adapt(target, task.state, task.chains, noise)
-    group = ChainGroup(
+    group = _WatchedGroup(
         task.chains,
         plan.num_chains,
         plan.num_samples,
@@ -104,7 +107,20 @@ def perform(
         task.initial,
         task.tuning,
     )
-    return kernel.start(target, group)
+    warmup = kernel.start(target, group)
+    return warmup._replace(planned=plan.num_samples if group.asked else None)
+
+
+class _WatchedGroup(ChainGroup):
+    """Remembers whether it was asked how many draws are planned."""
+
+    asked = False
+
+    @property
+    def num_samples(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Draws that each chain will be asked for in all."""
+        self.asked = True
+        return self[2]
 
 
 def warm_up(
@@ -179,6 +195,10 @@ class RunState(NamedTuple):
         drawn: blocks of draws that every group has made.
         rung: that the last step ran on.
         counts: work done.
+        planned: draws of each chain that the start of a group has asked for, if one
+            has.
+        before: the state before the last block, where that was shorter than the
+            others: a run that is made longer makes this block again, in full.
     """
 
     states: list
@@ -188,6 +208,8 @@ class RunState(NamedTuple):
     drawn: int
     rung: Rung
     counts: Counts
+    planned: int | None = None
+    before: RunState | None = None
 
     @property
     def stage(self) -> Literal["tune", "join", "draw"]:
@@ -274,13 +296,33 @@ class Rounds:
         late = self.compile == "auto" and state.counts.num_steps >= AUTO_COMPILE_STEPS
         return "compiled" if self.compile is True or late else "traced"
 
+    def origin(self, state: RunState) -> RunState:
+        """The state that the next round starts from.
+
+        It is the state given, or the one before its last block where this block was
+        cut short and more draws are due now.
+
+        Args:
+            state: after the last round.
+
+        Returns:
+            That state, or an earlier one.
+        """
+        if state.before is None or self.plan.num_samples <= state.draws:
+            return state
+        return state.before
+
     def due(self, state: RunState) -> dict[int, Task]:
         """The next round, group to task; empty at the end."""
-        rung = self.rung(state)
+        origin = self.origin(state)
+        rung = self.rung(origin)
         if state.stage == "draw":
-            draws = min(self.length, self.plan.num_samples - state.draws)
+            if origin is not state and "compiled" in (rung, state.rung):
+                rung = state.rung  # other code would round otherwise
+            draws = min(self.length, self.plan.num_samples - origin.draws)
+            common = draws, self.length
             return {
-                g: Task("draw", chains, state.drawn, rung, state.states[g], draws)
+                g: Task("draw", chains, origin.drawn, rung, origin.states[g], *common)
                 for g, chains in enumerate(self.groups)
                 if draws > 0
             }
@@ -308,18 +350,21 @@ class Rounds:
         Returns:
             The next state.
         """
+        state, before = self.origin(state), None
         states, blocks = list(state.states), list(state.blocks)
-        ready = list(state.ready)
+        ready, planned = list(state.ready), state.planned
         draws, drawn, rung = state.draws, state.drawn, state.rung
         for g, result in results.items():
             states[g] = result.state
             if isinstance(result, Warmup):
                 blocks[g] += 1
                 ready[g] = result.finished
+                planned = planned or result.planned
         rung = results[min(results)].rung or rung
         if state.stage == "draw":
             draws = min(draws + self.length, self.plan.num_samples)
             drawn += 1
+            before = state if draws % self.length else None
         steps = max(result.num_steps for result in results.values())
         gradients = sum(
             result.num_steps * len(self.groups[g]) for g, result in results.items()
@@ -333,7 +378,9 @@ class Rounds:
                 warmup_num_steps=counts.num_steps,
                 warmup_num_gradients=counts.num_gradients,
             )
-        return RunState(states, blocks, ready, draws, drawn, rung, counts)
+        return RunState(
+            states, blocks, ready, draws, drawn, rung, counts, planned, before
+        )
 
 
 def split_chains(num_chains: int, most: int) -> list[range]:
