@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_geo.engine.blocks import Block
-from pyro_geo.engine.identity import check_density
+from pyro_geo.engine.densities import KnownDensity, check_values
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.record import DrawRecord
 from pyro_geo.engine.schedule import Rounds, RunState, Task
@@ -15,6 +18,7 @@ from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.engine.workers import Workers
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.store import RunStore
+from pyro_geo.ops.chunks import map_chunks
 
 __all__ = ["ChainSession"]
 
@@ -40,7 +44,7 @@ class ChainSession(Session):
         clock: Clock,
         facts: Callable[[RunState], dict[str, Any]],
     ) -> None:
-        codec = StateCodec(RunState, *rounds.state_types)
+        codec = StateCodec(RunState, KnownDensity, *rounds.state_types)
         super().__init__(record, codec, rounds.begin(), clock)
         self.rounds, self.workers = rounds, workers
         self._facts = facts
@@ -82,10 +86,16 @@ class ChainSession(Session):
         self._check_length(store)
         self._has_room = False
         self.record.load(store)
-        if (last := self.record.stored_densities()) is not None:
-            kernel, target = self.rounds.kernel, self.record.target
+        if (stored := self.record.stored_densities()) is not None:
             where = f"store {store.path}"
-            check_density(where, target, *last, lambda q: kernel.log_prob(target, q))
+            check_values(where, "log-density", self._in_parts, *stored)
+
+    def log_prob(self, q: Tensor) -> Tensor:
+        """The statistic `lp`, `(draws,)` at `q` of `(draws, dim)`."""
+        return self.rounds.kernel.log_prob(self.record.target, q)
+
+    def _in_parts(self, q: Tensor) -> Tensor:
+        return map_chunks(self.log_prob, q, 256)
 
     def _check_length(self, store: RunStore) -> None:
         """Refuse a number of draws with which this run could not have begun."""
@@ -155,10 +165,12 @@ class ChainSession(Session):
         origin = rounds.origin(self.state)
         again = origin is not self.state
         blocks: list[tuple[range, Block]] = []
+        ends: list[Tensor] = []  # last draw of each chain
         done = origin.draws * rounds.plan.num_chains
         try:
             for key, result in clock.timed(phase, self.workers.results(tasks)):
                 if isinstance(result, Block):
+                    ends.append(result.q[:, -1])
                     blocks.append((tasks[key].chains, result))
                     if again:
                         self._compare(*blocks[-1], origin.draws)
@@ -173,6 +185,8 @@ class ChainSession(Session):
                 results[key] = result
             if again:  # nothing is written before all groups have been compared
                 self._keep(blocks, origin.draws, phase)
+            if ends:
+                self._look_at(torch.cat(ends), origin.drawn + 1)
         except BaseException:
             self.record.drop_round()
             raise
