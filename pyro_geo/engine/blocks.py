@@ -46,6 +46,8 @@ class Warmup(NamedTuple):
         rung: rung that the step ran on; None where there was no step.
         progress: what the progress bar shows beside, by name.
         graph: size of the graph of a step, see :class:`Block`.
+        planned: draws of each chain that were planned, where `start` asked for their
+            number; the engine fills it in.
     """
 
     state: Any
@@ -55,6 +57,7 @@ class Warmup(NamedTuple):
     rung: Rung | None = None
     progress: Mapping[str, str] = {}
     graph: GraphSize = GraphSize()
+    planned: int | None = None
 
 
 class BurnIn(NamedTuple):
@@ -77,7 +80,8 @@ class ChainGroup(NamedTuple):
     Attributes:
         chains: their indices in the run.
         num_chains: chains of the whole run.
-        num_samples: draws that each chain will be asked for in all.
+        num_samples: draws that each chain will be asked for in all. A run whose start
+            depends on it can be made neither longer nor shorter.
         warmup_steps: steps of warm-up.
         noise: random streams for the start, one per chain.
         initial: unconstrained starts that the user gave, `(chains, dim)`, or None.

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_geo.engine.blocks import Block
-from pyro_geo.engine.identity import check_density
+from pyro_geo.engine.densities import KnownDensity, check_values
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.record import DrawRecord
 from pyro_geo.engine.schedule import Rounds, RunState, Task
@@ -15,6 +18,7 @@ from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.engine.workers import Workers
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.store import RunStore
+from pyro_geo.ops.chunks import map_chunks
 
 __all__ = ["ChainSession"]
 
@@ -40,10 +44,12 @@ class ChainSession(Session):
         clock: Clock,
         facts: Callable[[RunState], dict[str, Any]],
     ) -> None:
-        codec = StateCodec(RunState, *rounds.state_types)
+        codec = StateCodec(RunState, KnownDensity, *rounds.state_types)
         super().__init__(record, codec, rounds.begin(), clock)
         self.rounds, self.workers = rounds, workers
         self._facts = facts
+        self._replaced: int | None = None  # first draw of a block that was made again
+        self._has_room = True
 
     @property
     def notes(self) -> list[str]:
@@ -77,34 +83,63 @@ class ChainSession(Session):
     # -- the store -------------------------------------------------------------------
 
     def _take_over(self, store: RunStore) -> None:
-        self._extend(store)
+        self._check_length(store)
+        self._has_room = False
         self.record.load(store)
-        if (last := self.record.stored_densities()) is not None:
-            kernel, target = self.rounds.kernel, self.record.target
+        if (stored := self.record.stored_densities()) is not None:
             where = f"store {store.path}"
-            check_density(where, target, *last, lambda q: kernel.log_prob(target, q))
+            check_values(where, "log-density", self._in_parts, *stored)
 
-    def _extend(self, store: RunStore) -> None:
-        """Plan for as many draws as this sitting asks for."""
-        num_samples, done = self.rounds.plan.num_samples, self.state.draws
-        if num_samples < done:
+    def log_prob(self, q: Tensor) -> Tensor:
+        """The statistic `lp`, `(draws,)` at `q` of `(draws, dim)`."""
+        return self.rounds.kernel.log_prob(self.record.target, q)
+
+    def _in_parts(self, q: Tensor) -> Tensor:
+        return map_chunks(self.log_prob, q, 256)
+
+    def _check_length(self, store: RunStore) -> None:
+        """Refuse a number of draws with which this run could not have begun."""
+        rounds, state = self.rounds, self.state
+        num_samples, name = rounds.plan.num_samples, type(rounds.kernel).__name__
+        where = f"store {store.path}, argument num_samples"
+        if num_samples < state.draws:
             raise CheckpointError(
                 "the run in the store is longer",
-                where=f"store {store.path}, argument num_samples",
+                where=where,
                 found=num_samples,
-                expected=f"at least {done}",
+                expected=f"at least {state.draws}",
                 todo="Ask for as many draws as it was begun with, or more.",
             )
-        if any(self.state.blocks):
-            where, chosen = f"store {store.path}", self.rounds.compile
-            self.state.compiling.check(where, chosen, num_samples)
-        self.rounds.length = store.header["block_draws"]
-        planned = num_samples // self.record.thin
-        if planned != store.header["planned_draws"]:
-            store.plan(planned)
+        if any(state.blocks):
+            state.compiling.check(f"store {store.path}", rounds.compile, num_samples)
+        if state.planned not in (None, num_samples):
+            raise CheckpointError(
+                f"the start of {name} depends on how many draws are planned",
+                where=where,
+                found=num_samples,
+                expected=state.planned,
+                todo="Ask for as many draws as it was begun with, or begin anew.",
+            )
+        if rounds.length != store.header["block_draws"]:
+            raise CheckpointError(
+                f"{name} makes blocks of another length now",
+                where=where,
+                found=f"{rounds.length} draws of each chain",
+                expected=store.header["block_draws"],
+                todo="Ask for as many draws as it was begun with, or begin anew.",
+            )
+
+    def _make_room(self) -> None:
+        """Plan for as many draws in the store as this sitting asks for."""
+        if self._has_room or (commits := self.record.commits) is None:
+            return
+        planned = self.rounds.plan.num_samples // self.record.thin
+        if planned != commits.store.header["planned_draws"]:
+            commits.plan(planned)
+        self._has_room = True
 
     def _count(self) -> None:
-        self.record.close_round(self.state.draws)
+        self.record.close_round(self.state.draws, self._replaced)
 
     # -- sampling --------------------------------------------------------------------
 
@@ -124,17 +159,25 @@ class ChainSession(Session):
                     if not tasks:
                         break
                     self._round(tasks, stage.phase, bar)
+        self._make_room()
 
     def _round(self, tasks: dict[int, Task], phase: str, bar: Progress) -> None:
-        results, clock = {}, self._clock
+        results, clock, rounds = {}, self._clock, self.rounds
         facts: Mapping[str, str] = {}
-        done = self.state.draws * self.rounds.plan.num_chains
+        origin = rounds.origin(self.state)
+        again = origin is not self.state
+        blocks: list[tuple[range, Block]] = []
+        ends: list[Tensor] = []  # last draw of each chain
+        done = origin.draws * rounds.plan.num_chains
         try:
             for key, result in clock.timed(phase, self.workers.results(tasks)):
                 if isinstance(result, Block):
-                    with clock.phase(self._storing(phase)):
-                        chains, first = tasks[key].chains, self.state.draws
-                        self.record.add(chains, first, result.q, result.stats)
+                    ends.append(result.q[:, -1])
+                    blocks.append((tasks[key].chains, result))
+                    if again:
+                        self._compare(*blocks[-1], origin.draws)
+                    else:
+                        self._keep(blocks, origin.draws, phase)
                     bar.count(result.stats)
                     done += result.q.shape[0] * result.q.shape[1]
                     # the record has the draws; the state of a run holds none
@@ -142,10 +185,44 @@ class ChainSession(Session):
                 else:
                     done, facts = result.iterations, result.progress
                 results[key] = result
+            if again:  # nothing is written before all groups have been compared
+                self._keep(blocks, origin.draws, phase)
+            if ends:
+                self._look_at(torch.cat(ends), origin.drawn + 1)
         except BaseException:
             self.record.drop_round()
             raise
-        self._advance(self.rounds.after(self.state, results), phase)
+        self._replaced = origin.draws if again else None
+        self._advance(rounds.after(self.state, results), phase)
         if phase == "sampling":
             facts = {"rung": self.state.rung}
-        bar.show(done, facts, self.rounds.to_compile(self.state))
+        bar.show(done, facts, rounds.to_compile(self.state))
+
+    def _keep(self, blocks: list[tuple[range, Block]], first: int, phase: str) -> None:
+        """Hand blocks over to the record; the list is empty then."""
+        with self._clock.phase(self._storing(phase)):
+            self._make_room()
+            while blocks:
+                chains, block = blocks.pop(0)
+                self.record.add(chains, first, block.q, block.stats)
+
+    def _compare(self, chains: range, block: Block, first: int) -> None:
+        """Refuse a block made again whose first draws are not those of before.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        name = self.record.differs(chains, first, block.q, block.stats)
+        if name is None:
+            return
+        kernel = type(self.rounds.kernel).__name__
+        raise CheckpointError(
+            f"the run cannot be made longer: a longer block of {kernel} has other "
+            "first draws",
+            where=f"{name} of chains {chains[0]} to {chains[-1]} after draw {first}",
+            found="other bits",
+            expected="those of the draws that are there",
+            todo="Go on where it was begun, with the same versions and the same "
+            f"processor; else begin anew, with a num_samples that {self.rounds.length} "
+            "divides.",
+        )

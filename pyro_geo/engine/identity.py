@@ -1,40 +1,31 @@
-"""The settings, the data and the density of a run, to tell it from any other."""
+"""The settings, the data and the model of a run, to tell it from any other."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
+import contextlib
 import json
+import platform
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine.descriptions import describe, digest_of, tensors_in
 from pyro_geo.errors import CheckpointError, FallbackWarning
-from pyro_geo.ops.chunks import map_chunks
 
 __all__ = [
-    "check_density",
+    "Likeness",
     "check_run",
     "check_same",
-    "check_values",
     "check_versions",
-    "describe",
+    "describe_model",
     "fingerprint",
     "identity_of",
-    "log_prob_at_probes",
-    "probes",
+    "machine",
     "settings_of",
 ]
-
-_PROBES = 4
-# relative to the density; what is compared was computed by other code, or by a graph
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 class Configured(Protocol):
@@ -53,7 +44,8 @@ def settings_of(owner: Configured) -> dict[str, Any]:
         owner: names them in its attribute `settings`.
 
     Returns:
-        Name to value; tensors by their digest and functions by their name.
+        Name to value; tensors by their digest, functions by their code and what they
+        hold.
 
     Example:
         >>> from pyro_geo.infer import HMC
@@ -86,8 +78,30 @@ def identity_of(
     }
 
 
+class Likeness(NamedTuple):
+    """How far a run that is to go on is known to be the one that began.
+
+    Attributes:
+        model: its code is the same, and so is what it holds.
+        machine: it is on the same kind of processor, with the same torch.
+    """
+
+    model: bool
+    machine: bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether densities must agree to the last bit.
+
+        The same machine gives the same bits for the same operations, so that other
+        bits mean another density, unless nothing about the model has changed: then
+        rounding may depend on where in memory its data lie.
+        """
+        return self.machine and not self.model
+
+
 def fingerprint(target: Target) -> dict[str, Any]:
-    """Describe the data and the sites of a density, and its values at a few points.
+    """Describe the data and the sites of a density.
 
     Args:
         target: the density.
@@ -102,45 +116,94 @@ def fingerprint(target: Target) -> dict[str, Any]:
             for name, site in target.layout.sites.items()
         },
         "data": [describe(value) for value in target.data],
-        "log_prob": [repr(x) for x in log_prob_at_probes(target)],
     }
 
 
-def check_same(where: str, stored: Any, now: Any, path: str = "") -> None:
-    """Compare two descriptions, but for the log-densities in them.
+def describe_model(target: Target) -> dict[str, Any]:
+    """Describe the code of a model and what it holds, such as data in a closure.
+
+    Args:
+        target: the density.
+
+    Returns:
+        Digests, as JSON: of the whole, and of each tensor that is no parameter of a
+        module.
+    """
+    density: Any = target.density
+    while hasattr(density, "inner"):  # a tempered one
+        density = density.inner
+    names = ("model", "fn", "module", "loss")
+    parts = {n: describe(getattr(density, n)) for n in names if hasattr(density, n)}
+    return {"digest": digest_of(parts), "tensors": tensors_in(parts)}
+
+
+def machine() -> dict[str, str]:
+    """What the last bits of a computation depend on.
+
+    Returns:
+        Versions and the kind of processor, by name.
+    """
+    return {
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor, where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def check_same(
+    where: str, stored: Any, now: Any, path: str = "", python: str | None = None
+) -> None:
+    """Compare two descriptions.
 
     Args:
         where: the store, for the message.
         stored: what it was begun with.
         now: what it is to go on with.
         path: of what is compared.
+        python: version that it was begun with, where that is another one.
 
     Raises:
         CheckpointError: they differ.
     """
     if isinstance(stored, dict) and isinstance(now, dict):
         for key in {**stored, **now}:
-            if key != "log_prob":
-                name = f"{path}.{key}" if path else str(key)
-                check_same(where, stored.get(key), now.get(key), name)
+            name = f"{path}.{key}" if path else str(key)
+            check_same(where, stored.get(key), now.get(key), name, python)
         return
     if isinstance(stored, list) and isinstance(now, list) and len(stored) == len(now):
         for number, pair in enumerate(zip(stored, now, strict=True)):
-            check_same(where, *pair, f"{path}[{number}]")
+            check_same(where, *pair, f"{path}[{number}]", python)
         return
     if stored != now:
+        todo = "Go on with what began it, or choose another path."
+        if python is not None and path.split(".")[-1] == "code":
+            todo = (
+                f"It was begun with Python {python}, where the same text of a function "
+                f"has other instructions than under {platform.python_version()}: go "
+                "on with that version."
+            )
         raise CheckpointError(
             "the store is of another run",
             where=f"{where}, {path}",
             found=f"{_short(now)} now",
             expected=_short(stored),
-            todo="Go on with what began it, or choose another path.",
+            todo=todo,
         )
 
 
 def check_run(
     where: str, header: Mapping[str, Any], identity: dict[str, Any], target: Target
-) -> None:
+) -> Likeness:
     """Compare the run that began a store with the one that is to go on with it.
 
     Another run is a :class:`~pyro_geo.errors.CheckpointError`, another torch a warning.
@@ -150,35 +213,28 @@ def check_run(
         header: of the store.
         identity: of the run now, its target's :func:`fingerprint` included.
         target: the density of that fingerprint.
+
+    Returns:
+        How much is the same that need not be.
     """
     now = json.loads(json.dumps(identity))
-    check_same(where, {name: header.get(name) for name in now}, now)
+    then = str(header.get("python_version"))
+    python = None if then == platform.python_version() else then
+    stored = {name: header.get(name) for name in now}
+    check_same(where, stored, now, python=python)
+    model = header.get("model")
+    known = model if isinstance(model, dict) else {}
+    here = json.loads(json.dumps(describe_model(target)))
+    # The code may have changed in what is no matter, a comment or a name: then the
+    # density decides. Data that the model holds must be what they were.
+    tensors = known.get("tensors")
+    if isinstance(tensors, dict):
+        for name in tensors.keys() & here["tensors"].keys():
+            path = f"data held by the model, {name}"
+            check_same(where, tensors[name], here["tensors"][name], path)
     check_versions(where, header)
-    check_density(where, target, probes(target), header["target"]["log_prob"])
-
-
-def check_density(
-    where: str,
-    target: Target,
-    q: Tensor,
-    stored: Iterable[Any],
-    log_prob: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Compare stored log-densities with those of a target.
-
-    Args:
-        where: the store, for the message.
-        target: the density now.
-        q: positions, `(points, dim)`.
-        stored: log-densities there.
-        log_prob: what they are of, where not of the target itself.
-
-    Where they differ by more than rounding it is a
-    :class:`~pyro_geo.errors.CheckpointError`.
-    """
-    check_values(
-        where, "log-density", target, _in_parts(log_prob or target.log_prob, q), stored
-    )
+    same_machine = header.get("machine") == machine()
+    return Likeness(known.get("digest") == here["digest"], same_machine)
 
 
 def check_versions(where: str, header: Mapping[str, Any]) -> None:
@@ -200,90 +256,6 @@ def check_versions(where: str, header: Mapping[str, Any]) -> None:
             FallbackWarning,
             stacklevel=11,  # the caller of `resume`
         )
-
-
-def check_values(
-    where: str, what: str, target: Target, now: np.ndarray, stored: Iterable[Any]
-) -> None:
-    """Compare stored values at stored positions with those of now.
-
-    Args:
-        where: the store, for the message.
-        what: the values are.
-        target: the density now; rounding depends on its type.
-        now: values.
-        stored: values, in the same order.
-
-    Raises:
-        CheckpointError: they differ by more than rounding.
-    """
-    then = np.array([float(value) for value in stored])
-    tolerance = _TOLERANCE.get(target.dtype, 1e-2) * (1 + np.abs(then))
-    with np.errstate(invalid="ignore"):
-        close = (np.abs(now - then) <= tolerance) | (now == then)
-    bad = ~(close | (np.isnan(now) & np.isnan(then)))
-    if bad.any():
-        point = int(bad.argmax())
-        raise CheckpointError(
-            "the density is not the one that was sampled",
-            where=f"{where}, {what} at a stored position",
-            found=float(now[point]),
-            expected=float(then[point]),
-            todo="Go on with the model and the data that began the run.",
-        )
-
-
-def probes(target: Target) -> Tensor:
-    """Fixed positions near the origin, `(4, dim)`."""
-    numbers = np.random.Generator(np.random.Philox(key=[0, 0]))
-    q = torch.from_numpy(0.1 * numbers.standard_normal((_PROBES, target.dim)))
-    return q.to(target.dtype).to(target.device)
-
-
-def describe(value: Any) -> Any:
-    """Describe any value as JSON.
-
-    Args:
-        value: numbers, texts, tensors, containers, functions.
-
-    Returns:
-        A description that equal values share.
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-        return f"{value.dtype} {value.shape} {digest[:32]}"
-    if isinstance(value, (torch.dtype, torch.device)):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: describe(getattr(value, name)) for name in names}
-    if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, range)):
-        return [describe(item) for item in value]
-    if isinstance(value, functools.partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
-    if name := getattr(value, "__qualname__", None):
-        return name
-    attributes = {
-        name: describe(attribute)
-        for name, attribute in getattr(value, "__dict__", {}).items()
-        if not name.startswith("_")
-    }
-    return {"type": type(value).__qualname__, **attributes}
-
-
-def log_prob_at_probes(target: Target) -> list[float]:
-    """The log-density at the fixed positions."""
-    return _in_parts(target.log_prob, probes(target)).tolist()
-
-
-def _in_parts(log_prob: Callable[[Tensor], Tensor], q: Tensor) -> np.ndarray:
-    return map_chunks(log_prob, q, 256).double().cpu().numpy()
 
 
 def _short(value: Any) -> str:

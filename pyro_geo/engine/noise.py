@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -44,12 +44,15 @@ class Noise:
         """Return streams of the same seed for another purpose (1: warm-up)."""
         return Noise(self.seed, region)
 
-    def block(self, chains: Sequence[int], block: int) -> BlockNoise:
+    def block(
+        self, chains: Sequence[int], block: int, part: tuple[int, int] | None = None
+    ) -> BlockNoise:
         """Return the streams of a group of chains at the start of one block.
 
         Args:
             chains: indices of chains.
             block: index of the block, not negative.
+            part: draws to make of each chain, and those of a whole block.
 
         Returns:
             The streams, in the order of `chains`.
@@ -62,33 +65,89 @@ class Noise:
                 counter=np.array([0, 0, self._region, block], dtype=np.uint64),
             )
             streams.append(np.random.Generator(bits))
-        return BlockNoise(streams)
+        return BlockNoise(streams, part)
 
 
 class BlockNoise:
     """The random numbers of one block, a stream per chain.
 
+    The last block of a run may make fewer draws than the others. Numbers whose first
+    axis is as long as its draws are the first of those of a whole block, so that its
+    draws are the first of a whole block too, and a run that is made longer goes on as
+    if it had never ended.
+
     Args:
         streams: one generator per chain.
+        part: draws to make of each chain, and those of a whole block; None where
+            nothing will be made longer.
+
+    Example:
+        >>> part, whole = (Noise(7).block([0], 3, (n, 5)) for n in (2, 5))
+        >>> bool((part.normal(2, 4) == whole.normal(5, 4)[:, :2]).all())
+        True
+        >>> bool((part.uniform(2) == whole.uniform(5)[:, :2]).all())
+        True
     """
 
-    def __init__(self, streams: Sequence[np.random.Generator]) -> None:
+    def __init__(
+        self,
+        streams: Sequence[np.random.Generator],
+        part: tuple[int, int] | None = None,
+    ) -> None:
         self._streams = streams
+        self._part = part
+        # numbers of the draws left out, which the streams have yet to pass
+        self._owed: tuple[Callable[..., np.ndarray], int, tuple[int, ...]] | None = None
+
+    def whole(self, draws: int) -> int:
+        """How many draws to compute together, of which the first `draws` are asked for.
+
+        For what depends in its last bits on how many rows are computed at once, a
+        matrix product say: compute it for a whole block, and cut.
+
+        Args:
+            draws: of the block that is made.
+
+        Returns:
+            Those of a whole block.
+        """
+        return draws if self._part is None else max(draws, self._part[1])
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal numbers, `(chains, *shape)`."""
-        values = np.stack([s.standard_normal(shape) for s in self._streams])
-        return torch.from_numpy(values).to(dtype or torch.get_default_dtype())
+        return self._numbers(np.random.Generator.standard_normal, shape, dtype)
 
     def uniform(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform numbers on [0, 1), `(chains, *shape)`."""
-        values = np.stack([s.random(shape) for s in self._streams])
-        return torch.from_numpy(values).to(dtype or torch.get_default_dtype())
+        return self._numbers(np.random.Generator.random, shape, dtype)
 
     def generator(self, index: int) -> torch.Generator:
         """Make a torch generator seeded from the stream of the chain at `index`."""
+        self._catch_up()
         seed = int(self._streams[index].integers(2**31))
         return torch.Generator().manual_seed(seed)
+
+    def _numbers(
+        self,
+        draw: Callable[..., np.ndarray],
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        self._catch_up()
+        values = np.stack([draw(stream, shape) for stream in self._streams])
+        if self._part is not None and shape[:1] == self._part[:1]:
+            draws, whole = self._part
+            self._owed = draw, whole - draws, shape[1:]
+        return torch.from_numpy(values).to(dtype or torch.get_default_dtype())
+
+    def _catch_up(self) -> None:
+        """Pass the numbers of the draws left out, which only a later call needs."""
+        if self._owed is not None:
+            draw, draws, shape = self._owed
+            for stream in self._streams:
+                for _ in range(draws):  # one at a time, to save memory
+                    draw(stream, shape)
+            self._owed = None
 
 
 class SequentialNoise:

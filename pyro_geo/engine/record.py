@@ -109,13 +109,9 @@ class DrawRecord(StoredRecord):
             q: positions, `(chains, draws, dim)`.
             stats: name to `(chains, draws)`.
         """
-        if self.thin > 1:
-            rows = slice(-(first + 1) % self.thin, None, self.thin)
-            q = q[:, rows].contiguous()
-            stats = {name: value[:, rows] for name, value in stats.items()}
-            if not q.shape[1]:
-                return
-        stats = {name: stats[name] for name in self.statistics}
+        q, stats = self._thinned(first, q, stats)
+        if not q.shape[1]:
+            return
         if self.commits is not None:
             self._store_block(self.commits, chains[0], first // self.thin, q, stats)
         if self._rounds is None:
@@ -129,12 +125,53 @@ class DrawRecord(StoredRecord):
             if not self.commits.failed:
                 self._rounds, self._parts = None, {}
 
-    def close_round(self, draws: int) -> None:
+    def differs(
+        self, chains: Sequence[int], first: int, q: Tensor, stats: Mapping[str, Tensor]
+    ) -> str | None:
+        """Compare a block with what the record has of it already.
+
+        Args:
+            chains: which ones, side by side.
+            first: index of the block's first draw, before thinning.
+            q: positions, `(chains, draws, dim)`.
+            stats: name to `(chains, draws)`.
+
+        Returns:
+            The name of something whose bits differ; None where all are the same.
+        """
+        q, stats = self._thinned(first, q, stats)
+        draws = slice(first // self.thin, self.num_draws)
+        count = draws.stop - draws.start
+        if not count:
+            return None
+        if self._rounds is None:
+            kept = {f"stat {n}": x for n, x in self._stored_stats(draws).items()}
+            if self.keep is None:
+                kept["q"] = self._stored_positions(draws)
+        else:
+            held = self._joined(list(self._rounds[0])) if self._rounds else {}
+            kept = {name: value[:, draws] for name, value in held.items()}
+        again = {f"stat {name}": value for name, value in stats.items()}
+        if self.keep is None:
+            again["q"] = q
+        rows = slice(chains[0], chains[-1] + 1)
+        for name, value in again.items():
+            if name in kept and not _same_bits(kept[name][rows], value[:, :count]):
+                return name.removeprefix("stat ")
+        return None
+
+    def close_round(self, draws: int, first: int | None = None) -> None:
         """Count the blocks that were added since the last call.
 
         Args:
             draws: of each chain that are finished, before thinning.
+            first: of the blocks, where they take the place of a part of one; they
+                follow the last draw if None.
         """
+        if first is not None and self._rounds:
+            names = list(self._rounds[0])
+            kept = slice(first // self.thin)
+            self._rounds = [{n: x[:, kept] for n, x in self._joined(names).items()}]
         self.num_draws = draws // self.thin
         if self._rounds is not None and self._parts:
             parts = [self._parts[chain] for chain in sorted(self._parts)]
@@ -169,7 +206,7 @@ class DrawRecord(StoredRecord):
             if self.keep is None
             else self._stored(_POSTERIOR, names)
         )
-        stats = self._stored(_STATS, self.statistics)
+        stats = self._stored_stats()
         self._rounds = [{**values, **{f"stat {n}": v for n, v in stats.items()}}]
         self._bytes = size
 
@@ -224,7 +261,7 @@ class DrawRecord(StoredRecord):
     def stats(self) -> dict[str, Tensor]:
         """Statistics of the draws, name to `(chains, draws)`."""
         if self.in_store_alone:
-            return self._stored(_STATS, self.statistics)
+            return self._stored_stats()
         values = self._joined([f"stat {name}" for name in self.statistics])
         return {name: values[f"stat {name}"] for name in self.statistics}
 
@@ -237,6 +274,17 @@ class DrawRecord(StoredRecord):
                 {n: torch.cat([r[n] for r in self._rounds], 1) for n in self._rounds[0]}
             ]
         return {name: self._rounds[0][name] for name in names}
+
+    def _thinned(
+        self, first: int, q: Tensor, stats: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Those draws of a block that are kept, and the declared statistics."""
+        stats = {name: stats[name] for name in self.statistics}
+        if self.thin == 1:
+            return q, stats
+        rows = slice(-(first + 1) % self.thin, None, self.thin)
+        kept = {name: value[:, rows] for name, value in stats.items()}
+        return q[:, rows].contiguous(), kept
 
     def _store_block(
         self,
@@ -265,6 +313,9 @@ class DrawRecord(StoredRecord):
         device = self.target.device
         return {name: torch.from_numpy(values[name]).to(device) for name in names}
 
+    def _stored_stats(self, draws: slice = _ALL) -> dict[str, Tensor]:
+        return self._stored(_STATS, self.statistics, draws)
+
     def _stored_positions(self, draws: slice = _ALL) -> Tensor:
         sample = torch.zeros(1, self.target.dim, device=self.target.device)
         transformed = list(self.recorded.unconstrained(sample))
@@ -273,3 +324,7 @@ class DrawRecord(StoredRecord):
             self._stored(_POSTERIOR, plain, draws)
             | self._stored(_UNCONSTRAINED, transformed, draws)
         )
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -62,6 +62,7 @@ class Task(NamedTuple):
         rung: that it is to run on.
         state: where the chains are; None before they start.
         draws: to make of each chain.
+        length: draws of each chain in a whole block.
         initial: starts that the user gave, `(chains, dim)`.
         tuning: of the first group.
     """
@@ -72,6 +73,7 @@ class Task(NamedTuple):
     rung: Rung
     state: Any = None
     draws: int = 0
+    length: int = 0
     initial: Tensor | None = None
     tuning: Any = None
 
@@ -91,26 +93,44 @@ def perform(
         A block of warm-up or of draws.
     """
     target = target.with_rung(task.rung)
-    region = _DRAWS if task.kind == "draw" else WARMUP_REGION
-    noise = Noise(plan.seed, region).block(task.chains, task.block)
     if task.kind == "draw":
+        part = task.draws, task.length
+        noise = Noise(plan.seed, _DRAWS).block(task.chains, task.block, part)
         result = kernel.block(target, task.state, task.chains, task.draws, noise)
-    elif task.kind == "adapt":
-        result = kernel.adapt(target, task.state, task.chains, noise)
     else:
-        group = ChainGroup(
-            task.chains,
-            plan.num_chains,
-            plan.num_samples,
-            plan.warmup_steps,
-            noise,
-            task.initial,
-            task.tuning,
-        )
-        result = kernel.start(target, group)
+        result = _warmup(kernel, target, plan, task)
     if result.num_steps and not result.graph.operations:
         result = result._replace(graph=target.graph_size)
     return result
+
+
+def _warmup(kernel: Kernel, target: Target, plan: RunPlan, task: Task) -> Warmup:
+    noise = Noise(plan.seed, WARMUP_REGION).block(task.chains, task.block)
+    if task.kind == "adapt":
+        return kernel.adapt(target, task.state, task.chains, noise)
+    group = _WatchedGroup(
+        task.chains,
+        plan.num_chains,
+        plan.num_samples,
+        plan.warmup_steps,
+        noise,
+        task.initial,
+        task.tuning,
+    )
+    warmup = kernel.start(target, group)
+    return warmup._replace(planned=plan.num_samples if group.asked else None)
+
+
+class _WatchedGroup(ChainGroup):
+    """Remembers whether it was asked how many draws are planned."""
+
+    asked = False
+
+    @property
+    def num_samples(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Draws that each chain will be asked for in all."""
+        self.asked = True
+        return self[2]
 
 
 def warm_up(
@@ -189,6 +209,10 @@ class RunState(NamedTuple):
         rung: that the last step ran on.
         counts: work done.
         compiling: on which rungs that was.
+        planned: draws of each chain that the start of a group has asked for, if one
+            has.
+        before: the state before the last block, where that was shorter than the
+            others: a run that is made longer makes this block again, in full.
     """
 
     states: list
@@ -199,6 +223,8 @@ class RunState(NamedTuple):
     rung: Rung
     counts: Counts
     compiling: CompileRecord
+    planned: int | None = None
+    before: RunState | None = None
 
     @property
     def stage(self) -> Literal["tune", "join", "draw"]:
@@ -308,13 +334,31 @@ class Rounds:
         per_draw = self.kernel.steps_per_draw(state.states[0])
         return fewest_samples(state, self.plan, len(self.groups), per_draw)
 
+    def origin(self, state: RunState) -> RunState:
+        """The state that the next round starts from.
+
+        It is the state given, or the one before its last block where this block was
+        cut short and more draws are due now.
+
+        Args:
+            state: after the last round.
+
+        Returns:
+            That state, or an earlier one.
+        """
+        if state.before is None or self.plan.num_samples <= state.draws:
+            return state
+        return state.before
+
     def due(self, state: RunState) -> dict[int, Task]:
         """The next round, group to task; empty at the end."""
-        rung = self.rung(state)
+        origin = self.origin(state)
+        rung = self.rung(origin)
         if state.stage == "draw":
-            draws = min(self.length, self.plan.num_samples - state.draws)
+            draws = min(self.length, self.plan.num_samples - origin.draws)
+            common = draws, self.length
             return {
-                g: Task("draw", chains, state.drawn, rung, state.states[g], draws)
+                g: Task("draw", chains, origin.drawn, rung, origin.states[g], *common)
                 for g, chains in enumerate(self.groups)
                 if draws > 0
             }
@@ -342,19 +386,22 @@ class Rounds:
         Returns:
             The next state.
         """
+        state, before = self.origin(state), None
         states, blocks = list(state.states), list(state.blocks)
-        ready = list(state.ready)
+        ready, planned = list(state.ready), state.planned
         draws, drawn, rung = state.draws, state.drawn, state.rung
         for g, result in results.items():
             states[g] = result.state
             if isinstance(result, Warmup):
                 blocks[g] += 1
                 ready[g] = result.finished
+                planned = planned or result.planned
         first = results[min(results)]
         rung = first.rung or rung
         if state.stage == "draw":
             draws = min(draws + self.length, self.plan.num_samples)
             drawn += 1
+            before = state if draws % self.length else None
         steps = max(result.num_steps for result in results.values())
         gradients = sum(
             result.num_steps * len(self.groups[g]) for g, result in results.items()
@@ -369,14 +416,25 @@ class Rounds:
                 warmup_num_gradients=counts.num_gradients,
             )
         if isinstance(first, Warmup):
-            before = self.plan.warmup_steps if state.stage == "join" else 0
-            counts = counts._replace(warmup_iterations=before + first.iterations)
+            earlier = self.plan.warmup_steps if state.stage == "join" else 0
+            counts = counts._replace(warmup_iterations=earlier + first.iterations)
         compiling = state.compiling.passed(
             self.rung(state), self._fewest_samples(state), state.counts.num_steps
         )
         if first.graph.operations:
             compiling = compiling._replace(graph=first.graph)
-        return RunState(states, blocks, ready, draws, drawn, rung, counts, compiling)
+        return RunState(
+            states,
+            blocks,
+            ready,
+            draws,
+            drawn,
+            rung,
+            counts,
+            compiling,
+            planned,
+            before,
+        )
 
 
 def split_chains(num_chains: int, most: int) -> list[range]:

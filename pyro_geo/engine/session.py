@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from pyro_geo._process import Seconds, uninterrupted
 from pyro_geo.engine.commits import StoredRecord
-from pyro_geo.engine.identity import check_run
+from pyro_geo.engine.densities import KnownDensity, at_draws, at_probes, check_known
+from pyro_geo.engine.identity import check_run, describe_model, machine
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import ConvergenceWarning
@@ -47,6 +50,8 @@ class Session(ABC):
         self.interrupted = False
         self._codec, self._clock = codec, clock
         self._notes: list[str] = []
+        # the density where no draw is needed, and at the draws looked at last
+        self._known: dict[str, KnownDensity] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -79,6 +84,10 @@ class Session(ABC):
     def _take_over(self, store: RunStore) -> None:
         """Load the record from a store, and compare it with the density of now."""
 
+    def log_prob(self, q: Tensor) -> Tensor:
+        """Log-density as the run has it, `(draws,)` at `q` of `(draws, dim)`."""
+        return self.record.target.log_prob(q)
+
     # -- the store -------------------------------------------------------------------
 
     def attach(
@@ -108,7 +117,15 @@ class Session(ABC):
         facts: dict[str, Any],
     ) -> None:
         target, layout = self.record.target, self.layout()
-        header = {**identity, "torch_version": torch.__version__, **layout["header"]}
+        header = {
+            **identity,
+            "model": describe_model(target),
+            "machine": machine(),
+            "torch_version": torch.__version__,
+            "python_version": platform.python_version(),
+            **layout["header"],
+        }
+        self._known["probes"] = at_probes(target, self.log_prob)
         store = RunStore.create(
             path,
             **{**layout, "header": header},
@@ -121,10 +138,14 @@ class Session(ABC):
         self.record.begin(store)
 
     def _restore(self, store: RunStore, identity: dict[str, Any]) -> None:
-        target = self.record.target
-        check_run(f"store {store.path}", store.header, identity, target)
+        target, where = self.record.target, f"store {store.path}"
+        likeness = check_run(where, store.header, identity, target)
         doc, arrays = store.load()
-        self.state = self._codec.restore(doc["state"], arrays, target.device)
+        self.state, self._known = self._codec.restore(
+            doc["state"], arrays, target.device
+        )
+        for known in self._known.values():
+            check_known(where, target, known, self.log_prob, likeness)
         self._notes = list(doc["notes"])
         # this sitting's time is added to that of the sittings before
         phases = self._clock.phases
@@ -133,7 +154,7 @@ class Session(ABC):
         self._take_over(store)
 
     def _snapshot(self, commit: int) -> Snapshot:
-        taken = self._codec.snapshot(self.state, commit)
+        taken = self._codec.snapshot((self.state, self._known), commit)
         doc = {
             "state": taken.doc,
             "notes": self.notes,
@@ -183,6 +204,20 @@ class Session(ABC):
             self.state = state
             self._count()
             self._commit()
+
+    def _look_at(self, draws: Tensor, number: int) -> None:
+        """Evaluate the density at some draws, for whoever resumes the run.
+
+        Args:
+            draws: positions, `(draws, dim)`.
+            number: of the piece that has brought them; less and less of them are
+                looked at.
+        """
+        if self.record.commits is None or number & (number - 1):
+            return
+        with self._clock.phase("storing"):
+            target = self.record.target
+            self._known["draws"] = at_draws(target, self.log_prob, draws)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Say in the store how the run has ended.

@@ -21,7 +21,8 @@ import torch
 from pyro_geo._process import ignored, one_thread
 from pyro_geo.density import Target
 from pyro_geo.engine.blocks import Block, Warmup
-from pyro_geo.engine.identity import check_density, log_prob_at_probes, probes
+from pyro_geo.engine.densities import KnownDensity, at_probes, check_known
+from pyro_geo.engine.identity import Likeness
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.schedule import RunPlan, Task, perform
 from pyro_geo.errors import UnsupportedError, WorkerError
@@ -115,7 +116,7 @@ class JoblibWorkers:
             {**kwargs, "dtype": target.dtype},
             torch.get_default_dtype(),
             _params(),
-            log_prob_at_probes(target),
+            at_probes(target, target.log_prob),
         )
         try:
             content = cloudpickle.dumps(parcel)
@@ -295,7 +296,7 @@ class _Parcel(NamedTuple):
     kwargs: dict[str, Any]
     default_dtype: torch.dtype
     params: Any
-    log_prob: list[float]
+    known: KnownDensity
 
 
 @contextlib.contextmanager
@@ -317,8 +318,9 @@ def _target_of_run(token: str, payload: np.ndarray) -> Iterator[tuple[Kernel, Ta
                 torch.set_default_dtype(parcel.default_dtype)
                 pyro.get_param_store().set_state(parcel.params)
                 target = parcel.kernel.make_target(*parcel.args, **parcel.kwargs)
-                q = probes(target)
-                check_density("a worker's process", target, q, parcel.log_prob)
+                like = Likeness(model=True, machine=False)
+                where = "a worker's process"
+                check_known(where, target, parcel.known, target.log_prob, like)
                 _prepared.clear()
                 _prepared[token] = parcel.kernel, target, parcel.default_dtype
             kernel, target, default = _prepared[token]

@@ -1,4 +1,4 @@
-"""The contract of a run that is stopped and gone on with."""
+"""The contracts of a run that is stopped and gone on with, and of one made longer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pyro_geo.infer.mcmc.runner import MCMC
 if TYPE_CHECKING:
     from pyro_geo.testing.contracts import Case
 
-__all__ = ["check_resume"]
+__all__ = ["check_longer", "check_resume"]
 
 _BLOCKS = 3  # of draws
+_LENGTH = 4  # of a block, in draws, where runs end in the middle of one
+_LENGTHS = (1, 3, 7)  # of a run that is made longer and longer
 
 
 class _Stopped(Exception):
@@ -30,10 +32,7 @@ def check_resume(case: Case) -> None:
     of draws, so the kernel's states must go through a store unharmed.
 
     Args:
-        case: the case.
-
-    Raises:
-        AssertionError: it does not.
+        case: the case. A difference is an `AssertionError`.
     """
     kernel, calls = _limited(case, None)
     expected = _run(case, kernel)
@@ -48,29 +47,76 @@ def check_resume(case: Case) -> None:
                 pass
             resumed = _run(case, _limited(case, None)[0], resume=True, store=store)
         stopped = f"{case.name}: stopped after {stop} of {total} blocks"
-        for name, value in {"positions": expected.positions, **expected.stats}.items():
-            again = {"positions": resumed.positions, **resumed.stats}[name]
-            if not torch.equal(again.nan_to_num(), value.nan_to_num()):
-                raise AssertionError(f"{stopped}: broken contract: {name}: equal bits")
-        for name in ("num_steps", "num_gradients", "warmup_num_steps", "rung"):
-            pair = getattr(resumed, name), getattr(expected, name)
-            if pair[0] != pair[1]:
-                raise AssertionError(
-                    f"{stopped}: broken contract: {name}: found {pair[0]}, "
-                    f"expected {pair[1]}"
-                )
+        _check_same(stopped, resumed, expected)
 
 
-def _run(case: Case, kernel: Any, *, resume: bool = False, **options: Any) -> MCMC:
+def check_longer(case: Case) -> None:
+    """A run that is made longer equals one that was so long at once, bit for bit.
+
+    It ends in the middle of a block time and again: with blocks of four draws, and
+    with those of the kernel's own length.
+
+    Args:
+        case: the case. A difference is an `AssertionError`.
+    """
+    for length, lengths in ((_LENGTH, _LENGTHS), (None, _LENGTHS[-2:])):
+
+        def kernel(length: int | None = length) -> Any:
+            return _limited(case, None, length)[0]
+
+        with tempfile.TemporaryDirectory() as folder:
+            options: dict[str, Any] = {"store": f"{folder}/run.zarr"}
+            fit = _run(case, kernel(), draws=lengths[0], **options)
+            for draws in lengths[1:]:
+                fit = _run(case, kernel(), draws=draws, resume=True, **options)
+        expected = _run(case, kernel(), draws=lengths[-1])
+        blocks = "its own blocks" if length is None else f"blocks of {length} draws"
+        _check_same(f"{case.name}: made longer in {blocks}", fit, expected)
+
+
+def _check_same(what: str, fit: MCMC, expected: MCMC) -> None:
+    for name, value in {"positions": expected.positions, **expected.stats}.items():
+        again = {"positions": fit.positions, **fit.stats}[name]
+        if not torch.equal(again.nan_to_num(), value.nan_to_num()):
+            raise AssertionError(f"{what}: broken contract: {name}: equal bits")
+    for name in ("num_steps", "num_gradients", "warmup_num_steps", "rung"):
+        pair = getattr(fit, name), getattr(expected, name)
+        if pair[0] != pair[1]:
+            raise AssertionError(
+                f"{what}: broken contract: {name}: found {pair[0]}, expected {pair[1]}"
+            )
+
+
+def _run(
+    case: Case,
+    kernel: Any,
+    *,
+    draws: int | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> MCMC:
     settings = {"seed": case.seed, "progress_bar": False, "compile": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = MCMC(kernel, case.draws, case.warmup, case.chains, **(settings | options))
+        counts = draws or case.draws, case.warmup, case.chains
+        fit = MCMC(kernel, *counts, **(settings | options))
         return fit.resume() if resume else fit.run()
 
 
-def _limited(case: Case, most: int | None) -> tuple[Any, list[int]]:
-    """The kernel with short blocks, which stops at a number of them and counts."""
+def _limited(
+    case: Case, most: int | None, length: int | None = 0
+) -> tuple[Any, list[int]]:
+    """The kernel with short blocks, which stops at a number of them and counts.
+
+    Args:
+        case: the case.
+        most: blocks, and starts, that it makes; None for all.
+        length: draws in a block; 0 for a third of the case's, None for the kernel's
+            own.
+
+    Returns:
+        The kernel, and a list whose only entry counts the blocks.
+    """
     kernel: Any = case.kernel(case.target)
     calls = [0]
 
@@ -81,7 +127,9 @@ def _limited(case: Case, most: int | None) -> tuple[Any, list[int]]:
 
     class Limited(type(kernel)):
         def block_draws(self, *args: Any) -> int:
-            return -(-case.draws // _BLOCKS)
+            if length is None:
+                return super().block_draws(*args)
+            return length or -(-case.draws // _BLOCKS)
 
         def start(self, *args: Any, **kwargs: Any) -> Warmup:
             count()

@@ -31,7 +31,7 @@ from pyro_geo.testing._assertions import (
     global_state,
 )
 from pyro_geo.testing._driven import drive
-from pyro_geo.testing._resume import check_resume
+from pyro_geo.testing._resume import check_longer, check_resume
 
 __all__ = [
     "CHECKS",
@@ -41,6 +41,7 @@ __all__ = [
     "check_global_state",
     "check_groups",
     "check_inputs",
+    "check_longer",
     "check_no_warning",
     "check_output",
     "check_pickle",
@@ -348,6 +349,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_groups,
     check_repeat,
     check_resume,
+    check_longer,
     check_inputs,
     check_global_state,
     check_pickle,

@@ -672,7 +672,7 @@ def test_a_gibbs_posterior_is_refused_other_data_and_other_losses(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             sampler.resume(*args)
     other = GibbsModel(linear, lambda f, y: 2 * (f - y) ** 2)
-    with pytest.raises(CheckpointError, match="the density is not the one"):
+    with pytest.raises(CheckpointError, match=r"run\.loss\.code"):
         GibbsPosterior(
             other,
             betas=[0.5, 1.0],

@@ -255,7 +255,8 @@ class GibbsPosterior:
         seed = seed_of_run(self.seed, store)
         session = AnnealingSession(self, mover, seed, arguments, clock)
         if self.store is not None:
-            identity = identity_of(self, seed, {}, target)
+            run = {"loss": self.model.loss}
+            identity = identity_of(self, seed, run, target)
             session.attach(self.store, store, identity, session.live_facts())
         return session
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_geo.engine import SequentialNoise
 from pyro_geo.engine.attributes import Facts, run_attributes
-from pyro_geo.engine.identity import check_values
+from pyro_geo.engine.densities import KnownDensity, check_values
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.session import Session, interruption
 from pyro_geo.engine.snapshots import StateCodec
@@ -75,7 +75,8 @@ class AnnealingSession(Session):
         clock: Clock,
     ) -> None:
         record = StageRecord(mover.target, sampler.num_particles, seed)
-        super().__init__(record, StateCodec(GibbsState), GibbsState(), clock)
+        codec = StateCodec(GibbsState, KnownDensity)
+        super().__init__(record, codec, GibbsState(), clock)
         self.sampler, self.mover, self.seed = sampler, mover, seed
         self.arguments = arguments
 
@@ -132,10 +133,8 @@ class AnnealingSession(Session):
         self.record.load(store)
         if self.state.stages:
             last = self.state.stages[-1]
-            # equal data and settings do not tell one loss function from another
-            loss = self.mover.loss(last.q).cpu().numpy()
             where = f"store {store.path}"
-            check_values(where, "loss", self.mover.target, loss, last.loss.tolist())
+            check_values(where, "loss", self.mover.loss, last.q, last.loss)
 
     def _count(self) -> None:
         self.record.add(self.state.stages)
@@ -171,6 +170,7 @@ class AnnealingSession(Session):
                 substream(self.seed, _RUN, _GUIDE),
             )
         self.record.plan(1)
+        self._look_at(stage.q, 1)
         self._advance(self.state._replace(stages=(stage,)), "sampling")
 
     def _scout(self) -> None:
@@ -217,6 +217,7 @@ class AnnealingSession(Session):
                 stages = self.state.stages
                 if stage.beta in kept:
                     stages = (*stages, stage)
+                self._look_at(stage.q, walk.done)
                 state = self.state._replace(walk=walk, stages=stages, noise=noise.state)
                 self._advance(state, "annealing")
                 told = {"beta": f"{stage.beta:.3g}", "ess": f"{stage.ess:.0f}"}

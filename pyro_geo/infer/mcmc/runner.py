@@ -150,11 +150,8 @@ class MCMC(PosteriorDraws, RunCosts):
         self.kernel = kernel
         self.num_samples = num_samples
         self.num_chains = num_chains
-        self.warmup_steps = (
-            kernel.default_warmup(num_samples, num_chains)
-            if warmup_steps is None
-            else warmup_steps
-        )
+        self._warmup_given = warmup_steps
+        self.warmup_steps = self._warmup(None)
         self.seed = seed
         self.chain_batch_size = chain_batch_size
         self.compile: Literal["auto"] | bool = compile
@@ -207,7 +204,8 @@ class MCMC(PosteriorDraws, RunCosts):
 
         Before that the data, the kernel's settings and the log-density at stored
         positions are compared with what the run was begun with. With a larger
-        `num_samples` a finished run is continued too.
+        `num_samples` a finished run is continued too, as if so many draws had been
+        asked for at once; `warmup_steps` is that of the store where it is left out.
 
         Args:
             *args: the model's arguments, those that the run was begun with.
@@ -248,6 +246,7 @@ class MCMC(PosteriorDraws, RunCosts):
 
         def begin(store: RunStore | None) -> ChainSession:
             self.run_seed = seed_of_run(self.seed, store)
+            self.warmup_steps = self._warmup(store)
             with explained_data(args, kwargs):
                 target = self.kernel.make_target(*args, dtype=self.dtype, **kwargs)
             self._check_dtype(target)
@@ -262,6 +261,17 @@ class MCMC(PosteriorDraws, RunCosts):
         for warning in review:
             warnings.warn(warning, stacklevel=3)
         return self
+
+    def _warmup(self, store: RunStore | None) -> int:
+        """Steps of warm-up: the user's, those of the run in the store, the kernel's."""
+        if self._warmup_given is not None:
+            return self._warmup_given
+        if store is not None and isinstance(run := store.header.get("run"), dict):
+            # the kernel's choice may depend on how many draws were planned then
+            steps = run.get("warmup_steps")
+            if isinstance(steps, int) and steps >= 0:
+                return steps
+        return self.kernel.default_warmup(self.num_samples, self.num_chains)
 
     def _check_dtype(self, target: Target) -> None:
         keeps = f"{target.dtype} or None: a finished target keeps its dtype"

@@ -33,7 +33,7 @@ from pyro_geo.io.store._groups import (
 
 __all__ = ["FORMAT", "RunStore", "Snapshot"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Snapshot(NamedTuple):

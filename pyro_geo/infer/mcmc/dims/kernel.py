@@ -38,6 +38,7 @@ from pyro_geo.infer.mcmc.dims.velocity import anchor_laplace, draw_velocities
 
 __all__ = ["DIMS", "DIMSState"]
 
+_MOST_LANES = 256  # beyond this no default goes
 _BLOCK_LANES = 4  # trajectories per lane and block, so that long ones delay few lanes
 
 
@@ -47,7 +48,7 @@ class DIMSState(NamedTuple):
     Attributes:
         anchors: one per chain.
         laplaces: Laplace approximations, one per chain, or none.
-        num_lanes: trajectories in flight.
+        num_lanes: trajectories in flight; None before the first block.
         num_chains: chains of the whole run, this group and the others.
         furthest: largest displacement of any draw so far in standard deviations of
             the Laplace approximation, `(chains,)`; NaN without one.
@@ -55,7 +56,7 @@ class DIMSState(NamedTuple):
 
     anchors: Anchors
     laplaces: list[Laplace]
-    num_lanes: int
+    num_lanes: int | None
     num_chains: int
     furthest: Tensor
 
@@ -236,7 +237,9 @@ class DIMS(Kernel):
 
     def block_draws(self, target: Target, num_samples: int, num_chains: int) -> int:
         """Draws per chain and block, so that every lane serves a few trajectories."""
-        lanes = self.options.lanes(num_samples * num_chains, target.dim)
+        # of a run that fills all lanes: a short one is a part of its first block, so
+        # that it can be made longer
+        lanes = self.options.lanes(_MOST_LANES, target.dim)
         return max(1, -(-_BLOCK_LANES * lanes // num_chains))
 
     def start_strategy(self, target: Target) -> Strategy:
@@ -259,10 +262,8 @@ class DIMS(Kernel):
                 anchor_laplace(target, anchors, i, group.noise.generator(i))
                 for i in range(len(group.chains))
             ]
-        # of the whole run: the number of lanes is part of the compiled step
-        lanes = self.options.lanes(group.num_samples * group.num_chains, target.dim)
         furthest = torch.full_like(anchors.loss, 0.0 if laplaces else torch.nan)
-        state = DIMSState(anchors, laplaces, lanes, group.num_chains, furthest)
+        state = DIMSState(anchors, laplaces, None, group.num_chains, furthest)
         return Warmup(state, finished=True)
 
     def block(
@@ -274,7 +275,11 @@ class DIMS(Kernel):
         noise: BlockNoise,
     ) -> Block:
         """Run `draws` independent trajectories from every anchor."""
-        anchors = state.anchors
+        anchors, num_lanes = state.anchors, state.num_lanes
+        if num_lanes is None:
+            # the first block sets it: the number is part of the compiled step
+            num_lanes = self.options.lanes(draws * state.num_chains, target.dim)
+            state = state._replace(num_lanes=num_lanes)
         velocities = draw_velocities(
             self.options, anchors.q, anchors.grad, state.laplaces, draws, noise
         )
@@ -289,7 +294,7 @@ class DIMS(Kernel):
             self.options,
             anchors.q.repeat_interleave(draws, 0),  # (chains * draws, dim)
             velocities.flatten(0, 1),
-            state.num_lanes,
+            num_lanes,
             normals,
         )
         shape = (len(chains), draws)
@@ -306,7 +311,7 @@ class DIMS(Kernel):
             furthest = torch.maximum(state.furthest, torch.stack(far))
             state = state._replace(furthest=furthest)
         # Steps as if all chains ran together: the ladder must not depend on groups.
-        rounds = -(-draws * state.num_chains // state.num_lanes)
+        rounds = -(-draws * state.num_chains // num_lanes)
         taken = (stats["n_steps"] + stats["n_rejected"]).double().mean(1).max()
         return Block(state, q, stats, math.ceil(rounds * float(taken)), rung)
 
@@ -348,4 +353,5 @@ class DIMS(Kernel):
 
     def describe(self, states: Sequence[DIMSState]) -> dict[str, str | int | float]:
         """Record how many trajectories were in flight."""
-        return {"num_lanes": states[0].num_lanes}
+        num_lanes = states[0].num_lanes
+        return {} if num_lanes is None else {"num_lanes": num_lanes}

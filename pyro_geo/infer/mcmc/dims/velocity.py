@@ -56,21 +56,25 @@ def draw_velocities(
         for row in rows:
             _check_custom(row, draws, dim)
         return options.velocity_scale * torch.stack(rows).to(anchors)
+    if options.velocity == "laplace":
+        # last bits depend on how many velocities are made at once, so that a part of
+        # a block takes the first ones of the whole
+        whole = noise.whole(draws)
+        z = noise.normal(whole, dim, dtype=anchors.dtype).to(anchors.device)
+        rows = [
+            laplace.precision.sample_inverse(row)[:draws]
+            for laplace, row in zip(laplaces, z, strict=True)
+        ]
+        return options.velocity_scale * torch.stack(rows)
     z = noise.normal(draws, dim, dtype=anchors.dtype).to(anchors.device)
     if options.velocity == "isotropic":
         return options.velocity_scale * z
-    if options.velocity == "fixed_energy":
-        # a normal vector has a uniform direction
-        assert options.initial_energy is not None
-        # K = (|v|^2 + alpha^2 (d.v)^2) / 2 grows as the square of the speed
-        along = options.alpha * (z * slopes[:, None]).sum(-1)
-        kinetic = 0.5 * (z.square().sum(-1) + along**2)
-        return (options.initial_energy / kinetic).sqrt().unsqueeze(-1) * z
-    rows = [
-        normal.precision.sample_inverse(row)
-        for normal, row in zip(laplaces, z, strict=True)
-    ]
-    return options.velocity_scale * torch.stack(rows)
+    # a fixed energy: a normal vector has a uniform direction
+    assert options.initial_energy is not None
+    # K = (|v|^2 + alpha^2 (d.v)^2) / 2 grows as the square of the speed
+    along = options.alpha * (z * slopes[:, None]).sum(-1)
+    kinetic = 0.5 * (z.square().sum(-1) + along**2)
+    return (options.initial_energy / kinetic).sqrt().unsqueeze(-1) * z
 
 
 def anchor_laplace(
