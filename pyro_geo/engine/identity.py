@@ -49,8 +49,8 @@ def settings_of(owner: Configured) -> dict[str, Any]:
 
     Example:
         >>> from pyro_geo.infer import HMC
-        >>> settings_of(HMC(lambda: None))["options"]["target_accept_prob"]
-        0.8
+        >>> settings_of(HMC(lambda: None))["options"]["jitter"]
+        0.4
     """
     return {name: describe(getattr(owner, name)) for name in owner.settings}
 

@@ -325,6 +325,17 @@ class Kernel(PyroAdapter):
             )
         ]
 
+    def notes(self, states: Sequence[Any]) -> list[str]:
+        """Say what the result's notes tell without a warning; nothing by default.
+
+        Args:
+            states: last state of every group of chains.
+
+        Returns:
+            Sentences.
+        """
+        return []
+
     def describe(self, states: Sequence[Any]) -> dict[str, str | int | float]:
         """State facts about the run that the result records.
 

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.engine.blocks import Block
+from pyro_geo.engine.blocks import Block, Warmup
 from pyro_geo.engine.noise import BlockNoise
+from pyro_geo.infer import HMC
 from pyro_geo.infer import transition as shipped
+from pyro_geo.infer.mcmc.hmc.arrival import restarted
 from pyro_geo.infer.transition import ChainState, Trajectory, leapfrog, metropolis
 from pyro_geo.testing.hmc import FixedHMC, fixed_transition
 
 __all__ = [
     "AdaptsForever",
+    "ErasesModes",
     "KeptMomentum",
     "ReusedNoise",
     "SharedNoise",
@@ -236,6 +239,27 @@ class AdaptsForever(_Twin):
     def extended(self, state: ChainState, target: Target, noise: BlockNoise) -> Any:
         """Give each chain a step size of its own."""
         return _Adapting(*state, torch.full_like(state.potential, self.step_size))
+
+
+class ErasesModes(HMC):
+    """HMC whose warm-up moves chains of a low density to where others are.
+
+    A wide mode is lower in density than a narrow one of the same mass.
+    """
+
+    def adapt(
+        self, target: Target, state: Any, chains: Sequence[int], noise: BlockNoise
+    ) -> Warmup:
+        """Make a block of warm-up, and move chains after the last."""
+        warmup = super().adapt(target, state, chains, noise)
+        if not warmup.finished:
+            return warmup
+        now = warmup.state.chains
+        gap = now.potential - now.potential.quantile(0.05)
+        low = gap > 10 + 5 * math.sqrt(target.dim / 2)
+        even = torch.linspace(0, 1, len(low) + 1, dtype=target.dtype)[:-1]
+        moved = restarted(now, low, ~low, even)
+        return warmup._replace(state=warmup.state._replace(chains=moved))
 
 
 class _Moving(NamedTuple):

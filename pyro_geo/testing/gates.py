@@ -27,6 +27,7 @@ __all__ = [
     "check_gaussian",
     "check_ledger",
     "check_posterior",
+    "check_shares",
     "compare_posterior",
     "draws_needed",
     "student_limit",
@@ -149,6 +150,49 @@ def check_covariance(
     worst = float(score.abs().max())
     if not worst <= limit:
         raise AssertionError(f"a moment is off by {worst:.1f} standard errors")
+
+
+def check_shares(modes: Tensor, masses: Tensor, false_alarm: float = 1e-4) -> None:
+    r"""Chains that started in the modes of a known target still have the modes' masses.
+
+    Each chain may stay in one mode for ever, so that its draws count as one. The share
+    `s` of a mode of mass `m` over `n` independent chains obeys
+
+    .. math:: P(n \, \mathrm{KL}(s \,\|\, m) > x) \le 2 e^{-x}.
+
+    Args:
+        modes: index of the mode that each draw is in, `(chains, draws)`; the chains
+            started independently, at exact draws.
+        masses: of the modes, with sum one, `(modes,)`.
+        false_alarm: probability that a sound sampler fails, at most.
+
+    Raises:
+        AssertionError: a share is too far from its mass.
+
+    References:
+        Hoeffding (1963), Probability inequalities for sums of bounded random
+        variables, equation 2.1.
+
+    Example:
+        >>> half = torch.tensor([0.5, 0.5])
+        >>> check_shares(torch.tensor([[0], [1]] * 32), half)
+        >>> check_shares(torch.zeros(64, 1, dtype=torch.long), half)
+        Traceback (most recent call last):
+            ...
+        AssertionError: mode 0 has 1.000 of the draws of 64 chains, not 0.500
+    """
+    masses = masses.double()
+    per_chain = torch.nn.functional.one_hot(modes, len(masses)).double().mean(1)
+    share = per_chain.mean(0)
+    divergence = torch.xlogy(share, share / masses)
+    divergence += torch.xlogy(1 - share, (1 - share) / (1 - masses))
+    limit = math.log(2 * len(masses) / false_alarm)
+    worst = int(divergence.argmax())
+    if not len(modes) * float(divergence[worst]) <= limit:
+        raise AssertionError(
+            f"mode {worst} has {float(share[worst]):.3f} of the draws of {len(modes)} "
+            f"chains, not {float(masses[worst]):.3f}"
+        )
 
 
 def student_limit(freedom: int, false_alarm: float) -> float:

@@ -17,6 +17,7 @@ from pyro_geo.density import Target, Terms
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad
 from pyro_geo.testing._twins_hmc import (
     AdaptsForever,
+    ErasesModes,
     KeptMomentum,
     ReusedNoise,
     SharedNoise,
@@ -35,6 +36,7 @@ from pyro_geo.testing.hmc import FixedHMC
 __all__ = [
     "TWINS",
     "AdaptsForever",
+    "ErasesModes",
     "KeptMomentum",
     "ReusedNoise",
     "SharedNoise",
@@ -67,7 +69,9 @@ class Twin(NamedTuple):
         make: puts the fault in.
         gate: name of the gate.
         kind: what `make` takes and returns: `"kernel"`, a model or target and the
-            options of :class:`~pyro_geo.testing.hmc.FixedHMC`, to a kernel; `"target"`,
+            options of :class:`~pyro_geo.testing.hmc.FixedHMC` to a kernel; `"sampler"`,
+            a model or target and the options of :class:`~pyro_geo.infer.HMC` to a
+            kernel that warms up; `"target"`,
             a target to a target; `"root"`, a root of a covariance to the one used;
             `"loss"`, a batched loss to a batched loss; `"step"`, a step of a
             dissipative flow to such a step.
@@ -75,7 +79,7 @@ class Twin(NamedTuple):
 
     make: Callable[..., Any]
     gate: str
-    kind: Literal["kernel", "target", "root", "loss", "step"]
+    kind: Literal["kernel", "sampler", "target", "root", "loss", "step"]
 
 
 # -- densities ----------------------------------------------------------------------
@@ -251,6 +255,7 @@ TWINS: dict[str, Twin] = {
     "stuck chain": _hmc(stuck_chain, "check_posterior"),
     "kept momentum": Twin(KeptMomentum, "check_posterior", "kernel"),
     "adapts forever": Twin(AdaptsForever, "check_posterior", "kernel"),
+    "erased modes": Twin(ErasesModes, "check_shares", "sampler"),
     "no Jacobian": Twin(without_jacobian, "check_geweke", "target"),
     "twice the likelihood": Twin(twice_the_likelihood, "check_sbc", "target"),
     "no likelihood": Twin(without_likelihood, "check_sbc", "target"),

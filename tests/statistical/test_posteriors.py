@@ -61,6 +61,10 @@ def draws_of(fit):
 # A few divergent transitions are reported where scales are weakly known; whether they
 # did harm is what the gate says.
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.DivergenceWarning")
+# One mode of the hidden Markov model has a mass of about e**-55. One of the normal
+# mixture, in which a component is empty, has e**-380. One and three in eight of the
+# uniform starts lead there; such chains are restarted at others, which is reported.
+@pytest.mark.filterwarnings("ignore:R-hat has lost the dispersed starts")
 @pytest.mark.parametrize(
     "name",
     [

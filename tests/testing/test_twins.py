@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
-from pyro_geo.errors import DivergenceWarning
-from pyro_geo.infer import MCMC, dissipative_flow, transition
+from pyro_geo.errors import DivergenceWarning, PyroGeoWarning
+from pyro_geo.infer import HMC, MCMC, dissipative_flow, transition
 from pyro_geo.infer.transition import ChainState
 from pyro_geo.testing import gates, geweke, sbc
 from pyro_geo.testing._twins_hmc import with_piece
@@ -24,6 +24,7 @@ from pyro_geo.testing.gates import (
     check_gaussian,
     check_ledger,
     check_posterior,
+    check_shares,
     draws_needed,
 )
 from pyro_geo.testing.geweke import check_geweke
@@ -234,6 +235,35 @@ def test_a_stuck_sampler_is_noticed_by_its_chains(normal):
     stuck = stationary(FixedHMC(normal, step_size=1e-3, num_steps=1), normal)
     with pytest.raises(AssertionError, match="R-hat|effective"):
         by_moments(stuck, normal)
+
+
+@pytest.mark.parametrize(
+    "make", [HMC, *(t.make for t in TWINS.values() if t.gate == "check_shares")]
+)
+def test_a_warm_up_that_erases_a_mode_is_rejected(make):
+    """Two modes of 20 dimensions and equal mass, one four times as wide."""
+
+    def potential(q):
+        wide = 0.5 * (q - 4).square().sum(-1)
+        narrow = 8.0 * (q + 4).square().sum(-1) - 20 * math.log(4)
+        return -torch.logaddexp(-wide, -narrow)
+
+    target = Target.from_potential(potential, 20, dtype=F64)
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(64, 20, generator=generator, dtype=F64)
+    wide = torch.rand(64, 1, generator=generator) < 0.5
+    start = torch.where(wide, q + 4, q / 4 - 4)
+    options = {"seed": 0, "compile": False, "progress_bar": False}
+    fit = MCMC(make(target), 10, 60, 64, initial_params={"q": start}, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PyroGeoWarning)
+        modes = (fit.run().positions.mean(-1) < 0).long()
+    half = torch.tensor([0.5, 0.5])
+    if make is HMC:
+        check_shares(modes, half)
+        return
+    with pytest.raises(AssertionError, match="of the draws of 64 chains"):
+        check_shares(modes, half)
 
 
 def test_a_missing_jacobian_is_another_gamma_distribution():

@@ -367,6 +367,7 @@ class MCMC(PosteriorDraws, RunCosts):
         """Collect the warnings of the kernel, and add them to the notes."""
         self._facts = self.kernel.describe(states)
         self.superchains = self.kernel.superchains(states)
+        self._notes += self.kernel.notes(states)
         review = list(self.kernel.review(states, self.stats))
         if self.interrupted:
             found = f"{self._draws_kept} draws per chain"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.infer.mcmc.hmc.arrival import Points
 from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
-from pyro_geo.infer.mcmc.hmc.schedule import CYCLE, Schedule
+from pyro_geo.infer.mcmc.hmc.schedule import Schedule
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch
 from pyro_geo.infer.step_size import DualAveraging, averaged, restart
 from pyro_geo.infer.transition import ChainState
@@ -48,36 +49,49 @@ class Adaptation:
         kind: of metric.
         rank: of a low-rank metric.
         target: acceptance rate wanted.
+        may_raise: whether it may be raised, which is so unless the user gave it.
+        placed: whether the user said where the chains start; such chains are not moved.
         metric: the one in use.
-        step_sizes: of each chain in the approach, `(chains,)`.
+        step_sizes: of each chain that is searching, `(chains,)`.
+        searching: chains that have not arrived where the mass is, `(chains,)`. In the
+            approach all are searching, whatever this says.
+        restarted: chains that were restarted at others, `(chains,)`.
+        complete: whether all chains have arrived.
         step: search for the common step size.
         length: search for the trajectory length.
         centre: running mean of positions, `(dim,)`.
         iteration: transitions so far.
-        restarted: number of chains that were restarted at others.
         fixed_step: step size given by the user.
         fixed_length: trajectory length given by the user.
         stride: every how many transitions rows are kept.
         rows: points, gradients and potentials that the metric is fitted to.
+        trail: where the chains were in the approach.
         energies: potentials of the stage, `(chains,)` each.
+        outcomes: of the transitions of a stage: which were rejected, which diverged.
     """
 
     schedule: Schedule
     kind: MetricKind
     rank: int
     target: float
+    may_raise: bool
+    placed: bool
     metric: Metric
     step_sizes: Tensor
+    searching: Tensor
+    restarted: Tensor
     step: DualAveraging
     length: LengthSearch
     centre: Tensor
+    complete: bool = True
     iteration: int = 0
-    restarted: int = 0
     fixed_step: float | None = None
     fixed_length: float | None = None
     stride: int = 1
     rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    trail: list[Points] = field(default_factory=list)
     energies: list[Tensor] = field(default_factory=list)
+    outcomes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def approaching(self) -> bool:
@@ -97,13 +111,31 @@ class Adaptation:
         """Whether the schedule has come to its end."""
         return self.iteration >= self.schedule.end
 
-    def plan(self) -> tuple[float, Tensor]:
-        """Trajectory length and step sizes of the next transition."""
+    def plan(self) -> tuple[float, float, Tensor]:
+        """Say what the next transition is to be.
+
+        Returns:
+            The trajectory length, the usual step size and that of each chain: one that
+            is still searching has its own.
+        """
         if self.approaching:
-            return self.fixed_length or _APPROACH_LENGTH, self.step_sizes
+            length = self.fixed_length or _APPROACH_LENGTH
+            return length, float(self.step_sizes.median()), self.step_sizes
         step = self.fixed_step or math.exp(self.step.log_step)
         length = self.fixed_length or math.exp(self.length.log_length)
-        return length, torch.full_like(self.step_sizes, step)
+        sizes = torch.full_like(self.step_sizes, step)
+        shared = float(sizes[0])
+        if not self.complete:
+            sizes = torch.where(self.searching, self.step_sizes, sizes)
+        return length, shared, sizes
+
+    def set_searching(self, searching: Tensor) -> None:
+        """Take down which chains have not arrived, `(chains,)`."""
+        self.searching, self.complete = searching, not bool(searching.any())
+
+    def arrived(self, values: Tensor) -> Tensor:
+        """Rows of the chains that have arrived."""
+        return values if self.complete else values[~self.searching]
 
     def tuning(self) -> Tuning:
         """Step size, length and metric as they are now, averaged where they vary."""
@@ -112,19 +144,11 @@ class Adaptation:
         length = self.fixed_length or math.exp(self.length.mean)
         return Tuning(like.new_tensor(step), like.new_tensor(length), self.metric, like)
 
-    def potential_spread(self, dim: int) -> Tensor:
-        """Standard deviation of the potential along recent parts of the chains."""
-        energies = torch.stack(self.energies[-CYCLE:]).double()
-        # The potential of a normal density is half a chi-square, whose standard
-        # deviation is sqrt(dim / 2). The margin dim / 10 keeps the chains of a wide
-        # mode, whose peak is lower than that of a narrow one.
-        usual = math.sqrt(dim / 2) + dim / 10
-        return energies.std(0).nan_to_num(0.0).quantile(0.75).clamp(min=usual)
-
     def copy(self) -> Adaptation:
         """Copy, so that a block of warm-up can be run again."""
         new = copy.copy(self)
-        new.rows, new.energies = list(self.rows), list(self.energies)
+        new.rows, new.trail = list(self.rows), list(self.trail)
+        new.energies, new.outcomes = list(self.energies), list(self.outcomes)
         return new
 
 
@@ -136,6 +160,9 @@ def start_adaptation(
     target: float,
     fixed_step: float | None,
     fixed_length: float | None,
+    *,
+    may_raise: bool = False,
+    placed: bool = False,
 ) -> Adaptation:
     """Begin with scales taken from the slopes where the chains start.
 
@@ -147,6 +174,8 @@ def start_adaptation(
         target: acceptance rate wanted.
         fixed_step: step size if it is not to be adapted.
         fixed_length: trajectory length if it is not to be adapted.
+        may_raise: whether warm-up may raise the target.
+        placed: whether the user said where the chains start.
 
     Returns:
         The state of a warm-up before its first transition.
@@ -164,8 +193,12 @@ def start_adaptation(
         kind,
         rank,
         target,
+        may_raise and fixed_step is None,
+        placed,
         diagonal_as(kind, scale, rank),
         torch.full_like(chains.potential, step),
+        torch.zeros_like(chains.potential, dtype=torch.bool),
+        torch.zeros_like(chains.potential, dtype=torch.bool),
         restart(step),
         LengthSearch(log_length, log_length),
         chains.q.mean(0),

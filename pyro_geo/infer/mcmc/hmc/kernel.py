@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,26 +15,26 @@ from pyro_geo.engine.blocks import Block, ChainGroup, Warmup
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import PyroGeoWarning
-from pyro_geo.infer.mcmc.hmc.adaptation import Adaptation, Tuning, start_adaptation
+from pyro_geo.infer.mcmc.hmc.adaptation import Tuning, start_adaptation
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
-from pyro_geo.infer.mcmc.hmc.review import review_draws
+from pyro_geo.infer.mcmc.hmc.review import review_draws, review_warmup, warmup_notes
 from pyro_geo.infer.mcmc.hmc.starts import (
     StartStrategy,
     first_start,
     near_others,
     scattered_starts,
 )
+from pyro_geo.infer.mcmc.hmc.state import HMCState
 from pyro_geo.infer.mcmc.hmc.trajectory import leapfrogs
 from pyro_geo.infer.mcmc.hmc.warmup import observe
 from pyro_geo.infer.transition import (
     LARGEST_ERROR,
-    ChainState,
     TransitionLoop,
     chain_state_at,
 )
 
-__all__ = ["HMC", "HMCState"]
+__all__ = ["HMC"]
 
 _WARMUP_DRAWS = 25  # transitions in a block of warm-up
 _GROUP_SIZE = 256  # chains that tune together, and run side by side
@@ -42,30 +42,6 @@ _GROUP_SIZE = 256  # chains that tune together, and run side by side
 # with few draws each is imprecise; differences between the sets show whether the start
 # still matters (nested R-hat).
 _SUPERCHAINS, _LEAST_CHAINS = 16, 64
-
-
-class HMCState(NamedTuple):
-    """Chains, and what is known about them.
-
-    Attributes:
-        chains: where they are.
-        tuning: frozen; None while it is still being found.
-        adaptation: warm-up under way, of the first group.
-        burn_in: transitions left before draws count, of the other groups.
-        made: transitions since the warm-up; decides the jitter.
-        restarted: number of chains that warm-up restarted at others.
-        unroll: leapfrog steps in one graph.
-        superchains: sets of chains with one start; 0 for none.
-    """
-
-    chains: ChainState
-    tuning: Tuning | None
-    adaptation: Adaptation | None
-    burn_in: int
-    made: int
-    restarted: int
-    unroll: int
-    superchains: int
 
 
 class HMC(Kernel):
@@ -103,7 +79,9 @@ class HMC(Kernel):
             `"auto"`: dense up to 100 dimensions, low rank above, where warm-up makes
             at least 10 draws per dimension, or 320; diagonal otherwise. The result's
             attributes say which.
-        target_accept_prob: acceptance rate that the step size is adapted to.
+        target_accept_prob: acceptance rate that the step size is adapted to. If None
+            it is 0.8, and warm-up goes on with 0.95 and then 0.99 where transitions
+            diverge or chains stand still for long. A rate that is given is kept.
         jitter: largest relative deviation of a trajectory's length from the mean.
         max_leapfrog: leapfrog steps of one transition at most.
         init_strategy: starts, see :meth:`Target.initial`; or `"laplace"`, which climbs
@@ -162,7 +140,7 @@ class HMC(Kernel):
         step_size: float | None = None,
         trajectory_length: float | None = None,
         metric: Literal["auto"] | MetricKind = "auto",
-        target_accept_prob: float = 0.8,
+        target_accept_prob: float | None = None,
         jitter: float = 0.4,
         max_leapfrog: int = 1023,
         init_strategy: StartStrategy = "uniform",
@@ -211,21 +189,23 @@ class HMC(Kernel):
         unroll = options.unroll
         if unroll == "auto":
             unroll = 2 if target.dim * count <= 4_000 else 1
+        state = HMCState.at(chains, tuning, options.first_target, unroll, superchains)
         if tuning is not None:
             burn_in = group.warmup_steps // 2
-            state = HMCState(chains, tuning, None, burn_in, 0, 0, unroll, superchains)
-            return Warmup(state, finished=burn_in == 0)
+            return Warmup(state._replace(burn_in=burn_in), finished=burn_in == 0)
         adaptation = start_adaptation(
             chains,
             group.warmup_steps,
             options.kind(target.dim, count * group.warmup_steps),
             options.rank(target.dim),
-            options.target_accept_prob,
+            options.first_target,
             options.step_size,
             options.trajectory_length,
+            may_raise=options.target_accept_prob is None,
+            # a function of the user's own says where chains start, too
+            placed=group.initial is not None or callable(self.init_strategy),
         )
-        state = HMCState(chains, None, adaptation, 0, 0, 0, unroll, superchains)
-        return self._settle(state, 0, None)
+        return self._settle(state._replace(adaptation=adaptation), 0, None)
 
     def adapt(
         self, target: Target, state: HMCState, chains: Sequence[int], noise: BlockNoise
@@ -238,6 +218,8 @@ class HMC(Kernel):
             done = block.state.made
             # the jitter of the draws starts anew, however long the burn-in was
             following = block.state._replace(burn_in=left, made=done if left else 0)
+            if not left:
+                following = following.still()
             counted = done, block.num_steps, block.rung
             return Warmup(following, left == 0, *counted, graph=block.graph)
         adaptation = state.adaptation.copy()
@@ -249,8 +231,7 @@ class HMC(Kernel):
         current, taken = state.chains, 0
         most = self.options.max_leapfrog
         for i in range(draws):
-            length, sizes = adaptation.plan()
-            middle = float(sizes.median())
+            length, middle, sizes = adaptation.plan()
             steps = leapfrogs(
                 length,
                 self.options.jitter,
@@ -282,7 +263,9 @@ class HMC(Kernel):
             state = state._replace(
                 tuning=adaptation.tuning(),
                 adaptation=None,
-                restarted=adaptation.restarted,
+                restarted=int(adaptation.restarted.sum()),
+                away=int(adaptation.searching.sum()),
+                target=adaptation.target,
             )
         return Warmup(
             state,
@@ -290,7 +273,7 @@ class HMC(Kernel):
             adaptation.iteration,
             taken,
             None if step is None else step.rung,
-            {"step_size": f"{float(adaptation.plan()[1].median()):.2g}"},
+            {"step_size": f"{adaptation.plan()[1]:.2g}"},
             GraphSize() if step is None else step.graph,
         )
 
@@ -355,7 +338,9 @@ class HMC(Kernel):
             "step_size": tuning.step_size.expand_as(error),
         }
         taken = sum(-(-steps // state.unroll) * state.unroll for steps in lengths)
-        following = state._replace(chains=current, made=state.made + draws)
+        moved = state.moved | (q != state.chains.q[:, None]).flatten(1).any(-1)
+        made = state.made + draws
+        following = state._replace(chains=current, made=made, moved=moved)
         return Block(following, q, stats, taken, step.rung, step.graph)
 
     # -- what the run records ---------------------------------------------------------
@@ -363,8 +348,12 @@ class HMC(Kernel):
     def review(
         self, states: Sequence[HMCState], stats: dict[str, Tensor]
     ) -> list[PyroGeoWarning]:
-        """Count divergent transitions and chains that never moved."""
-        return review_draws(stats)
+        """Count restarts, divergent transitions and chains that stand still."""
+        count = sum(len(state.moved) for state in states)
+        restarted = sum(state.restarted for state in states)
+        away = sum(state.away for state in states)
+        warnings = review_warmup(count, restarted, away)
+        return warnings + review_draws(stats, states[0].target)
 
     def describe(self, states: Sequence[HMCState]) -> dict[str, str | int | float]:
         """What warm-up chose."""
@@ -374,9 +363,21 @@ class HMC(Kernel):
             "metric": kind_of(tuning.metric),
             "step_size": float(tuning.step_size),
             "trajectory_length": float(tuning.trajectory_length),
-            "target_accept_prob": self.options.target_accept_prob,
+            "target_accept_prob": states[0].target,
             "restarted_chains": sum(state.restarted for state in states),
+            "stuck_chains": sum(state.stuck for state in states),
+            "lost_chains": sum(state.lost for state in states),
         }
+
+    def notes(self, states: Sequence[HMCState]) -> list[str]:
+        """Say what warm-up did of its own accord."""
+        target = states[0].target
+        return warmup_notes(
+            sum(len(state.moved) for state in states),
+            sum(state.restarted for state in states),
+            target,
+            raised=target != self.options.first_target,
+        )
 
     def superchains(self, states: Sequence[HMCState]) -> int | None:
         """Number of sets of consecutive chains that share a start, if they do."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind
+from pyro_geo.infer.mcmc.hmc.trouble import FIRST_TARGET
 
 __all__ = ["HMCOptions"]
 
@@ -22,7 +23,7 @@ class HMCOptions:
     step_size: float | None
     trajectory_length: float | None
     metric: Literal["auto"] | MetricKind
-    target_accept_prob: float
+    target_accept_prob: float | None
     jitter: float
     max_leapfrog: int
     unroll: Literal["auto"] | int
@@ -37,6 +38,12 @@ class HMCOptions:
         unroll = self.unroll
         good = unroll == "auto" or (isinstance(unroll, int) and 1 <= unroll <= 16)
         check(good, "unroll", repr(unroll), "'auto' or an integer from 1 to 16")
+
+    @property
+    def first_target(self) -> float:
+        """Acceptance rate that a warm-up begins with."""
+        given = self.target_accept_prob
+        return FIRST_TARGET if given is None else given
 
     def kind(self, dim: int, draws: int) -> MetricKind:
         """Choose the metric for a dimension and the draws of warm-up at hand.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 __all__ = ["CYCLE", "Schedule"]
 
 CYCLE = 10  # transitions between two metrics of the approach
+_FEW_STEPS = 20  # in which a step size settles
 _LEAST_STEPS = 40  # a shorter warm-up adapts the step size and the length alone
 _FIRST_WINDOW, _GROWTH = 12.0, 1.3  # transitions; each window over the one before
 
@@ -50,3 +51,11 @@ class Schedule(NamedTuple):
             length *= _GROWTH
             stop += length
         return cls(approach, (*windows, last), steps)
+
+    @property
+    def last_check(self) -> int | None:
+        """In the middle of the last stage, where enough of it is left to go by."""
+        if not self.windows:
+            return None
+        left = (self.end - self.windows[-1]) // 2
+        return self.end - left if left >= _FEW_STEPS else None

@@ -17,17 +17,27 @@ from torch import Tensor
 
 from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.infer.mcmc.hmc.adaptation import FIRST_LENGTH, Adaptation
+from pyro_geo.infer.mcmc.hmc.arrival import (
+    Points,
+    ceiling,
+    falling,
+    outside,
+    potential_spread,
+    restarted,
+    searching,
+)
 from pyro_geo.infer.mcmc.hmc.fisher import fit_metric
 from pyro_geo.infer.mcmc.hmc.metric import diagonal_as
 from pyro_geo.infer.mcmc.hmc.schedule import CYCLE
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch, jumps, length_update
+from pyro_geo.infer.mcmc.hmc.trouble import next_target, shorter, troubled
 from pyro_geo.infer.step_size import averaged, coarse_update, restart, update
-from pyro_geo.infer.transition import ChainState, Trajectory
+from pyro_geo.infer.transition import LARGEST_ERROR, ChainState, Trajectory
 
-__all__ = ["observe", "restart_lost_chains"]
+__all__ = ["observe", "raise_target", "restart_lost_chains"]
 
 _MOST_ROWS = 4_000  # that one metric is fitted to
-_RESTART_GAP = 10.0  # nats above the usual spread at which a chain is restarted
+_LONGEST = 1e3  # step of a chain that is searching, in steps of the others
 
 
 def observe(
@@ -49,19 +59,41 @@ def observe(
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
-        The chains; those that were lost start again at other chains.
+        The chains; those that searched in vain start again at other chains.
     """
     acceptance = (-trajectory.error).exp().clamp(max=1.0)
     if state.approaching:
         state.step_sizes = coarse_update(state.step_sizes, acceptance, state.target)
         _keep_secants(state, before, after)
+        row = (after.q, after.grad, after.potential)
+        state.trail = [*state.trail[1 - 3 * CYCLE :], row]
     else:
-        state.step = update(state.step, float(acceptance.mean()), state.target)
-        _follow_length(state, before, trajectory, acceptance, time)
-        _keep_draws(state, after)
+        _follow(state, before, after, trajectory, acceptance, time)
     state.energies.append(after.potential)
     state.iteration += 1
     return _finish_stage(state, after, uniform)
+
+
+def _follow(
+    state: Adaptation,
+    before: ChainState,
+    after: ChainState,
+    trajectory: Trajectory,
+    acceptance: Tensor,
+    time: float,
+) -> None:
+    """Adapt to the chains that have arrived; the others have their own step sizes."""
+    accepted = float(state.arrived(acceptance).mean())
+    state.step = update(state.step, accepted, state.target)
+    _follow_length(state, before, trajectory, acceptance, time)
+    _keep_draws(state, after)
+    rejected = (after.q == before.q).all(-1)
+    state.outcomes.append((rejected, trajectory.error > LARGEST_ERROR))
+    if not state.complete:
+        sizes = coarse_update(state.step_sizes, acceptance, state.target)
+        # where the density is flat, each step is accepted and the sizes only grow
+        sizes = sizes.clamp(max=_LONGEST * math.exp(state.step.log_step))
+        state.step_sizes = torch.where(state.searching, sizes, state.step_sizes)
 
 
 def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
@@ -70,30 +102,120 @@ def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> Cha
     if iteration <= schedule.approach:
         if iteration % CYCLE:
             return chains
-        _refit(state)
-        # secants of three cycles: older ones are from further out
-        state.rows = state.rows[-3 * CYCLE :]
+        _refit_approach(state)
         if iteration == schedule.approach:
-            chains = restart_lost_chains(state, chains, uniform)
-            # from here on all chains share one step size
-            middle = float(state.step_sizes.double().log().median().exp())
-            state.step = restart(state.fixed_step or middle)
-            state.rows = []
-            state.centre = chains.q.mean(0)
+            chains = _begin_windows(state, chains, uniform)
         state.energies = []
     elif iteration in schedule.windows:
-        # keep the later half: the first draws may still be on their way to the bulk
-        state.rows = state.rows[len(state.rows) // 2 :]
-        _refit(state)
-        early = iteration != schedule.windows[-1]
-        if early:
-            chains = restart_lost_chains(state, chains, uniform)
-        state.energies = []
-        state.step = restart(averaged(state.step))
-        if early:  # the length found so far is in units of the old metric
-            middle = 0.5 * (state.length.mean + math.log(FIRST_LENGTH))
-            state.length = LengthSearch(middle, middle)
+        chains = _finish_window(state, chains, uniform)
+    elif iteration == schedule.last_check:
+        raise_target(state)
+    elif iteration == schedule.end and not state.complete:
+        far = outside(state.energies, chains.q.shape[1])
+        state.set_searching(state.searching & far)
     return chains
+
+
+def _begin_windows(
+    state: Adaptation, chains: ChainState, uniform: Tensor
+) -> ChainState:
+    far = outside(state.energies, chains.q.shape[1])
+    state.set_searching(searching(state.trail, far))
+    found = state.searching
+    chains = restart_lost_chains(state, state.trail, chains, uniform, found)
+    # from here on all chains that have arrived share one step size
+    sizes = state.arrived(state.step_sizes)
+    middle = float(sizes.double().log().median().exp())
+    state.step = restart(state.fixed_step or middle)
+    state.rows, state.trail = [], []
+    state.centre = state.arrived(chains.q).mean(0)
+    return chains
+
+
+def _finish_window(
+    state: Adaptation, chains: ChainState, uniform: Tensor
+) -> ChainState:
+    windows = state.schedule.windows
+    # keep the later half: the first draws may still be on their way to the bulk
+    state.rows = state.rows[len(state.rows) // 2 :]
+    far = outside(state.energies, chains.q.shape[1])
+    before = state.searching
+    state.set_searching(searching(state.rows, far))
+    _refit_window(state, far & ~state.searching)
+    early = state.iteration != windows[-1]
+    state.step = restart(averaged(state.step))
+    if 2 * state.iteration >= state.schedule.end:  # the metric is nearly the last one
+        raise_target(state)
+    state.outcomes = []
+    if early:
+        rows, last = state.rows, state.iteration == windows[-2]
+        # one that has not moved with the steps of the others gets its own first
+        searched = state.searching & before
+        chains = restart_lost_chains(state, rows, chains, uniform, searched, last=last)
+        # the length found so far is in units of the old metric
+        middle = 0.5 * (state.length.mean + math.log(FIRST_LENGTH))
+        state.length = LengthSearch(middle, middle)
+    state.energies = []
+    return chains
+
+
+def restart_lost_chains(
+    state: Adaptation,
+    points: list[Points],
+    chains: ChainState,
+    uniform: Tensor,
+    searched: Tensor,
+    *,
+    last: bool = False,
+) -> ChainState:
+    """Start chains again at others that have searched and found nothing.
+
+    A chain that has arrived is never moved, nor one that the user placed.
+
+    Args:
+        state: of the warm-up; takes down which chains are moved.
+        points: where the chains were in this stage.
+        chains: where they are.
+        uniform: numbers to choose the other chains with, `(chains,)`.
+        searched: which ones may be moved, `(chains,)`.
+        last: whether chains that are still coming nearer are moved too.
+
+    Returns:
+        The chains.
+    """
+    if state.placed or state.complete:
+        return chains
+    lost = searched
+    if not last:  # these are on their way
+        lost = lost & ~falling([row[2] for row in points], chains.q.shape[1])
+    if not bool(lost.any()):
+        return chains
+    arrived = ~state.searching
+    state.set_searching(state.searching & ~lost)
+    state.restarted = state.restarted | lost
+    return restarted(chains, lost, arrived, uniform)
+
+
+def raise_target(state: Adaptation) -> None:
+    """Aim at a higher acceptance rate where transitions of this stage were in trouble.
+
+    Args:
+        state: of the warm-up, changed in place.
+    """
+    higher = next_target(state.target)
+    # at first the step size has yet to settle
+    outcomes = state.outcomes[CYCLE:]
+    if not state.may_raise or higher is None or not outcomes:
+        return
+    rejected, diverging = (
+        torch.stack(column)[:, ~state.searching]
+        for column in zip(*outcomes, strict=True)
+    )
+    if not troubled(rejected, diverging):
+        return
+    state.step = restart(shorter(averaged(state.step), state.target, higher))
+    state.target = higher
+    state.outcomes = []
 
 
 def _keep_secants(state: Adaptation, before: ChainState, after: ChainState) -> None:
@@ -116,7 +238,8 @@ def _keep_draws(state: Adaptation, chains: ChainState) -> None:
     count = state.iteration - state.schedule.approach + 1
     # a running mean: with few chains their mean at one time is too noisy a centre
     share = max(1 / count, 0.02)
-    state.centre = state.centre + share * (chains.q.mean(0) - state.centre)
+    middle = state.arrived(chains.q).mean(0)
+    state.centre = state.centre + share * (middle - state.centre)
     if state.iteration % state.stride == 0:
         state.rows.append((chains.q, chains.grad, chains.potential))
 
@@ -128,18 +251,19 @@ def _follow_length(
     acceptance: Tensor,
     time: float,
 ) -> None:
+    q, end = state.arrived(chains.q), state.arrived(trajectory.q)
     # the mean over few chains is noisy: the running mean takes its place
-    few = len(chains.q) < 8
-    centre = state.centre if few else chains.q.mean(0)
-    end_centre = state.centre if few else _finite_mean(trajectory.q)
+    few = len(q) < 8
+    centre = state.centre if few else q.mean(0)
+    end_centre = state.centre if few else _finite_mean(end)
     measured = jumps(
-        state.metric.root_solve(chains.q - centre),
-        state.metric.root_solve(trajectory.q - end_centre),
-        state.metric.root_solve(trajectory.velocity),
-        acceptance,
+        state.metric.root_solve(q - centre),
+        state.metric.root_solve(end - end_centre),
+        state.metric.root_solve(state.arrived(trajectory.velocity)),
+        state.arrived(acceptance),
         time,
     )
-    state.length = length_update(state.length, measured, len(chains.q))
+    state.length = length_update(state.length, measured, len(q))
 
 
 def _finite_mean(q: Tensor) -> Tensor:
@@ -147,22 +271,47 @@ def _finite_mean(q: Tensor) -> Tensor:
     return torch.where(finite, q, 0.0).sum(0) / finite.sum().clamp(min=1)
 
 
-def _refit(state: Adaptation) -> None:
-    """Fit the metric to the rows kept; keep the old one where they do not suffice."""
+def _refit_approach(state: Adaptation) -> None:
+    """Fit the metric to the secants of the last three cycles."""
     rows = [row for row in state.rows if len(row[0])]
-    if not rows:
+    # older ones are from further out
+    state.rows = state.rows[-3 * CYCLE :]
+    if rows:
+        q, grad, _ = (torch.cat(column) for column in zip(*rows, strict=True))
+        q, grad = _thinned(q, grad)
+        # both signs, so that the fit's centring subtracts nothing
+        both = torch.cat([q, -q]), torch.cat([grad, -grad])
+        _refit(state, *both, len(q))
+
+
+def _refit_window(state: Adaptation, resident: Tensor) -> None:
+    """Fit the metric to draws of the chains that have arrived.
+
+    Args:
+        state: of the warm-up.
+        resident: chains in regions of a lower density that have a mass to speak of,
+            `(chains,)`; all of their draws count.
+    """
+    if not state.rows:
         return
-    q, grad, energy = (torch.cat(column) for column in zip(*rows, strict=True))
-    secants = state.iteration <= state.schedule.approach
-    if not secants:  # points outside the bulk would widen the metric
-        near = energy <= _ceiling(energy, state.potential_spread(q.shape[1]))
-        q, grad = q[near], grad[near]
+    q, grad, energy = (torch.cat(column) for column in zip(*state.rows, strict=True))
+    count, dim = len(state.rows), q.shape[1]
+    # of other chains, points far above the rest are from their way, and would widen it
+    near = energy <= ceiling(energy, potential_spread(state.energies, dim))
+    near = (near | resident.repeat(count)) & ~state.searching.repeat(count)
+    q, grad = _thinned(q[near], grad[near])
+    _refit(state, q, grad, len(q))
+
+
+def _thinned(q: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     stride = -(-len(q) // max(_MOST_ROWS, 20 * q.shape[1]))
-    q, grad = q[::stride], grad[::stride]
+    return q[::stride], grad[::stride]
+
+
+def _refit(state: Adaptation, q: Tensor, grad: Tensor, count: int) -> None:
+    """Fit the metric to rows; keep the old one where they do not suffice."""
     # a dense metric has dim**2 numbers, too many for fewer points than this
-    enough = len(q) >= 3 * q.shape[1]
-    if secants:  # both signs, so that the fit's centring subtracts nothing
-        q, grad = torch.cat([q, -q]), torch.cat([grad, -grad])
+    enough = count >= 3 * q.shape[1]
     kind = state.kind if enough or state.kind == "low_rank" else "diagonal"
     metric = fit_metric(kind, q, grad, state.rank)
     if metric is None:
@@ -170,57 +319,3 @@ def _refit(state: Adaptation) -> None:
     if isinstance(metric, Diagonal):
         metric = diagonal_as(state.kind, metric.scale, state.rank)
     state.metric = metric
-
-
-def restart_lost_chains(
-    state: Adaptation, chains: ChainState, uniform: Tensor
-) -> ChainState:
-    """Put chains outside the bulk, or that never moved, where other chains are.
-
-    Args:
-        state: of the warm-up; counts the chains.
-        chains: where they are.
-        uniform: numbers to choose the other chains with, `(chains,)`.
-
-    Returns:
-        The chains. They stay as they are where too few are left to start from.
-    """
-    if len(state.energies) < 2 or len(chains.q) < 4:
-        return chains
-    energies = torch.stack(state.energies[-CYCLE:]).double()
-    if not bool(energies.isfinite().any()):
-        return chains
-    best = energies.min(0).values
-    # each chain is judged by its best point, so that one bad transition is no matter
-    outside = best > _ceiling(energies, state.potential_spread(chains.q.shape[1]))
-    stuck = (energies == energies[0]).all(0) & (len(energies) >= CYCLE)
-    lost = outside | stuck | ~best.isfinite()
-    healthy = (~lost).nonzero().flatten()
-    # fewer than one healthy chain in eight may be the ones that are wrong
-    if not bool(lost.any()) or 8 * len(healthy) < len(lost):
-        return chains
-    pick = healthy[(uniform * len(healthy)).long().clamp(max=len(healthy) - 1)]
-    state.restarted += int(lost.sum())
-    return ChainState(
-        torch.where(lost[:, None], chains.q[pick], chains.q),
-        torch.where(lost, chains.potential[pick], chains.potential),
-        torch.where(lost[:, None], chains.grad[pick], chains.grad),
-    )
-
-
-def _ceiling(energies: Tensor, spread: Tensor) -> Tensor:
-    """Potential above which a point is no part of the density's bulk.
-
-    It is measured from the lowest potentials, so that it holds while most chains are
-    still on their way, or sit in a mode of negligible mass.
-
-    Args:
-        energies: potentials of all chains.
-        spread: standard deviation of the potential along a chain.
-
-    Returns:
-        The potential, `()`.
-    """
-    # a low quantile, not the minimum: one point in a narrow spike sets no standard
-    best = energies[energies.isfinite()].quantile(0.05)
-    return best + _RESTART_GAP + 5 * spread
