@@ -150,12 +150,12 @@ def explained_data(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator
     try:
         yield
     except Exception as reason:  # a model may raise anything
-        named = {**{f"number {i}": x for i, x in enumerate(args)}, **kwargs}
+        named = {**{str(i + 1): x for i, x in enumerate(args)}, **kwargs}
         found = {name: kind for name, x in named.items() if (kind := _foreign(x))}
         mixed = isinstance(reason, RuntimeError) and "dtype" in str(reason)
         if not found and mixed:
             found = {name: kind for name, x in named.items() if (kind := _integers(x))}
-        if not found:
+        if not found or isinstance(reason, Warning):
             raise
         name, (kind, todo) = next(iter(found.items()))
         raise ModelError(
@@ -173,7 +173,7 @@ def _foreign(value: Any) -> tuple[str, str] | None:
     if isinstance(value, np.ndarray):
         return f"a NumPy {kind}", "Pass torch.as_tensor(x)."
     if type(value).__module__.partition(".")[0] in ("pandas", "xarray", "polars"):
-        return f"a {kind}", "Pass torch.as_tensor(x.to_numpy())."
+        return f"a {kind}", "Pass torch.tensor(x.to_numpy())."
     numbers = isinstance(value, (list, tuple)) and value
     if numbers and all(isinstance(x, (int, float)) for x in value):
         return f"a {kind} of numbers", "Pass torch.tensor(x)."

@@ -13,15 +13,18 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
+from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.model import ModelDensity, evaluation_mode
 from pyro_geo.density.protocol import cast
 from pyro_geo.density.sites import SiteStart
 from pyro_geo.density.structure import first_line, is_deterministic, random_sites
+from pyro_geo.engine.models import check_model, name_of
 from pyro_geo.errors import (
     BetaRangeError,
     DiscreteSiteError,
+    ModelError,
     PriorError,
     ShapeError,
 )
@@ -68,13 +71,21 @@ class GibbsModel:
     """
 
     def __init__(self, model: Callable[..., Any], loss: Loss) -> None:
+        check_model(model, "GibbsModel")
+        check(
+            callable(loss), "loss", repr(loss), "a function of prediction and targets"
+        )
         self.model = model
         self.loss = loss
+
+    def __repr__(self) -> str:
+        """Name the model and the loss."""
+        return f"GibbsModel({self.model_name}, {name_of(self.loss)})"
 
     @property
     def model_name(self) -> str:
         """Name of the model, for the record of a run."""
-        return getattr(self.model, "__name__", type(self.model).__name__)
+        return name_of(self.model)
 
     def with_loss(self, loss: Loss) -> GibbsModel:
         """Return the same prior and predictor under another loss."""
@@ -186,6 +197,14 @@ class GibbsModel:
 
     def _compare(self, prediction: Any, *targets: Any) -> Tensor:
         """Evaluate the loss, an error in it told by shapes."""
+        if prediction is None:
+            raise ModelError(
+                "the model returns nothing",
+                where=f"model {self.model_name!r}",
+                found="None",
+                expected="its prediction, one for each example",
+                todo="End the model with `return prediction`.",
+            )
         try:
             return self.loss(prediction, *targets)
         except RuntimeError as reason:

@@ -17,6 +17,7 @@ from pyro_geo.checks import (
     check_count,
     check_number,
     known_options,
+    shown_options,
 )
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.progress import Clock
@@ -142,6 +143,8 @@ class GibbsPosterior:
         progress_bar: bool = True,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
+        expected = "a GibbsModel, as in GibbsPosterior(GibbsModel(model, loss))"
+        check(isinstance(model, GibbsModel), "model", type(model).__name__, expected)
         self.model = model
         self.betas = tuple(float(beta) for beta in betas)
         pairs = itertools.pairwise((0.0, *self.betas))
@@ -175,6 +178,11 @@ class GibbsPosterior:
         self.dtype, self.seed, self.progress_bar = dtype, seed, progress_bar
         self.store = store
         self.posterior: WeightedPosterior | None = None
+
+    def __repr__(self) -> str:
+        """Name the model and the options that were given."""
+        options = shown_options(self, ("model",))
+        return f"{type(self).__name__}({', '.join([repr(self.model), *options])})"
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
         """Plan with a pilot, then walk the path.
