@@ -78,7 +78,8 @@ def searching(points: list[Points], far: Tensor) -> Tensor:
     usual = mass.nan_to_num(-torch.inf).quantile(0.95)
     allowed = 0.5 * points[-1][0].shape[1] - math.log(_LEAST_MASS)
     lost = far & ~(mass >= usual - allowed)
-    return lost if _FEWEST * int((~lost).sum()) >= len(lost) else none
+    arrived = int((~lost).sum())
+    return lost if arrived >= max(2, len(lost) / _FEWEST) else none
 
 
 def potential_spread(energies: list[Tensor], dim: int) -> Tensor:

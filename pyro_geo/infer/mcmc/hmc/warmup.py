@@ -37,6 +37,9 @@ from pyro_geo.infer.transition import LARGEST_ERROR, ChainState, Trajectory
 __all__ = ["observe", "raise_target", "restart_lost_chains"]
 
 _MOST_ROWS = 4_000  # that one metric is fitted to
+# Part of the warm-up after which steps are judged. Before, the metric is too poor for
+# any step; much later, too little is left to adapt to a higher target.
+_FIRST_CHECK = 0.4
 _LONGEST = 1e3  # step of a chain that is searching, in steps of the others
 
 
@@ -144,7 +147,7 @@ def _finish_window(
     _refit_window(state, far & ~state.searching)
     early = state.iteration != windows[-1]
     state.step = restart(averaged(state.step))
-    if 2 * state.iteration >= state.schedule.end:  # the metric is nearly the last one
+    if state.iteration >= _FIRST_CHECK * state.schedule.end:
         raise_target(state)
     state.outcomes = []
     if early:
@@ -214,6 +217,8 @@ def raise_target(state: Adaptation) -> None:
     if not troubled(rejected, diverging):
         return
     state.step = restart(shorter(averaged(state.step), state.target, higher))
+    # with shorter steps a longer trajectory pays: what was measured no longer holds
+    state.length = LengthSearch(state.length.mean, state.length.mean)
     state.target = higher
     state.outcomes = []
 

@@ -45,14 +45,14 @@ class Modes:
         return (q[..., None, :] - self.centres).square().sum(-1).argmin(-1)
 
 
-def run(modes, *, num_chains=32, warmup=120, placed=None, quiet=True, **options):
+def run(modes, *, num_chains=32, warmup=80, placed=None, quiet=True, **options):
     initial = None if placed is None else {"q": modes.draws(placed)}
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore", PyroGeoWarning)
         return MCMC(
             HMC(modes.target),
-            40,
+            20,
             warmup,
             num_chains,
             seed=1,
@@ -65,9 +65,8 @@ def run(modes, *, num_chains=32, warmup=120, placed=None, quiet=True, **options)
 
 # A wide mode is lower than a narrow one of equal mass by dim * log(ratio).
 CASES = {
-    "2 dims, ratio 10": (2, [4, -4], [1, 0.1], [1, 1], [0, 1]),
+    "2 dims, ratio 5": (2, [4, -4], [1, 0.2], [1, 1], [0, 1]),
     "10 dims, ratio 4": (10, [4, -4], [1, 0.25], [1, 1], [0, 1]),
-    "50 dims, ratio 2": (50, [4, -4], [1, 0.5], [1, 1], [0, 1]),
     "50 dims, ratio 4": (50, [4, -4], [1, 0.25], [1, 1], [0, 1]),
     "50 dims, three": (50, [8, -4, 0], [1, 0.25, 0.5], [1, 1, 1], [0, 1, 2]),
     "50 dims, unequal": (50, [4, -4], [1, 0.25], [0.9, 0.1], [0] * 7 + [1]),
@@ -190,13 +189,16 @@ def test_the_mass_is_what_counts():
         assert found.tolist() == wanted
 
 
-def test_where_almost_all_are_far_nobody_is_judged():
+@pytest.mark.parametrize("chains", [4, 16])
+def test_where_almost_all_are_far_nobody_is_judged(chains):
     modes = Modes(2, [50, -50], [1, 1], [math.exp(-100), 1])
-    placed = [0] * 15 + [1]
-    points = points_of(modes, placed)
-    far = outside([p[2] for p in points], 2)
-    assert far.tolist() == [True] * 15 + [False]
-    assert not bool(searching(points, far).any())
+    for arrived in (1, 2):
+        placed = [0] * (chains - arrived) + [1] * arrived
+        points = points_of(modes, placed)
+        far = outside([p[2] for p in points], 2)
+        assert far.tolist() == [mode == 0 for mode in placed]
+        found = searching(points, far)
+        assert found.tolist() == (far.tolist() if arrived == 2 else [False] * chains)
 
 
 def test_falling_is_told_from_stationary():

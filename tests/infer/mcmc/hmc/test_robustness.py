@@ -124,7 +124,7 @@ def test_a_placed_chain_on_a_flat_shelf_stays_and_is_reported():
     start = numbers(16, 2)
     start[3] = 1e5
     with pytest.warns(ConvergenceWarning, match="1 of 16 chains, by their density"):
-        fit = run(target, initial={"q": start})
+        fit = run(target, num_samples=150, initial={"q": start})
     assert fit.attributes["restarted_chains"] == 0
     assert bool((fit.positions[3].square().sum(-1) > 1e8).all())
     # the others are as sound as without it

@@ -22,6 +22,7 @@ from pyro_geo.infer.mcmc.hmc.trouble import (
 )
 from pyro_geo.infer.mcmc.hmc.warmup import raise_target
 from pyro_geo.infer.transition import chain_state_at
+from pyro_geo.testing.targets import FunnelTarget
 from tests.cases import numbers
 
 F64 = torch.float64
@@ -133,17 +134,8 @@ def test_the_last_check_leaves_steps_to_adapt():
 # -- whole runs ---------------------------------------------------------------------
 
 
-def centred(sigma, y):
-    """Group means with a scale of their own, written so that it makes a funnel."""
-    mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(y.new_tensor(5.0)))
-    with pyro.plate("school", len(y)):
-        theta = pyro.sample("theta", dist.Normal(mu, tau))
-        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
-
-
 def apart(sigma, y):
-    """The same posterior, without the funnel."""
+    """Group means with a scale of their own, written without a funnel."""
     mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(y.new_tensor(5.0)))
     with pyro.plate("school", len(y)):
@@ -158,31 +150,23 @@ SCHOOLS = (
 
 
 def test_a_funnel_raises_the_target_and_says_so():
-    fit = run(centred, *SCHOOLS, num_samples=20, warmup=200)
+    fit = run(FunnelTarget(3, dtype=F64), num_samples=10, warmup=100)
     target = fit.attributes["target_accept_prob"]
     assert target in (0.95, 0.99)
     assert any(f"target_accept_prob from 0.8 to {target}" in n for n in fit.notes)
 
 
 def test_a_target_of_the_user_stays_and_the_review_asks_for_a_higher_one():
+    kernel = HMC(FunnelTarget(3, dtype=F64), target_accept_prob=0.8)
+    fit = MCMC(kernel, 50, 60, 32, seed=0, compile=False, progress_bar=False)
     with pytest.warns(PyroGeoWarning, match="Raise target_accept_prob"):
-        fit = MCMC(
-            HMC(centred, target_accept_prob=0.8),
-            50,
-            100,
-            num_chains=32,
-            seed=0,
-            dtype=F64,
-            compile=False,
-            progress_bar=False,
-        ).run(*SCHOOLS)
+        fit.run()
     assert fit.attributes["target_accept_prob"] == 0.8
     assert not any("Warm-up raised" in note for note in fit.notes)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_model_without_trouble_keeps_the_target(seed):
-    options = {"num_samples": 10, "warmup": 200, "seed": seed}
+def test_a_model_without_trouble_keeps_the_target():
+    options = {"num_samples": 10, "warmup": 100}
     fit = run(apart, *SCHOOLS, **options)
     same = run(apart, *SCHOOLS, **options, target_accept_prob=0.8)
     assert fit.attributes["target_accept_prob"] == 0.8
@@ -201,7 +185,7 @@ def poisson_process(x, k):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_poisson_process_passes_at_defaults(seed):
     """At an acceptance rate of 0.8 chains stick, and R-hat is above 1.05."""
     x = torch.arange(-10.0, 11.0, 2.0, dtype=F64)
