@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pyro_geo.results._groups import arrays, check_prior, lazy_groups, make_groups
+from pyro_geo.results._notebook import as_html
 from pyro_geo.results._tables import diagnose, tabulate
 from pyro_geo.results.predictive import Replicator
 from pyro_geo.results.samples import Samples
@@ -86,6 +87,12 @@ class PosteriorDraws(Samples):
             prob,
             facts={**self._grouping(), **self._weight_facts()},
             sample_dims=self.sample_dims,
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return as_html(
+            repr(self), self._draws, self.summary, self.notes, self._settings
         )
 
     def diagnostics(self) -> dict[str, Any]:

@@ -153,11 +153,11 @@ class Replicator:
     def _belong_to_others(self, arguments: Any) -> bool:
         """Whether arguments are other data than those of the run; None is left out."""
         args, kwargs = self.density.arguments(self.target.data)
-        known = {**dict(enumerate(args)), **kwargs}
+        known = [*args, *kwargs.values()]
         return any(
-            not same_function(known.get(name), value)
-            for name, value in {**dict(enumerate(arguments[0])), **arguments[1]}.items()
-            if value is not None
+            not any(same_function(old, new) for old in known)
+            for new in (*arguments[0], *arguments[1].values())
+            if new is not None
         )
 
     def _warn_of_rows(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,16 +13,12 @@ from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
 from pyro_geo.io.names import SAMPLE_DIMS
-from pyro_geo.results._notebook import as_html
 from pyro_geo.results._picking import pick, pick_rows
 from pyro_geo.results._pickling import dumped, loaded
 from pyro_geo.results._tables import describe
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import PredictiveModel
 from pyro_geo.results.weights import Weights, equal_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Samples"]
 
@@ -91,16 +87,6 @@ class Samples:
     def __repr__(self) -> str:
         """Say how many draws of which sites there are."""
         return f"{type(self).__name__}({self._described})"
-
-    def _repr_html_(self) -> str:
-        """Show the summary in a notebook."""
-        return as_html(
-            repr(self), self._draws, self.summary, self.notes, self._settings
-        )
-
-    def summary(self, prob: float = 0.9) -> pd.DataFrame:
-        """Return a table of the draws."""
-        raise NotImplementedError
 
     @property
     def _described(self) -> str:

@@ -94,9 +94,9 @@ def test_pyros_hooks_and_saved_sites_work():
     options: dict[str, Any] = {"disable_progbar": True, "save_params": ["w"]}
     kernel = HMC(model, step_size=0.1, trajectory_length=0.5)
     mcmc = pyro.infer.MCMC(
-        kernel, 3, 2, hook_fn=lambda k, z, stage, i: seen.append(stage), **options
+        kernel, 4, 2, hook_fn=lambda k, z, stage, i: seen.append(stage), **options
     )
     mcmc.run(X, Y)
     assert set(mcmc.get_samples()) == {"w"}
-    assert len(seen) == 5
+    assert len(seen) == 6
     assert set(mcmc.diagnostics()) == {"w", "divergences", "acceptance rate"}

@@ -334,7 +334,7 @@ class MCMC(PosteriorDraws, RunCosts):
             "thin": self.thin,
             "keep": self.keep,
             "initial_params": self.initial_params,
-            "initial_space": self.initial_space,
+            "initial_space": self.initial_space if self.initial_params else None,
         }
         return identity_of(self.kernel, self.run_seed, run, target)
 
