@@ -54,6 +54,7 @@ class Case(NamedTuple):
     options: DIMSOptions
     q: Tensor  # (n, dim), every row the anchor
     v: Tensor  # (n, dim)
+    level: Tensor  # (n,), loss of the anchor where that is a minimum, else NaN
 
 
 def make_case(
@@ -113,7 +114,8 @@ def make_case(
         noise.block([0], 0),
     )
     q = anchors.q.expand(num_particles, -1).contiguous()
-    return Case(name, module, target, kernel.objective, kernel.options, q, v[0])
+    level = anchors.level(kernel.options.polish_tol).expand(num_particles)
+    return Case(name, module, target, kernel.objective, kernel.options, q, v[0], level)
 
 
 def throw(
@@ -128,7 +130,13 @@ def throw(
     lanes = num_lanes or case.options.lanes(len(case.q), case.target.dim)
     target = case.target.with_rung(rung)  # pyright: ignore[reportArgumentType]
     _, stats, steps, found = run_trajectories(
-        target, case.objective, case.options, case.q[:n], case.v[:n], lanes
+        target,
+        case.objective,
+        case.options,
+        case.q[:n],
+        case.v[:n],
+        lanes,
+        level=case.level[:n],
     )
     if found != rung:
         raise RuntimeError(f"wanted the rung {rung}, got {found}: {target.notes}")

@@ -85,7 +85,8 @@ def leave_saddles(
     Args:
         value_and_grad: `(lanes, dim)` to `(lanes,)` and `(lanes, dim)`.
         hvp: Hessian-vector products, `(lanes, dim)` twice to `(lanes, dim)`.
-        state: the points, polished.
+        state: the points, polished; where the predicted decrease is NaN it is found as
+            far as it is needed, and the gain must be more than `tol` too.
         start: normal numbers that Lanczos' method starts with, `(lanes, dim)`.
         tol: predicted decrease that the points were polished to.
         max_iter: Newton steps allowed after each way down; with 0 nothing moves.
@@ -143,7 +144,10 @@ def leave_saddles(
         fall = _fall(value_and_grad, state, ritz, tol, least, active)
         spent = torch.where(active, steps, 0) + fall.n_evals
         state = state._replace(n_evals=state.n_evals + spent)
+        asked = active & state.predicted.isnan() & (fall.gain > rounding.clamp(min=tol))
+        state, sloping = _look(value_and_grad, hvp, state, tol, asked)
         saddle = active & (fall.gain > _limit(state, ritz, tol, fall.length))
+        saddle &= ~sloping & ~state.predicted.isnan()
         left |= saddle
         if k == rounds:
             lost |= saddle
@@ -164,6 +168,30 @@ def leave_saddles(
         n_evals=state.n_evals,
     )
     return _where(lost, saddles, state)
+
+
+def _look(
+    value_and_grad: ValueAndGrad,
+    hvp: Callable[[Tensor, Tensor], Tensor],
+    state: PolishState,
+    tol: float,
+    asked: Tensor,
+) -> tuple[PolishState, Tensor]:
+    """Find what a Newton step predicts at some points that were not polished.
+
+    Returns:
+        The state, and which of them are on a slope, where any fall is explained.
+    """
+    if not bool(asked.any()):
+        return state, asked
+    look = polish(value_and_grad, hvp, state.q, tol=tol, max_iter=0, active=asked)
+    level = dot(look.grad, look.grad).sqrt() * FIRST_RADIUS <= tol
+    state = state._replace(
+        status=torch.where(asked, look.status, state.status),
+        predicted=torch.where(asked, look.predicted, state.predicted),
+        n_evals=state.n_evals + torch.where(asked, look.n_evals, 0),
+    )
+    return state, asked & ~level & (look.status != CONVERGED)
 
 
 def _limit(state: PolishState, ritz: Ritz, tol: float, length: Tensor) -> Tensor:

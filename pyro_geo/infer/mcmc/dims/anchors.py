@@ -57,6 +57,12 @@ class Anchors(NamedTuple):
     unbounded: Tensor
     saddle: Tensor
 
+    def level(self, polish_tol: float) -> Tensor:
+        """Loss of the anchors that are minima, `(chains,)`; NaN at the others."""
+        minimal = self.predicted <= _TRAINED * polish_tol
+        minimal &= ~self.unbounded & ~self.saddle
+        return torch.where(minimal, self.loss, torch.nan)
+
     def warnings(self, polish_tol: float) -> list[PyroGeoWarning]:
         """Say which anchors are no minima."""
         tol = _TRAINED * polish_tol

@@ -296,6 +296,7 @@ class DIMS(Kernel):
             velocities.flatten(0, 1),
             num_lanes,
             normals,
+            anchors.level(self.options.polish_tol).repeat_interleave(draws),
         )
         shape = (len(chains), draws)
         q = flat.unflatten(0, shape)

@@ -62,6 +62,7 @@ _AT_REST = 1e-2  # kinetic energy of a trajectory that has come to rest
 # negative curvature is missed how often, relative to the largest one. Half the steps
 # of a trained anchor's: the search is a part of the cost of every draw.
 _DIRECTIONS, _SHARE, _RISK = 2, 0.02, 0.01
+_UNPOLISHED = 10.0  # tolerances by which a draw's loss may differ without a polish
 
 
 def run_trajectories(
@@ -72,6 +73,7 @@ def run_trajectories(
     v: Tensor,
     num_lanes: int,
     normals: Callable[[], Tensor] | None = None,
+    level: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], int, Rung]:
     """Throw particles and follow them to rest.
 
@@ -84,6 +86,9 @@ def run_trajectories(
         num_lanes: trajectories in flight.
         normals: makes normal numbers for the search for saddles, `(n, dim)`; called
             once, if any trajectory has converged otherwise. Fixed ones if None.
+        level: loss of the minimum that each has left, `(n,)`; NaN where it is not known
+            to be one, as everywhere if None. What ends at that level again is not
+            searched for a way down.
 
     Returns:
         End points `(n, dim)`, statistics `(n,)` by the names of `STATS`, the number
@@ -93,12 +98,17 @@ def run_trajectories(
     # what ended by itself, at rest, with its energy balanced
     at_rest = flow.finished & (flow.kinetic <= _AT_REST)
     at_rest &= flow.energy_error.abs() <= options.step_tol
-    end = _polished(target, objective, options, flow, at_rest, num_lanes)
+    end = _polished(target, objective, options, flow, num_lanes)
     steps_left = options.polish_max_iter if options.polish else 0
-    near = _minimal(end)
-    if not steps_left:
-        near |= maybe_saddles(end, options.polish_tol)
-    candidates = at_rest & near
+    candidates = at_rest
+    if options.polish:
+        near = _minimal(end)
+        if not steps_left:
+            near |= maybe_saddles(end, options.polish_tol)
+        candidates = at_rest & near
+    if level is not None:
+        slack = options.polish_tol * (1.0 if options.polish else _UNPOLISHED)
+        candidates = candidates & ~((end.loss - level).abs() <= slack)
     if bool(candidates.any()):
         end = leave_saddles_lanes(
             target,
@@ -152,22 +162,19 @@ def _polished(
     objective: Objective,
     options: DIMSOptions,
     flow: FlowResult,
-    at_rest: Tensor,
     num_lanes: int,
 ) -> PolishState:
-    """Polish the ends of the flow, or look at those at rest where that is off."""
-    if options.polish or bool(at_rest.any()):
-        state = polish_lanes(
+    """Polish the ends of the flow, or evaluate them where that is off."""
+    if options.polish:
+        return polish_lanes(
             target,
             objective,
             flow.theta,
             num_lanes,
             tol=options.polish_tol,
-            max_iter=options.polish_max_iter if options.polish else 0,
-            active=~flow.diverging if options.polish else at_rest,
+            max_iter=options.polish_max_iter,
+            active=~flow.diverging,
         )
-        # without a polish the first evaluation is no more than a look at the result
-        return state._replace(n_evals=state.n_evals - int(not options.polish))
     loss, grad = map_lanes(
         lambda x: objective.value_and_grad(target, x), flow.theta, num_lanes
     )

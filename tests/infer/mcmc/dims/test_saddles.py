@@ -16,6 +16,7 @@ from pyro_geo.infer import DIMS, MCMC, sample_minima
 from pyro_geo.infer.mcmc.dims.anchors import examine_anchors, train_anchors
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
+from pyro_geo.infer.mcmc.dims.polishing import leave_saddles_lanes
 from tests.optim.test_saddles import (
     curvature,
     factors,
@@ -159,11 +160,42 @@ def test_a_given_anchor_at_a_saddle_stays_and_is_named():
     assert "saddles" in str(warning)
 
 
-@pytest.mark.parametrize("alpha", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
-def test_a_bent_valley_of_minima_has_no_saddles(alpha):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"polish": False}, pytest.param({"alpha": 1.0}, marks=pytest.mark.slow)],
+)
+def test_a_bent_valley_of_minima_has_no_saddles(options):
+    """Not even where draws rest on its slopes, with curvature down along it."""
+
     def valley(q):
         return 4 * (q[0] * q[1] - 1) ** 2 + (q[2] * q[0] - 1) ** 2
 
-    fit = run(valley, 3, 40, 2, velocity="isotropic", alpha=alpha, explore_time=1.0)
+    # an anchor off the floor, so that every draw is searched
+    start = torch.full((1, 3), 1.2)
+    fit = run(valley, 3, 60, anchors=start, velocity="isotropic", **options)
     assert not bool(fit.stats["saddle"].any())
     assert float(fit.stats["converged"].double().mean()) > 0.5
+
+
+def test_draws_at_the_level_of_a_minimum_are_not_searched(monkeypatch):
+    """A ring of minima: the search costs nothing, as its anchor has been searched."""
+    searched = []
+    module = "pyro_geo.infer.mcmc.dims.trajectories"
+    original = leave_saddles_lanes
+
+    def spy(target, objective, state, *args, **options):
+        searched.append(int(options["active"].sum()))
+        return original(target, objective, state, *args, **options)
+
+    monkeypatch.setattr(f"{module}.leave_saddles_lanes", spy)
+
+    def ring(q):
+        return 4 * (q.square().sum() - 1) ** 2
+
+    options = {"velocity": "isotropic", "anchors": torch.tensor([[1.0, 0.0]])}
+    fit = run(ring, 2, 30, **options)
+    assert bool(fit.stats["converged"].any())
+    assert sum(searched) == 0
+    # from the hill in the middle all are, as it is no minimum
+    fit = run(ring, 2, 30, velocity="isotropic", anchors=torch.zeros(1, 2))
+    assert sum(searched) == int(fit.stats["converged"].sum()) > 0
