@@ -47,7 +47,8 @@ class SiteStart(Messenger):
         self.seed = seed
 
     def _pyro_sample(self, msg: Any) -> None:
-        torch.manual_seed(self.seed ^ zlib.crc32(msg["name"].encode()))
+        name = msg["name"].encode("utf-8", "surrogatepass")  # any text is a name
+        torch.manual_seed(self.seed ^ zlib.crc32(name))
         if isinstance(msg["fn"], dist.ImproperUniform) and msg["value"] is None:
             transform = torch.distributions.biject_to(msg["fn"].support)
             shape = transform.inverse_shape(msg["fn"].shape())

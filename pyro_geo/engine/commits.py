@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
+from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["StoreCommits", "StoredRecord", "numpy_dtype"]
 
@@ -76,7 +77,7 @@ class StoreCommits:
             return
         for group, values in groups.items():
             for name, value in values.items():
-                array = value.detach().cpu().numpy()
+                array = to_numpy(value)
                 where = group, name, chain, draw
                 self._writer.submit(self.store.write, *where, array, size=array.nbytes)
 
@@ -208,4 +209,4 @@ class StoredRecord(ABC):
 
 def numpy_dtype(value: Tensor) -> np.dtype:
     """The NumPy type of a tensor's numbers."""
-    return value.new_empty(0).cpu().numpy().dtype
+    return to_numpy(value.new_empty(0)).dtype

@@ -22,6 +22,7 @@ from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
+from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["Session", "interruption", "seed_of_run", "sitting"]
 
@@ -130,7 +131,7 @@ class Session(ABC):
             path,
             **{**layout, "header": header},
             state=self._snapshot(0),
-            data={n: v.detach().cpu().numpy() for n, v in target.observed.items()},
+            data={name: to_numpy(v) for name, v in target.observed.items()},
             dims=target.dims,
             coords=target.coords,
             facts=plain_facts(facts),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform, IndependentTransform
 from torch.distributions.transforms import Transform
 
-from pyro_geo.density import Target
+from pyro_geo.density import Site, Target
 from pyro_geo.engine.commits import numpy_dtype
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.io.store import Variable
@@ -119,16 +119,22 @@ class RecordedSites:
 
     def variables(self) -> list[Variable]:
         """What a store must hold of these sites."""
-        q = self._sample()
-        groups = {
-            "posterior": self(q),
-            "unconstrained_posterior": self.unconstrained(q),
-        }
-        return [
-            Variable(group, name, tuple(value.shape[2:]), numpy_dtype(value))
-            for group, sites in groups.items()
-            for name, value in sites.items()
+        q, sites = self._sample(), self._target.layout.sites
+        posterior = [
+            Variable("posterior", name, tuple(value.shape[2:]), numpy_dtype(value))
+            for name, value in self(q).items()
         ]
+        free = [
+            Variable(
+                "unconstrained_posterior",
+                name,
+                tuple(value.shape[2:]),
+                numpy_dtype(value),
+                _unconstrained_dims(sites[name]),
+            )
+            for name, value in self.unconstrained(q).items()
+        ]
+        return [*posterior, *free]
 
     def _sample(self) -> Tensor:
         target = self._target
@@ -141,3 +147,13 @@ def _is_identity(transform: Transform) -> bool:
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform
     return isinstance(transform, ComposeTransform) and not transform.parts
+
+
+def _unconstrained_dims(site: Site) -> tuple[str | None, ...]:
+    """Names of a site's axes in unconstrained space."""
+    # A transform that changes the shape of an event leaves no axis of it: a Cholesky
+    # factor of three rows is a row of three numbers.
+    if site.shape == site.constrained_shape:
+        return site.dims
+    batch = len(site.shape) - site.transform.domain.event_dim
+    return site.dims[:batch]

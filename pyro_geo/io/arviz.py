@@ -4,6 +4,7 @@ ArviZ 0.23 keeps results in an `InferenceData`, ArviZ 1.x in xarray's `DataTree`
 arrays, names, labels and attributes in them are the same; only the container differs.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,15 +21,26 @@ from pyro_geo.io._summary import summary
 from pyro_geo.io.names import (
     PARTICLE_DIMS,
     SAMPLE_DIMS,
+    Coords,
+    Dims,
     label_group,
+    name_groups,
     plain_facts,
-    storable,
+    plain_text,
 )
+from pyro_geo.io.naming import LOG_WEIGHTS, RENAMED, WEIGHTED_DIMS, true_names
 
 if TYPE_CHECKING:
     from pyro_geo._compat.arviz import ArvizData
 
-__all__ = ["get_group", "import_arviz", "nested_r_hat", "summary", "to_arviz"]
+__all__ = [
+    "get_group",
+    "import_arviz",
+    "nested_r_hat",
+    "summary",
+    "to_arviz",
+    "true_names",
+]
 
 # One run's draws: these groups share their chains and draws.
 _RUN = ("posterior", "sample_stats", "log_likelihood")
@@ -45,15 +57,17 @@ _SAMPLED = (
 )
 _DATA = ("observed_data", "constant_data", "predictions_constant_data")
 _ATTRIBUTED = ("posterior", "sample_stats", "particles")
+_SHOWN = 6  # changed names in a warning
 
 
 def to_arviz(
     groups: Mapping[str, Mapping[str, Any]],
     *,
-    dims: Mapping[str, Sequence[str | None]] | None = None,
-    coords: Mapping[str, Sequence[object] | np.ndarray] | None = None,
+    dims: Dims | None = None,
+    coords: Coords | None = None,
     attrs: Mapping[str, str | int | float] | None = None,
     sample_dims: Sequence[str] = SAMPLE_DIMS,
+    log_weights: np.ndarray | None = None,
 ) -> "ArvizData":
     """Put groups of NumPy arrays into the container of the installed ArviZ.
 
@@ -65,8 +79,8 @@ def to_arviz(
         groups: group name to array name to array. Arrays of `observed_data`,
             `constant_data` and `predictions_constant_data` have any shape, those of
             every other group `(chains, draws, *shape)`. The group `particles` is for
-            draws that have weights, `(particles, draws, *shape)`, with the logarithms
-            of the weights, `(particles, draws)`, under the name `log_weights`.
+            draws that have weights, `(particles, draws, *shape)`; the logarithms of
+            the weights stand in it as `log_weights` or are given apart.
         dims: array name to names of the axes after chain and draw, from the left.
             Axes without a name, or with None, get ArviZ's default names. In
             `log_likelihood` names beyond the array's axes are left out, because its
@@ -78,6 +92,8 @@ def to_arviz(
             because a NetCDF file holds neither.
         sample_dims: names of the leading axes, where there are more than chain and
             draw, such as time; arrays of prior draws have these two alone.
+        log_weights: logarithms of the particles' weights, `(particles, draws)`; a site
+            of that name is then another array, and renamed.
 
     Returns:
         An `InferenceData` under ArviZ 0.23, a `DataTree` under 1.x. Groups without
@@ -87,8 +103,8 @@ def to_arviz(
         :class:`~pyro_geo.errors.ConfigurationError`.
 
     Warns:
-        FallbackWarning: a name cannot be stored as it is and was changed; the change
-            is recorded in the attribute `renamed` too.
+        FallbackWarning: a name cannot be stored as it is and was changed, one to one;
+            :func:`true_names` reads it back from the attribute `renamed` of the group.
 
     Example:
         >>> draws = {"w": np.zeros((4, 50, 3)), "scale": np.ones((4, 50))}
@@ -107,71 +123,73 @@ def to_arviz(
     known = {*_SAMPLED, *_DATA}
     unknown = sorted(set(groups) - known)
     check(not unknown, "groups", unknown, f"some of {sorted(known)}")
-    # names of sample axes, which sites and plates cannot have
-    taken = (*SAMPLE_DIMS, *sample_dims[2:])
-    if "particles" in groups:
-        taken = (*taken, *PARTICLE_DIMS)
-    stored, changed = _rename(groups, dims or {}, taken)
+    stored = {
+        group: {site: np.asarray(value) for site, value in arrays.items()}
+        for group, arrays in groups.items()
+        if arrays
+    }
     _check_samples(stored)
+    # names of sample axes, which sites and plates cannot have
+    taken = {*SAMPLE_DIMS, *sample_dims[2:]}
+    if "particles" in groups:
+        taken |= {*WEIGHTED_DIMS}
+    leads = {group: _lead(group, tuple(sample_dims)) for group in stored}
+    if log_weights is None:
+        log_weights = stored.get("particles", {}).pop(LOG_WEIGHTS, None)
+    naming = name_groups(stored, dims or {}, leads, taken)
     common = {"created_at": datetime.now(UTC).isoformat()}
     facts = plain_facts({"inference_library": "pyro_geo", **(attrs or {})})
     facts.setdefault("inference_library_version", pyro_geo.__version__)
-    if changed:
-        facts["renamed"] = ", ".join(changed)
-        warnings.warn(
-            FallbackWarning(
-                "Names that cannot be stored were changed",
-                "",
-                facts["renamed"],
-                "names without '/' that are not those of sample axes",
-                "Nothing to do; look them up under the new names.",
-            ),
-            stacklevel=2,
-        )
-    datasets = {}
-    for group, arrays in stored.items():
-        lead = _lead(group, tuple(sample_dims))
-        labels = label_group(
+    labels = {
+        group: label_group(
             group,
             arrays,
-            {storable(site, taken): names for site, names in (dims or {}).items()},
+            naming[group],
+            dims or {},
             coords or {},
-            lead=lead,
-            taken=taken,
+            lead=leads[group],
             cut=group == "log_likelihood",
             new_data="predictions" in group,
         )
+        for group, arrays in stored.items()
+    }
+    renamed = {
+        n: true for named in labels.values() for n, true in named.renamed.items()
+    }
+    if renamed:
+        _warn_of(renamed)
+    datasets = {}
+    for group, arrays in stored.items():
+        names, named = naming[group].sites, labels[group]
+        content = {
+            names[site]: (named.dims[names[site]], array)
+            for site, array in arrays.items()
+        }
+        if group == "particles" and log_weights is not None:
+            content[LOG_WEIGHTS] = (leads[group][: log_weights.ndim], log_weights)
+        sampled = _sample_coords(leads[group], content, coords or {})
+        own = {RENAMED: json.dumps(named.renamed)} if named.renamed else {}
         datasets[group] = xr.Dataset(
-            {site: (labels.dims[site], array) for site, array in arrays.items()},
-            coords={**_sample_coords(lead, arrays, coords or {}), **labels.coords},
-            attrs={**common, **(facts if group in _ATTRIBUTED else {})},
+            content,
+            coords={**sampled, **named.coords},
+            attrs={**common, **(facts if group in _ATTRIBUTED else {}), **own},
         )
     return to_container(datasets)
 
 
-def _rename(
-    groups: Mapping[str, Mapping[str, Any]],
-    dims: Mapping[str, Sequence[str | None]],
-    taken: Sequence[str],
-) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """Give every array and axis a name that can be stored; say which ones changed."""
-    stored: dict[str, dict[str, np.ndarray]] = {}
-    changed: dict[str, str] = {}
-    for group, arrays in groups.items():
-        names = {site: storable(site, taken) for site in arrays}
-        if len(set(names.values())) < len(names):
-            raise ShapeError(
-                "Two sites would be stored under one name",
-                f"group {group!r}",
-                sorted(names),
-                "names that differ once '/' is written '.'",
-                "Rename one of the sites.",
-            )
-        if arrays:
-            stored[group] = {names[k]: np.asarray(v) for k, v in arrays.items()}
-            axes = {d: storable(d, taken) for s in arrays for d in dims.get(s, ()) if d}
-            changed |= names | axes
-    return stored, [f"{old} -> {new}" for old, new in changed.items() if old != new]
+def _warn_of(renamed: Mapping[str, str]) -> None:
+    changes = [f"{plain_text(true)} -> {new}" for new, true in renamed.items()]
+    shown = ", ".join(changes[:_SHOWN]) + (", ..." if len(changes) > _SHOWN else "")
+    warnings.warn(
+        FallbackWarning(
+            "Names that cannot be stored were changed",
+            "",
+            shown,
+            "names that files can hold, other than those of sample axes",
+            "Nothing to do; `true_names` gives them back from the attributes.",
+        ),
+        stacklevel=3,
+    )
 
 
 def _check_samples(groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -205,13 +223,14 @@ def _lead(group: str, sample_dims: tuple[str, ...]) -> tuple[str, ...]:
 
 def _sample_coords(
     lead: tuple[str, ...],
-    arrays: Mapping[str, np.ndarray],
-    coords: Mapping[str, Sequence[object] | np.ndarray],
+    content: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    coords: Coords,
 ) -> dict[str, np.ndarray]:
     """Label the leading axes: chains and draws by their numbers, others by `coords`."""
     if not lead:
         return {}
-    sizes = max((array.shape[: len(lead)] for array in arrays.values()), key=len)
+    shapes = (array.shape[: len(lead)] for _, array in content.values())
+    sizes = max(shapes, key=len)
     labels = {name: np.arange(size) for name, size in zip(lead, sizes, strict=False)}
     further = {n: np.asarray(v) for n, v in coords.items() if n in lead[2:]}
     return {**labels, **further}

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, UnsupportedError
+from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import Replicator
@@ -24,7 +25,7 @@ Group = dict[str, np.ndarray]
 
 def arrays(tensors: Mapping[str, Tensor]) -> Group:
     """Copy tensors to NumPy."""
-    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+    return {name: to_numpy(value) for name, value in tensors.items()}
 
 
 def check_prior(prior: int) -> None:

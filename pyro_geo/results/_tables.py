@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
-from pyro_geo.io.names import storable
 from pyro_geo.results._groups import arrays
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.weights import Weights
@@ -46,23 +45,26 @@ def tabulate(
     Returns:
         ArviZ's table.
     """
-    from pyro_geo.io.arviz import summary, to_arviz
+    from pyro_geo.io.arviz import get_group, summary, to_arviz, true_names
     from pyro_geo.io.store import open_run
 
     names = list(draws.shapes)
     if draws.folder is not None:
-        stored = [storable(name) for name in names]
-        return summary(open_run(draws.folder), var_names=stored, interval=prob)
-    if weights is None:
-        groups = {"posterior": arrays(draws.sites(names))}
-    else:
-        groups = {"particles": arrays(weights.particles(draws))}
+        opened = open_run(draws.folder)
+        posterior = get_group(opened, "posterior")
+        assert posterior is not None
+        stored = {true: name for name, true in true_names(posterior.attrs).items()}
+        chosen = [stored.get(name, name) for name in names]
+        return summary(opened, var_names=chosen, interval=prob)
+    group = "posterior" if weights is None else "particles"
+    groups = {group: arrays(draws.sites(names))}
     idata = to_arviz(
         groups,
         dims=target.dims,
         coords=target.coords,
         attrs=facts,
         sample_dims=sample_dims,
+        log_weights=None if weights is None else weights.array,
     )
     return summary(idata, interval=prob)
 

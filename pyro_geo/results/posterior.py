@@ -215,7 +215,8 @@ class PosteriorDraws(Samples):
         if replicator is not None:
             self._notes = [*self._notes, *replicator.notes]
         if self._weights is not None:
-            groups["particles"] = arrays(self._weights.particles(self._finished()))
+            draws = self._finished()
+            groups["particles"] = arrays(draws.sites(list(draws.shapes)))
         return to_arviz(
             groups,
             dims=self.target.dims,
@@ -227,6 +228,7 @@ class PosteriorDraws(Samples):
                 **({"predictive_seed": self._seed(seed)} if drawn else {}),
             },
             sample_dims=self.sample_dims,
+            log_weights=None if self._weights is None else self._weights.array,
         )
 
     def report(

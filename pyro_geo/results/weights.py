@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
-from pyro_geo.errors import ModelError
-from pyro_geo.ops.chunks import Sites
+from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.ops.random import substream
 from pyro_geo.ops.weights import ess, khat, systematic
 from pyro_geo.results.draws import Draws, MemoryDraws
@@ -62,6 +62,11 @@ class Weights:
         return self.log_weights.flatten()
 
     @property
+    def array(self) -> np.ndarray:
+        """Logarithms of the weights for ArviZ, `(chains, draws)`."""
+        return to_numpy(self.log_weights)
+
+    @property
     def log_z(self) -> float:
         """Logarithm of their sum."""
         return float(self.flat.logsumexp(0))
@@ -105,26 +110,3 @@ class Weights:
 
         stats = {name: chosen(value) for name, value in draws.stats().items()}
         return MemoryDraws(target, chosen(draws.positions()), stats)
-
-    def particles(self, draws: Draws) -> Sites:
-        """The draws as they are, with their weights.
-
-        Args:
-            draws: that the weights belong to.
-
-        Returns:
-            Sites, and `log_weights`.
-
-        Raises:
-            ModelError: a site is called `log_weights`.
-        """
-        sites = draws.sites(list(draws.shapes))
-        if "log_weights" in sites:
-            raise ModelError(
-                "a site has the name of the weights",
-                where="site 'log_weights'",
-                found="a latent site",
-                expected="another name",
-                todo="Rename the site.",
-            )
-        return {**sites, "log_weights": self.log_weights}

@@ -21,6 +21,7 @@ from pyro_geo.io.arviz import (
     nested_r_hat,
     summary,
     to_arviz,
+    true_names,
 )
 from pyro_geo.io.reports import write_report
 from pyro_geo.io.store import RunStore, Snapshot, Variable, open_run
@@ -147,18 +148,31 @@ def called():
 def check_store():
     """A store is written and opened, with the zarr of this environment."""
     draws = np.random.default_rng(5).normal(size=(4, 10, 3))
-    variables = [Variable("posterior", "w", (3,), np.dtype(float))]
+    variables = [
+        Variable("posterior", "w", (3,), np.dtype(float)),
+        Variable("posterior", "net/b", (), np.dtype(bool)),
+        Variable("unconstrained_posterior", "w", (2,), np.dtype(float), ()),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/run.zarr"
         store = RunStore.create(
             path, variables, num_chains=4, num_draws=10, chunk=(4, 5)
         )
         store.write("posterior", "w", 0, 0, draws)
+        store.write("posterior", "net/b", 0, 0, draws[..., 0] > 0)
+        store.write("unconstrained_posterior", "w", 0, 0, draws[..., :2])
         store.commit(10, Snapshot(None, {}, frozenset()), finished=True)
         store.close()
-        posterior = group(open_run(path), "posterior")
-        np.testing.assert_array_equal(posterior["w"].values, draws)
-        assert posterior["w"].dims == ("chain", "draw", "w_dim_0")
+        opened, file = open_run(path), f"{folder}/run.nc"
+        opened.to_netcdf(file)
+        for idata in (opened, import_arviz().from_netcdf(file)):
+            posterior = group(idata, "posterior")
+            np.testing.assert_array_equal(posterior["w"].values, draws)
+            np.testing.assert_array_equal(posterior["net.b"], draws[..., 0] > 0)
+            assert posterior["w"].dims == ("chain", "draw", "w_dim_0")
+            assert true_names(posterior.attrs) == {"net.b": "net/b"}
+            free = group(idata, "unconstrained_posterior")["w"]
+            np.testing.assert_array_equal(free.values, draws[..., :2])
 
 
 def main(major, old, new):

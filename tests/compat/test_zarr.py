@@ -64,11 +64,13 @@ def test_the_metadata_of_an_array_tell_its_chunks_axes_and_type(store):
     assert compat.axes_of(scalar) == ()
 
 
-def test_a_chunk_is_a_file_of_bare_numbers(store):
+def test_a_chunk_is_a_file_of_bare_numbers_and_their_checksum(store):
     folder = store / "posterior" / "w"
-    second = np.fromfile(compat.chunk_file(folder, (0, 1)), "<f8").reshape(4, 3)
+    file = compat.chunk_file(folder, (0, 1))
+    second = np.frombuffer(file.read_bytes()[:-4], "<f8").reshape(4, 3)
     assert np.array_equal(second, VALUES[:, 3:])
-    compat.chunk_file(folder, (0, 1)).write_bytes((-second).tobytes())
+    content = (-second).tobytes()
+    file.write_bytes(content + compat.checksum(content))
     back = np.asarray(zarr.open_array(folder, mode="r"))
     assert np.array_equal(back, np.concatenate([VALUES[:, :3], -second], 1))
 
@@ -79,4 +81,19 @@ def test_chunks_that_are_all_zero_are_written_too(store):
     group = zarr.open_group(folder, mode="r+", use_consolidated=False)
     zeros = np.zeros(3, np.float32)
     _groups._make_array(group, "z", zeros, ("draw",), (3,))[...] = zeros
-    assert compat.chunk_file(folder / "z", (0,)).stat().st_size == 12
+    assert compat.chunk_file(folder / "z", (0,)).stat().st_size == 12 + 4
+
+
+@pytest.mark.parametrize("data_type", compat.DATA_TYPES)
+def test_an_array_is_described_as_zarr_does(tmp_path, data_type):
+    root = zarr.create_group(tmp_path / "run.zarr")
+    values = np.ones((4, 6), data_type)
+    _groups._make_array(root, "w", values, ("chain", "draw"), (4, 3))[...] = values
+    node = json.loads((tmp_path / "run.zarr" / "w" / "zarr.json").read_text())
+    assert node == compat.array_node((4, 6), (4, 3), data_type, ("chain", "draw"))
+
+
+def test_a_checksum_is_that_of_the_codec(store):
+    content = compat.chunk_file(store / "posterior" / "w", (0, 0)).read_bytes()
+    assert compat.checksum(content[:-4]) == content[-4:]
+    assert compat.checksum(memoryview(content)[:-4]) == content[-4:]

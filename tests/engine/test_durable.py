@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_geo._compat.zarr import checksum
 from pyro_geo.density import Target
 from pyro_geo.engine import chains, record
 from pyro_geo.errors import (
@@ -37,6 +38,7 @@ from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import _array, _run, check_run, open_run
 from pyro_geo.testing.hmc import FixedHMC
 from tests.cases import effects, numbers
+from tests.io.hostile import sign
 
 Y = 2 * numbers(4, seed=2)
 DOUBLE = torch.float64
@@ -517,9 +519,8 @@ def test_a_changed_draw_is_found_by_its_density(stored, tmp_path):
     path = tmp_path / "run.zarr"
     shutil.copytree(stored, path)
     file = path / "posterior" / "mu" / "c" / "0" / "4"
-    values = np.fromfile(file)
-    values += 1e-3
-    values.tofile(file)
+    values = np.frombuffer(file.read_bytes()[:-4]) + 1e-3
+    file.write_bytes(values.tobytes() + checksum(values.tobytes()))
     with pytest.raises(CheckpointError, match="log-density at a stored position"):
         run(store=path).resume(Y)
 
@@ -583,6 +584,7 @@ def test_another_torch_is_warned_of(stored, tmp_path):
     tree = json.loads(file.read_bytes())
     tree["attributes"]["pyro_geo"]["torch_version"] = "1.0"
     file.write_text(json.dumps(tree))
+    sign(path)
     with pytest.warns(FallbackWarning, match=r"torch 1\.0") as warned:
         run(store=path).resume(Y)
     assert warned[0].filename == __file__  # where the user called

@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from pyro_geo.density import Target
-from pyro_geo.errors import ConfigurationError, ModelError, ShapeError, UnsupportedError
-from pyro_geo.io.arviz import get_group
+from pyro_geo.errors import (
+    ConfigurationError,
+    FallbackWarning,
+    ModelError,
+    ShapeError,
+    UnsupportedError,
+)
+from pyro_geo.io.arviz import get_group, true_names
 from pyro_geo.results import MemoryDraws, PosteriorDraws, Weights
 from pyro_geo.results.weights import equal_rows
 
@@ -146,13 +152,24 @@ def test_arrays_that_do_not_fit_are_refused(fit):
         MemoryDraws(target, torch.zeros(2, 2, 5))
 
 
-def test_a_site_with_the_name_of_the_weights_is_refused(result):
+def test_a_site_with_the_name_of_the_weights_stands_beside_them(result):
     def other(y):
         pyro.sample("log_weights", dist.Normal(0.0, 1.0))
 
-    fit = result(other, Y, q=np.zeros((2, 2, 1)), log_weights=SHARES.log())
-    with pytest.raises(ModelError, match="log_weights"):
-        fit.to_arviz()
+    q = np.arange(4.0).reshape(2, 2, 1)
+    fit = result(other, Y, q=q, log_weights=SHARES.log())
+    with pytest.warns(FallbackWarning, match="log_weights -> log_weights_"):
+        idata = fit.to_arviz(log_likelihood=False)
+    particles = get_group(idata, "particles")
+    assert particles is not None
+    assert true_names(particles.attrs) == {"log_weights_": "log_weights"}
+    np.testing.assert_array_equal(particles["log_weights_"].values, q[..., 0])
+    np.testing.assert_array_equal(particles["log_weights"].values, SHARES.log())
+    with pytest.warns(FallbackWarning, match="log_weights -> log_weights_"):
+        table = fit.summary()
+    assert table.loc["log_weights_", "mean"] == pytest.approx(
+        float((SHARES.numpy() * q[..., 0]).sum() / SHARES.numpy().sum())
+    )
 
 
 def test_nothing_can_be_asked_before_there_are_draws():

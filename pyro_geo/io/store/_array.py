@@ -6,21 +6,32 @@ zarr-python writes the same files; through its event loop a small array takes ab
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+import math
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_geo._compat.zarr import axes_of, chunk_file, chunk_shape_of, dtype_of
+from pyro_geo._compat.zarr import (
+    axes_of,
+    checksum,
+    chunk_file,
+    chunk_shape_of,
+    dtype_of,
+)
+from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
+from pyro_geo.io.store._folder import damaged
 
 __all__ = ["ChunkedArray"]
 
+_CHECKSUM = 4  # bytes after the numbers of a chunk
+
 
 class ChunkedArray:
-    """The chunk files of one array, uncompressed.
+    """The chunk files of one array, uncompressed, each with its checksum at the end.
 
     Args:
         folder: of the array.
@@ -44,22 +55,18 @@ class ChunkedArray:
         """
         values = np.asarray(values, dtype=self.dtype)
         if values.ndim == 0:
-            replace_file(self._file(()), values.tobytes())
+            self._replace((), values.tobytes())
             return
         stop = tuple(a + n for a, n in zip(start, values.shape, strict=True))
         for place in self._touched(start, stop):
-            replace_file(self._file(place), self._filled(place, start, values))
+            self._replace(place, self._filled(place, start, values))
 
     def _touched(
         self, start: tuple[int, ...], stop: tuple[int, ...]
     ) -> Iterator[tuple[int, ...]]:
         """Chunks that overlap a box."""
-        return itertools.product(
-            *[
-                range(a // size, -(-b // size))
-                for a, b, size in zip(start, stop, self.chunk, strict=True)
-            ]
-        )
+        sides = zip(start, stop, self.chunk, strict=True)
+        return _places([range(a // size, -(-b // size)) for a, b, size in sides])
 
     def _filled(
         self, place: tuple[int, ...], start: tuple[int, ...], values: np.ndarray
@@ -78,28 +85,75 @@ class ChunkedArray:
             part = chunk
         return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
+    def _replace(self, place: tuple[int, ...], content: bytes | memoryview) -> None:
+        replace_file(self._file(place), b"".join((content, checksum(content))))
+
     def _read(self, place: tuple[int, ...]) -> np.ndarray:
         """A chunk as it is, or one of zeros."""
         file = self._file(place)
         if not file.exists():
             return np.zeros(self.chunk, self.dtype)
-        return np.fromfile(file, self.dtype).reshape(self.chunk)
+        content = self._checked(file)
+        return np.frombuffer(content, self.dtype).reshape(self.chunk).copy()
+
+    def _checked(self, file: Path) -> memoryview:
+        """The content of a file, once its size and its checksum are right."""
+        if (found := self._wrong_size(file)) is None:
+            content = memoryview(file.read_bytes())
+            content, stored = content[:-_CHECKSUM], content[-_CHECKSUM:]
+            if stored == checksum(content):
+                return content
+            found = "a chunk that is not what its checksum says"
+        raise CheckpointError(damaged(file, found))
+
+    def _wrong_size(self, file: Path) -> str | None:
+        try:
+            found = file.lstat()
+        except FileNotFoundError:
+            return "a missing or truncated chunk"
+        if not stat.S_ISREG(found.st_mode):
+            return "something that is no file"
+        size = self.chunk_bytes + _CHECKSUM
+        if found.st_size < size:
+            return "a missing or truncated chunk"
+        return None if found.st_size == size else "a chunk that is too long"
 
     def _file(self, place: tuple[int, ...]) -> Path:
         return chunk_file(self.folder, place)
 
-    def damaged(self, shape: tuple[int, ...]) -> Path | None:
-        """Look for a chunk that is missing or has the wrong size.
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the numbers in a chunk."""
+        return math.prod(self.chunk) * self.dtype.itemsize
+
+    def num_chunks(self, shape: tuple[int, ...]) -> int:
+        """Count the chunks of an array of a given shape."""
+        return math.prod(-(-n // k) for n, k in zip(shape, self.chunk, strict=True))
+
+    def check(self, shape: tuple[int, ...], *, content: bool) -> None:
+        """Make sure that all chunks are there, each of the right size.
 
         Args:
             shape: of the array as far as it is committed.
+            content: whether to read them and to compare checksums too.
 
-        Returns:
-            The file of the first such chunk, None if all are there.
+        Raises:
+            CheckpointError: a chunk is missing or damaged.
         """
-        size = int(np.prod(self.chunk, dtype=int)) * self.dtype.itemsize
         for place in self._touched((0,) * len(shape), shape):
             file = self._file(place)
-            if not file.is_file() or file.stat().st_size != size:
-                return file
-        return None
+            if content:
+                self._checked(file)
+            elif (found := self._wrong_size(file)) is not None:
+                raise CheckpointError(damaged(file, found))
+
+
+def _places(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """Every choice of one number from each range, one after another."""
+    # `itertools.product` makes all numbers first, which may be those of a forged shape
+    if not ranges:
+        yield ()
+        return
+    for first in ranges[0]:
+        for rest in _places(ranges[1:]):
+            yield (first, *rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from pyro_geo.errors import CheckpointError
-from pyro_geo.io.names import SAMPLE_DIMS, storable
 from pyro_geo.io.store._array import ChunkedArray
-from pyro_geo.io.store._folder import HEADER, damaged, load_arrays
+from pyro_geo.io.store._folder import damaged, load_arrays
+from pyro_geo.io.store._metadata import HEADER, parse
 
 __all__ = ["DOC", "CommittedRun"]
 
 _STATES = ".state"
+_VERIFIED = 1 << 30  # bytes that are read to compare checksums when a store is opened
 DOC = "doc"  # member of a state's file that describes the others
 
 
@@ -87,41 +87,68 @@ class CommittedRun:
 
         Returns:
             Name to `(chains, draws, *shape)`.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
         """
         import zarr
 
         root: Any = zarr.open_group(self.path, mode="r", use_consolidated=True)
-        return {
-            name: np.asarray(root[self._key(group, name)][:, draws]) for name in names
-        }
+        values = {}
+        for name in names:
+            key = self._key(group, name)
+            try:
+                values[name] = np.asarray(root[key][:, draws])
+            except (OSError, ValueError, KeyError) as reason:
+                found = f"{type(reason).__name__}: {reason}"
+                raise CheckpointError(damaged(self.path / key, found)) from reason
+        return values
 
     def load(self) -> tuple[Any, dict[str, np.ndarray]]:
         """Load the state of the last commit; nothing in it can execute code.
 
         Returns:
-            The document and the arrays it names. Where a file is damaged, a
-            :class:`~pyro_geo.errors.CheckpointError` says which.
-
-        """
-        # arrays are stored once, by the commit in which they were new
-        last = self.header["commit"]
-        arrays = load_arrays(self._state(last))
-        doc = json.loads(arrays.pop(DOC).tobytes())
-        for commit in doc["commits"]:
-            arrays |= load_arrays(self._state(commit))
-        arrays.pop(DOC, None)
-        return doc["doc"], arrays
-
-    def check(self) -> None:
-        """Make sure that every committed chunk is there.
+            The document and the arrays it names.
 
         Raises:
-            CheckpointError: a chunk is missing or has the wrong size.
+            CheckpointError: a file is missing or damaged; it says which.
         """
+        # arrays are stored once, by the commit in which they were new
+        last, states = self.header["commit"], self.header["states"]
+        arrays: dict[str, np.ndarray] = {}
+        docs = {}
+        for commit in sorted(map(int, states)):
+            own = load_arrays(self._state(commit), states[str(commit)])
+            docs[commit] = own.pop(DOC, None)
+            arrays |= own
+        try:
+            return parse(docs[last].tobytes())["doc"], arrays
+        except (AttributeError, ValueError, KeyError, TypeError) as reason:
+            found = f"{type(reason).__name__}: {reason}"
+            raise CheckpointError(damaged(self._state(last), found)) from reason
+
+    def check(self) -> None:
+        """Make sure that every committed chunk is there, as it was written.
+
+        Of very many draws the sizes of the files alone are compared; their checksums
+        are when they are read. A :class:`~pyro_geo.errors.CheckpointError` names a
+        chunk that is missing or damaged.
+        """
+        draw = self.sample_dims[1]
+        shapes = {}
         for key, array in self._arrays.items():
-            shape = tuple(self._metadata[key]["shape"])
-            if (file := array.damaged(shape)) is not None:
-                raise CheckpointError(damaged(file, "a missing or truncated chunk"))
+            shapes[key] = tuple(self._metadata[key]["shape"])
+            if array.dims == (draw,):  # numbers of all planned draws
+                shapes[key] = (self.header["planned_draws"],)
+        for key, shape in shapes.items():
+            self._arrays[key].check(shape, content=False)
+        size = sum(
+            array.chunk_bytes * array.num_chunks(shapes[key])
+            for key, array in self._arrays.items()
+        )
+        if size <= _VERIFIED:
+            for key, shape in shapes.items():
+                self._arrays[key].check(shape, content=True)
 
     def has(self, group: str) -> bool:
         """Whether there is such a group."""
@@ -130,7 +157,8 @@ class CommittedRun:
     # -- inside --------------------------------------------------------------------
 
     def _key(self, group: str, name: str) -> str:
-        return f"{group}/{storable(name, (*SAMPLE_DIMS, *self.sample_dims))}"
+        folders = self.header["names"]["folders"].get(group, {})
+        return f"{group}/{folders.get(name, name)}"
 
     @property
     def _metadata(self) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pyro_geo.errors import CheckpointError
-from pyro_geo.io.store._folder import HEADER, refuse_occupied, unwritable
-from pyro_geo.io.store._groups import Variable, make_data, make_sampled
+from pyro_geo.io.names import Coords, Dims
+from pyro_geo.io.store._folder import refuse_occupied, unwritable
+from pyro_geo.io.store._groups import Group, Names, make_groups
+from pyro_geo.io.store._metadata import HEADER
 
 __all__ = ["building", "make_root"]
 
@@ -56,39 +56,28 @@ def building(path: Path) -> Iterator[Path]:
 def make_root(
     folder: Path,
     header: Mapping[str, Any],
-    variables: Sequence[Variable],
-    num_chains: int,
-    data: Mapping[str, np.ndarray],
-    labelled: tuple[Mapping[str, Any], Mapping[str, Any]],
+    groups: Mapping[str, Group],
+    dims: Dims,
+    coords: Coords,
     facts: Mapping[str, Any],
-) -> None:
+) -> Names:
     """Make the Zarr hierarchy of a run without draws.
 
     Args:
         folder: to make it in.
-        header: facts of the store; planned draws, chunk and sample axes among them.
-        variables: what the store keeps of each draw.
-        num_chains: chains.
-        data: observed data by name.
-        labelled: names and labels of axes.
+        header: facts of the store; the chunk is among them.
+        groups: what it holds.
+        dims: site to names of axes.
+        coords: labels of axes.
         facts: attributes of the posterior and of the statistics.
+
+    Returns:
+        The names of folders that are not those of the arrays.
     """
     import zarr
 
     root = zarr.create_group(folder, attributes={HEADER: dict(header)}, overwrite=True)
-    chain, draw = header["sample_dims"]
-    make_sampled(
-        root,
-        variables,
-        num_chains,
-        header["planned_draws"],
-        header["chunk"],
-        labelled,
-        facts,
-        (chain, draw),
-    )
-    if data:
-        make_data(root, data, labelled)
+    return make_groups(root, groups, dims, coords, header["chunk"], facts)
 
 
 def _umask() -> int:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_geo._compat.arviz import to_container
-from pyro_geo.io.store._folder import HEADER, read_root
+from pyro_geo.io.store._committed import CommittedRun
+from pyro_geo.io.store._folder import read_root
+from pyro_geo.io.store._metadata import HEADER
 from pyro_geo.io.store._stages import STAGES, arrange_stages
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pyro_geo._compat.arviz import ArvizData
 
 __all__ = ["check_run", "open_run"]
@@ -52,17 +57,30 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
     import xarray as xr
 
     path = Path(path)
-    read_root(path)
+    store = CommittedRun(path, read_root(path))
+    store.check()
     tree: Any = xr.open_datatree(
         path,
         engine="zarr",
         consolidated=True,
         chunks={} if importlib.util.find_spec("dask") else None,
     )
-    groups = {name: child.to_dataset() for name, child in tree.children.items()}
+    shown = store.header["names"]["shown"]
+    groups = {
+        name: _renamed(child.to_dataset(), shown.get(name, {}))
+        for name, child in tree.children.items()
+    }
     if STAGES in groups:
         groups = arrange_stages(groups)
     return to_container(groups)
+
+
+def _renamed(group: xr.Dataset, shown: Mapping[str, str]) -> xr.Dataset:
+    """Give arrays and axes their names, where their folders have others."""
+    group = group.rename(shown)
+    for array in group.variables.values():
+        array.encoding = {}  # of the store's files, not of those it is copied to
+    return group
 
 
 def check_run(path: str | os.PathLike[str]) -> dict[str, Any]:

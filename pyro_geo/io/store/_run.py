@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,27 +12,31 @@ import filelock
 import numpy as np
 
 import pyro_geo
-from pyro_geo._compat.zarr import consolidate
+from pyro_geo._compat.zarr import consolidate, node_file
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io._files import replace_file
 from pyro_geo.io.names import SAMPLE_DIMS
 from pyro_geo.io.store._committed import DOC, CommittedRun
 from pyro_geo.io.store._create import building, make_root
 from pyro_geo.io.store._folder import (
-    HEADER,
+    LARGEST_ROOT,
+    check_version,
+    digest_of,
     read_root,
     take,
 )
 from pyro_geo.io.store._groups import (
     ATTRIBUTED,
     DRAW_CHUNK,
+    Group,
     Variable,
-    make_sampled,
+    make_groups,
+    sampled_groups,
 )
+from pyro_geo.io.store._metadata import CHECKSUM, FORMAT, HEADER, digest
+from pyro_geo.io.store._npz import pack_arrays
 
-__all__ = ["FORMAT", "RunStore", "Snapshot"]
-
-FORMAT = 3
+__all__ = ["RunStore", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
@@ -134,20 +137,20 @@ class RunStore(CommittedRun):
             "chunk": chunk,
             "finished": False,
             "sample_dims": list(sample_dims),
+            "states": {},
             **(header or {}),
         }
+        dims = dims or {}
+        sizes = num_chains, num_draws
+        groups = sampled_groups(variables, sizes, dims, sample_dims)
+        if data:
+            arrays = {name: np.asarray(array) for name, array in data.items()}
+            groups["observed_data"] = Group(arrays, dict(dims))
         with building(path) as part:
-            make_root(
-                part,
-                attributes,
-                variables,
-                num_chains,
-                data or {},
-                (dims or {}, coords or {}),
-                facts or {},
-            )
+            names = make_root(part, attributes, groups, dims, coords or {}, facts or {})
             lock = take(part)
             store = cls(part, consolidate(part), lock)
+            store.header["names"] = names._asdict()
             store._number_draws(num_draws)
             store.commit(0, state or Snapshot(None, {}, frozenset()))
         return cls(path, store._root, lock)
@@ -171,7 +174,7 @@ class RunStore(CommittedRun):
         lock = take(path)
         store = cls(path, read_root(path), lock)  # read again under the lock
         try:
-            store._check_version()
+            check_version(path, store._root)
             store.check()
         except CheckpointError:
             store.close()
@@ -215,16 +218,19 @@ class RunStore(CommittedRun):
         doc = {"doc": state.doc, "commits": sorted(state.commits)}
         # The state first, the root last: until the root is replaced readers find the
         # commit before, with its own state.
-        content = io.BytesIO()
         text = np.frombuffer(json.dumps(doc).encode(), np.uint8)
-        np.savez(content, **{DOC: text}, **dict(state.arrays))  # type: ignore[arg-type]
-        replace_file(self._state(commit), content.getbuffer())
+        content = pack_arrays({DOC: text, **state.arrays})
+        replace_file(self._state(commit), content)
         # the old header stays what it is if the replacement fails
         root = dict(self._root)
         header = self.header | {
             "commit": commit,
             "num_draws": num_draws,
             "finished": finished,
+            "states": {
+                **{str(k): self.header["states"][str(k)] for k in state.commits},
+                str(commit): digest_of(content),
+            },
         }
         root["attributes"] = {**root["attributes"], HEADER: header}
         before, self._root = self._root, root
@@ -253,23 +259,15 @@ class RunStore(CommittedRun):
         import zarr
 
         planned = self.header["planned_draws"]
-        chunk = tuple(self.header["chunk"])
+        chain, draw = self.header["chunk"]
+        sizes = self.num_chains, planned
+        made = sampled_groups(variables, sizes, {}, self.sample_dims)
         root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
-        make_sampled(
-            root,
-            variables,
-            self.num_chains,
-            planned,
-            chunk,
-            ({}, {}),
-            facts or {},
-            self.sample_dims,
-        )
-        nodes = consolidate(self.path)["consolidated_metadata"]["metadata"]
-        groups = {variable.group for variable in variables}
-        for key, node in nodes.items():
-            if key.split("/")[0] in groups:
-                self._metadata[key] = node
+        names = make_groups(root, made, {}, {}, (chain, draw), facts or {})
+        nodes = consolidate(self.path, made)["consolidated_metadata"]["metadata"]
+        self._metadata.update(nodes)
+        for kind, found in names._asdict().items():
+            self.header["names"][kind].update(found)
         self._set_arrays()
         self._number_draws(planned)
         self._set_sizes(self.num_draws)
@@ -280,18 +278,12 @@ class RunStore(CommittedRun):
         Args:
             num_draws: planned draws of each chain.
         """
-        import zarr
-
         draw = self.sample_dims[1]
         for key, array in self._arrays.items():
             if draw in array.dims:
-                shape = [
-                    num_draws if name == draw else size
-                    for name, size in zip(
-                        array.dims, self._metadata[key]["shape"], strict=True
-                    )
-                ]
-                zarr.open_array(self.path / key, mode="r+").resize(tuple(shape))
+                node = self._sized(key, num_draws)
+                content = json.dumps(node).encode()
+                replace_file(node_file(self.path / key), content)
         self._number_draws(num_draws)
         self.header["planned_draws"] = num_draws
 
@@ -310,21 +302,37 @@ class RunStore(CommittedRun):
         self, num_draws: int, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Write the number of committed draws into a copy of the metadata."""
-        metadata, draw = {}, self.sample_dims[1]
+        metadata = {}
         for key, node in self._metadata.items():
-            if key in self._arrays and draw in self._arrays[key].dims:
-                axis = self._arrays[key].dims.index(draw)
-                shape = list(node["shape"])
-                shape[axis] = num_draws
-                node = {**node, "shape": shape}
+            if key in self._arrays:
+                node = self._sized(key, num_draws)
             elif key in ATTRIBUTED and facts:
                 node = {**node, "attributes": {**node["attributes"], **facts}}
             metadata[key] = node
         consolidated = {**self._root["consolidated_metadata"], "metadata": metadata}
         self._root["consolidated_metadata"] = consolidated
 
+    def _sized(self, key: str, num_draws: int) -> dict[str, Any]:
+        """Metadata of an array with another number of draws."""
+        node, dims = self._metadata[key], self._arrays[key].dims
+        draw = self.sample_dims[1]
+        sizes = zip(dims, node["shape"], strict=True)
+        shape = [num_draws if name == draw else size for name, size in sizes]
+        return {**node, "shape": shape}
+
     def _write_root(self) -> None:
-        replace_file(self.path / "zarr.json", json.dumps(self._root).encode())
+        attributes = {**self._root["attributes"], CHECKSUM: digest(self._root)}
+        self._root = {**self._root, "attributes": attributes}
+        content = json.dumps(self._root).encode()
+        if len(content) > LARGEST_ROOT:
+            raise CheckpointError(
+                "the store has too many sites",
+                where=f"store {self.path}",
+                found=f"{len(content):,} bytes of metadata",
+                expected=f"at most {LARGEST_ROOT:,}",
+                todo="Keep fewer sites (keep=), or take several in one.",
+            )
+        replace_file(self.path / "zarr.json", content)
 
     def _number_draws(self, num_draws: int) -> None:
         """Write the numbers of all planned draws, in complete chunks."""
@@ -338,17 +346,5 @@ class RunStore(CommittedRun):
         """Remove states that nothing needs any more."""
         needed = {self._state(commit).name for commit in commits}
         for file in self._state(0).parent.iterdir():
-            if file.name not in needed:
+            if file.name not in needed and file.is_file():
                 file.unlink(missing_ok=True)
-
-    def _check_version(self) -> None:
-        found = (self.header.get("format"), self.header.get("version"))
-        expected = (FORMAT, pyro_geo.__version__)
-        if found != expected:
-            raise CheckpointError(
-                "the store is of another version",
-                where=f"store {self.path}",
-                found=f"format {found[0]}, pyro_geo {found[1]}",
-                expected=f"format {expected[0]}, pyro_geo {expected[1]}",
-                todo="Go on with the version that began it; its draws can be read.",
-            )
