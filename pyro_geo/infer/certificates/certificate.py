@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +14,21 @@ from pyro_geo.checks import check
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook
 
-__all__ = ["Certificate", "CertificateStatus", "Predictor"]
+__all__ = ["ALWAYS", "Certificate", "CertificateStatus", "Predictor"]
 
-CertificateStatus = Literal["finite_sample", "oracle", "asymptotic", "heuristic"]
+CertificateStatus = Literal[
+    "finite_sample", "oracle", "asymptotic", "unverified", "heuristic"
+]
+# What every bound here assumes, and no code can see.
+ALWAYS = (
+    "The certifying examples are independent draws from one distribution, the one "
+    "predicted on; none was left out or scaled by looking at the others.",
+    "The prior, the bound and what is pooled were chosen without the certifying "
+    "examples.",
+    "No other certificate on these examples, of another seed or setting say, was "
+    "looked at beyond the looks counted here.",
+)
+
 Predictor = Literal["retilted", "gibbs", "single", "holdout"]
 
 
@@ -37,7 +50,8 @@ class Certificate:
             members are drawn again for each prediction, a `"single"` particle, or the
             network that a `"holdout"` set tested.
         status: `"finite_sample"`; `"oracle"` for a bound with unknown terms;
-            `"asymptotic"`; or `"heuristic"`, which certifies nothing.
+            `"asymptotic"`; `"unverified"`, where the particles were put together by
+            hand; or `"heuristic"`, which certifies nothing.
         vacuous: whether the range of the loss alone implies the bound.
         log_rho: logarithms of the ensemble's weights, `(particles,)`.
         codebook: the particles.
@@ -59,7 +73,13 @@ class Certificate:
     codebook: Codebook | None = None
 
     def __str__(self) -> str:
-        """Summarise the certificate in one line."""
+        """State the certificate, and what it assumes by number."""
+        lines = [f"{i}. {text}" for i, text in enumerate(self.assumptions, 1)]
+        return "\n".join([self.summary, "if all of this is true:", *lines])
+
+    @property
+    def summary(self) -> str:
+        """The certificate in one line, without its assumptions."""
         what = {
             "retilted": "the re-weighted ensemble",
             "gibbs": "the Gibbs ensemble",
@@ -74,6 +94,20 @@ class Certificate:
             f"empirical risk {self.empirical_risk:.4f}, "
             f"complexity {self.complexity:.2f} nats, n = {self.n})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<li>{html.escape(text)}</li>" for text in self.assumptions)
+        title = html.escape(self.summary)
+        return f"<p>{title}</p><p>if all of this is true:</p><ol>{rows}</ol>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures and the assumptions as JSON, without the particles."""
+        left_out = ("log_rho", "codebook")
+        names = [f.name for f in fields(self) if f.name not in left_out]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "assumptions": list(self.assumptions),
+        }
 
     @property
     def index(self) -> int:
@@ -136,7 +170,15 @@ class Certificate:
         check(0 < total < 1, "certificates", shown, expected)
         best = min(certificates, key=lambda certificate: certificate.value)
         looks = sum(certificate.looks for certificate in certificates)
-        ranks = ("finite_sample", "oracle", "asymptotic", "heuristic")
+        ranks = ("finite_sample", "oracle", "asymptotic", "unverified", "heuristic")
         # the choice is only as strong as the weakest certificate it was made from
         worst = max((c.status for c in certificates), key=ranks.index)
-        return replace(best, delta=total, looks=looks, status=worst)
+        # the choice rests on what each of them assumes
+        every = [text for c in (best, *certificates) for text in c.assumptions]
+        return replace(
+            best,
+            delta=total,
+            looks=looks,
+            status=worst,
+            assumptions=tuple(dict.fromkeys(every)),
+        )

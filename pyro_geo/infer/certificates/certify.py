@@ -14,18 +14,20 @@ from torch import Tensor
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.errors import (
     ConfigurationError,
-    NotProperlyWeightedError,
     PrecisionWarning,
+    PriorDependsOnDataError,
 )
 from pyro_geo.infer.certificates import bounds
-from pyro_geo.infer.certificates.certificate import Certificate, Predictor
+from pyro_geo.infer.certificates.certificate import ALWAYS, Certificate, Predictor
+from pyro_geo.infer.certificates.examine import examine, leaves
 from pyro_geo.infer.certificates.holdout import certify_holdout
 from pyro_geo.infer.certificates.ledger import Ledger
-from pyro_geo.infer.certificates.prior_split import check_disjoint
+from pyro_geo.infer.certificates.prior_split import PriorSplit, check_disjoint
 from pyro_geo.infer.certificates.rules import (
     Bound,
     Candidates,
     Rule,
+    check_claims,
     evaluate,
     rule_of,
 )
@@ -37,16 +39,11 @@ __all__ = ["certify"]
 _TILTS = torch.logspace(-3, 3, 61, dtype=torch.float64)
 _ROUNDS, _POINTS = 3, 21
 
-_ALWAYS = (
-    "The examples are independent draws from one distribution, the one predicted on.",
-    "The prior, the bound and what is pooled were chosen without the certifying data.",
-)
-
 
 def certify(
     codebook: Codebook,
     risk: Callable[..., Tensor] | None = None,
-    data: tuple[Any, Any] | None = None,
+    data: tuple[Any, ...] | None = None,
     *,
     losses: Tensor | None = None,
     bound: Bound = "kl",
@@ -59,6 +56,9 @@ def certify(
     ledger: Ledger | None = None,
     prior_index: Sequence[int] | Tensor | None = None,
     certify_index: Sequence[int] | Tensor | None = None,
+    reserved: PriorSplit | None = None,
+    duplicates_drawn_independently: bool = False,
+    fixed_before_data: bool = False,
     **parameters: Any,
 ) -> Certificate:
     r"""Bound the true risk of an ensemble of particles, or of one of them.
@@ -72,6 +72,11 @@ def certify(
     however badly the sampler has mixed. The `"retilted"` ensemble weighs particles by
     :math:`p_i e^{-c n r_i}` with the `c` of the best bound; `"single"` is the one
     particle of the best bound; `"gibbs"` keeps the weights of the last temperature.
+
+    What can be checked is checked before: that a run made the particles, on these
+    examples; that the prior is the same with other examples; that each row is predicted
+    from that row alone; that no tensor of the model is one of the data. What cannot be
+    checked stands among the certificate's `assumptions`, which `print` numbers.
 
     Args:
         codebook: the particles and their prior weights.
@@ -92,6 +97,12 @@ def certify(
         ledger: counts the certificates, instead of `looks`.
         prior_index: rows of the data that the prior was made from.
         certify_index: rows certified on, none of which may be a row of the prior.
+        reserved: the division by `split_prior` whose second part these examples are,
+            where the particles were fitted on the first.
+        duplicates_drawn_independently: state that equal rows are independent draws, as
+            where there are few different inputs, and no copies.
+        fixed_before_data: state that a codebook by hand is a finite set of hypotheses
+            which was fixed, with its weights, before the data were seen.
         **parameters: what a bound must know of the loss, such as `variance`; and its
             free number (`beta`, `eta` or `omega`), one or a grid, fixed before the data
             are seen.
@@ -100,8 +111,10 @@ def certify(
         The certificate. Particles that the theorem does not cover are a
         :class:`~pyro_geo.errors.NotProperlyWeightedError`, a loss out of range is a
         :class:`~pyro_geo.errors.LossRangeError`, a free number out of range a
-        :class:`~pyro_geo.errors.BetaRangeError`, a row of both sides a
-        :class:`~pyro_geo.errors.PriorDependsOnDataError`.
+        :class:`~pyro_geo.errors.BetaRangeError`. A prior that knows the examples, or
+        examples that repeat or were chosen, are a
+        :class:`~pyro_geo.errors.PriorDependsOnDataError`, and a prediction that depends
+        on its batch is a :class:`~pyro_geo.errors.ModelError`.
 
     References:
         "PAC-Bayes Bounds for Gibbs Posteriors via Singular Learning Theory", arXiv
@@ -113,22 +126,36 @@ def certify(
         >>> book = Codebook(hypotheses, torch.full((50,), 1 / 50).log())
         >>> x = torch.rand(200, generator=generator)
         >>> wrong = ((x > hypotheses) != (x > 0.3)).double()
-        >>> certificate = certify(book, losses=wrong)
+        >>> certificate = certify(book, losses=wrong, fixed_before_data=True)
         >>> certificate.empirical_risk < certificate.value < 0.1
         True
     """
     _check(codebook, risk, data, losses, prior_index, certify_index)
+    known = examine(
+        codebook,
+        risk,
+        data,
+        losses,
+        reserved=reserved,
+        duplicates_drawn_independently=duplicates_drawn_independently,
+        fixed_before_data=fixed_before_data,
+    )
     ranged = {"upper": loss_range[1]} if bound == "unexpected_bernstein" else {}
     rule = rule_of(bound, parameters)
     parameters = {**parameters, **ranged}
     if ledger is not None:
-        looks = ledger.look(losses if data is None else data)
+        by_content = losses if data is None else data
+        looks = ledger.look(by_content if known.rows is None else known.rows)
     check_count("looks", looks)
     share = delta / looks  # a union bound over the looks
     half = share / 2 if hedge is not None else share  # the hedge has the other half
     check_number("delta", half, 0.0, 1.0, strict=True)
     limits = loss_range if rule.in_range else None
     moments = _moments(codebook, risk, data, losses, limits, clip)
+    known.compare(moments, clip)
+    free = rule.free if rule.free in parameters else None
+    fixed = () if free is None else (f"The value of {free} was fixed beforehand.",)
+    clipped = (f"The loss certified is the one given, clamped to {limits}.",)
     low, span, most = 0.0, 1.0, math.inf
     if bound in ("kl", "catoni"):  # these two need losses in [0, 1]
         low, span, most = loss_range[0], loss_range[1] - loss_range[0], 1.0
@@ -138,6 +165,7 @@ def certify(
     scaled = Losses((moments.mean - low) / span, moments.square / span**2, moments.n)
     log_rho = _choose(codebook, scaled, predictor, rule, half, parameters)
     chosen = _candidates(codebook, scaled, log_rho[None])
+    check_claims(parameters, moments, codebook.alive, chosen)
     value = float(evaluate(rule, chosen, scaled.n, half, parameters)[0])
     lower = None
     if bound == "kl":  # the same event bounds the risk from below
@@ -154,9 +182,15 @@ def certify(
         delta=half * looks,
         looks=looks,
         bound=bound,
-        assumptions=(rule.assumption, *_ALWAYS),
+        assumptions=(
+            rule.assumption,
+            *ALWAYS,
+            *(clipped if clip and limits else ()),
+            *fixed,
+            *known.assumptions,
+        ),
         predictor=predictor,
-        status="finite_sample",
+        status=codebook.status,
         vacuous=value >= most,
         log_rho=log_rho,
         codebook=codebook,
@@ -164,6 +198,8 @@ def certify(
     if hedge is None:
         return certificate
     # a predictor that was chosen without these data has no complexity
+    if data is not None:
+        _check_hedge(codebook, hedge)
     row = hedge if data is None else _losses_at(codebook, risk, data, hedge)
     other = certify_holdout(row, delta=half, loss_range=loss_range)
     other = replace(other, delta=half * looks, looks=looks)
@@ -173,21 +209,11 @@ def certify(
 def _check(
     codebook: Codebook,
     risk: Callable[..., Tensor] | None,
-    data: tuple[Any, Any] | None,
+    data: tuple[Any, ...] | None,
     losses: Tensor | None,
     prior_index: Sequence[int] | Tensor | None,
     certify_index: Sequence[int] | Tensor | None,
 ) -> None:
-    if codebook.status != "finite_sample":
-        raise NotProperlyWeightedError(
-            "these particles certify nothing",
-            where="argument codebook",
-            found=f"status {codebook.status!r}: their moves or weights do not leave "
-            "the Gibbs posterior invariant",
-            expected="a frozen annealed run, its extension by a frozen HMC, or "
-            "importance draws",
-            todo="Run GibbsPosterior; certify_plugin guarantees nothing.",
-        )
     arguments = {"risk": risk, "data": data, "losses": losses}
     passed = [name for name, value in arguments.items() if value is not None]
     one_way = (losses is None) != (risk is None or data is None)
@@ -211,7 +237,7 @@ def _check(
 def _moments(
     codebook: Codebook,
     risk: Callable[..., Tensor] | None,
-    data: tuple[Any, Any] | None,
+    data: tuple[Any, ...] | None,
     losses: Tensor | None,
     limits: tuple[float, float] | None,
     clip: bool,
@@ -220,13 +246,23 @@ def _moments(
         return codebook.losses_from(losses, limits, clip=clip)
     assert risk is not None
     assert data is not None
-    return codebook.losses(risk, *data, limits, clip=clip)
+    args, targets = data
+    return codebook.losses(risk, args, targets, limits, clip=clip)
+
+
+def _check_hedge(codebook: Codebook, hedge: Tensor) -> None:
+    """Refuse a particle of the run as a predictor that has not seen the data."""
+    fitted = [leaf for _, leaf in leaves(codebook) if leaf.origin is not None]
+    close = any(bool((leaf.q == hedge.to(leaf.q)).all(1).any()) for leaf in fitted)
+    expected = "the position of a predictor that has not seen these data"
+    found = "the position of a particle that was fitted on them"
+    check(not close, "hedge", found, expected, error=PriorDependsOnDataError)
 
 
 def _losses_at(
     codebook: Codebook,
     risk: Callable[..., Tensor] | None,
-    data: tuple[Any, Any],
+    data: tuple[Any, ...],
     q: Tensor,
 ) -> Tensor:
     """Losses of one position, `(n,)`."""

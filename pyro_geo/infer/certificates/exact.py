@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pyro_geo.errors import NotProperlyWeightedError
+from pyro_geo.checks import check_number
+from pyro_geo.errors import BetaRangeError, NotProperlyWeightedError
 from pyro_geo.infer.certificates import bounds
-from pyro_geo.infer.certificates.certificate import Certificate
+from pyro_geo.infer.certificates.certificate import ALWAYS, Certificate
+from pyro_geo.infer.certificates.examine import examine
+from pyro_geo.infer.certificates.ledger import Ledger
 from pyro_geo.infer.gibbs.codebook import check_loss_range
 
 if TYPE_CHECKING:
@@ -17,7 +20,12 @@ __all__ = ["certify_exact"]
 
 
 def certify_exact(
-    posterior: WeightedPosterior, *, delta: float = 0.05, share: float = 0.5
+    posterior: WeightedPosterior,
+    *,
+    delta: float = 0.05,
+    share: float = 0.5,
+    duplicates_drawn_independently: bool = False,
+    ledger: Ledger | None = None,
 ) -> Certificate:
     r"""Bound the risk of the exact Gibbs posterior, not of the particles.
 
@@ -31,16 +39,21 @@ def certify_exact(
     predictions are better certified by :func:`~pyro_geo.infer.certificates.certify`.
 
     Args:
-        posterior: at a temperature fixed before the data were seen.
+        posterior: at one of the temperatures that were declared as `betas`. Which of
+            them may have been chosen by looking: each has its part of `delta`.
         delta: probability that the bound may fail with.
         share: part of `delta` for the estimate of the normaliser.
+        duplicates_drawn_independently: state that equal rows are independent draws.
+        ledger: counts the certificates made on these examples.
 
     Returns:
         The certificate. A loss outside [0, 1] is a
-        :class:`~pyro_geo.errors.LossRangeError`.
+        :class:`~pyro_geo.errors.LossRangeError`; what :func:`certify` refuses is
+        refused here too.
 
     Raises:
         NotProperlyWeightedError: the particles give no estimate of the normaliser.
+        BetaRangeError: the pilot chose the temperature.
 
     References:
         Catoni (2007), PAC-Bayesian supervised classification, 0712.0248.
@@ -53,12 +66,35 @@ def certify_exact(
             expected="an annealed run, or importance draws",
             todo="Run GibbsPosterior.",
         )
+    origin, beta = posterior.origin, posterior.beta
+    assert origin is not None
+    if beta not in origin.betas:
+        raise BetaRangeError(
+            "the temperature was chosen by the data",
+            where="argument posterior",
+            found=f"beta {beta:.6g}, which the pilot chose",
+            expected=f"one of the betas declared, {list(origin.betas)}",
+            todo="Declare it: GibbsPosterior(model, betas=[...]).",
+        )
+    known = examine(
+        posterior.codebook("final"),
+        posterior.model.loss,
+        posterior.model.inputs(posterior.target),
+        None,
+        reserved=None,
+        duplicates_drawn_independently=duplicates_drawn_independently,
+        fixed_before_data=False,
+    )
+    looks = 1 if ledger is None or known.rows is None else ledger.look(known.rows)
+    check_number("delta", delta, 0.0, 1.0, strict=True)
+    check_number("share", share, 0.0, 1.0, strict=True)
+    whole, delta = delta, delta / looks / len(origin.betas)
     alive = posterior.log_weights > -math.inf
     losses = posterior.model.losses(
         posterior.target, posterior.positions.flatten(0, 1)[alive]
     )
     check_loss_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
-    n, beta = losses.shape[1], posterior.beta
+    n = losses.shape[1]
     # F <= -log Z + log(1/delta_2) by Markov's inequality for the unbiased estimate of Z
     free_energy = -posterior.log_z - math.log(share * delta)
     radius = bounds.radius(free_energy, (1 - share) * delta)
@@ -72,13 +108,14 @@ def certify_exact(
         empirical_risk=float(weights @ losses.mean(1)),
         complexity=free_energy,
         n=n,
-        delta=delta,
-        looks=1,
+        delta=whole,
+        looks=looks,
         bound="catoni, free energy",
         assumptions=(
             "The loss of the Gibbs posterior lies in [0, 1] and is the one certified.",
-            "The temperature was fixed before the data were seen.",
-            "The examples are independent draws from one distribution.",
+            "The temperatures declared were fixed before the data were seen.",
+            *ALWAYS,
+            *known.assumptions,
         ),
         predictor="gibbs",
         status="finite_sample",

@@ -6,37 +6,38 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_geo.checks import check_count, check_number
-from pyro_geo.density import Target
-from pyro_geo.density.structure import base_distribution, random_sites
-from pyro_geo.errors import UnsupportedError
 from pyro_geo.infer.certificates import bounds
-from pyro_geo.infer.certificates.certificate import Certificate
+from pyro_geo.infer.certificates.audit import audit
+from pyro_geo.infer.certificates.certificate import ALWAYS, Certificate
+from pyro_geo.infer.certificates.divergence import divergence
+from pyro_geo.infer.certificates.ledger import Ledger
+from pyro_geo.infer.certificates.origins import check_duplicates
+from pyro_geo.infer.certificates.prior_split import pair_of
 from pyro_geo.infer.gibbs.codebook import check_loss_range
-from pyro_geo.infer.gibbs.model import GibbsModel, as_tuple
+from pyro_geo.infer.gibbs.guides import draw_guide
+from pyro_geo.infer.gibbs.model import GibbsModel
+from pyro_geo.infer.gibbs.rows import Examples
 from pyro_geo.ops.random import private_randomness
 
 __all__ = ["certify_guide"]
-
-Traced = dict[str, Any]
 
 
 def certify_guide(
     model: GibbsModel,
     guide: Callable[..., Any],
     risk: Callable[..., Tensor],
-    data: tuple[Any, Any],
+    data: tuple[Any, ...],
     *,
     num_draws: int = 1_000,
     delta: float = 0.05,
     share: float = 0.1,
     seed: int = 0,
+    duplicates_drawn_independently: bool = False,
+    ledger: Ledger | None = None,
 ) -> Certificate:
     r"""Bound the risk of a randomised predictor whose weights a guide draws.
 
@@ -44,10 +45,12 @@ def certify_guide(
               \tfrac{\log(2/\delta_1)}{m}\bigr), \tfrac{1}{n}\bigl[
               \mathrm{KL}(q \| \pi) + \log\tfrac{\xi(n)}{\delta_2}\bigr]\Bigr)
 
-    from `m` draws of the guide. The divergence of each site must have a closed form,
-    as for a mean-field guide on real sites with priors of the same family. For any
-    other guide weigh its draws by `GibbsPosterior(model, method="importance",
-    guide=guide)`, which is often tighter as well.
+    from `m` draws of the guide. The divergence must have a closed form, as for
+    independent sites with priors of the same family, or for Pyro's normal guides with
+    normal priors on the reals. A mixture by discrete auxiliary sites has a bound in its
+    place, the mean of its parts. For any other guide weigh its draws by
+    `GibbsPosterior(model, method="importance", guide=guide)`, which is often tighter
+    as well.
 
     Args:
         model: prior and predictor.
@@ -58,10 +61,13 @@ def certify_guide(
         delta: probability that the bound may fail with.
         share: part of `delta` for the error of the draws, between 0 and 1.
         seed: of the draws; the global random state is left alone.
+        duplicates_drawn_independently: state that equal rows are independent draws.
+        ledger: counts the certificates made on these examples.
 
     Returns:
-        The certificate. Without a divergence in closed form it raises
-        :class:`~pyro_geo.errors.UnsupportedError`.
+        The certificate. What :func:`~pyro_geo.infer.certificates.certify` refuses of
+        prior, prediction and rows is refused here too. Without a divergence in closed
+        form it raises :class:`~pyro_geo.errors.UnsupportedError`.
 
     References:
         Dziugaite & Roy (2017), Computing nonvacuous generalization bounds, 1703.11008;
@@ -70,87 +76,38 @@ def certify_guide(
     """
     check_count("num_draws", num_draws)
     check_number("share", share, 0.0, 1.0, strict=True)
-    arguments = as_tuple(data[0]), as_tuple(data[1])
+    arguments = pair_of(data)
     certified = model.with_loss(risk)
     target = certified.target(*arguments, dtype=torch.float64)
-    rows, divergences = [], []
+    drawn = draw_guide(guide, arguments, target, num_draws, seed)
     with torch.no_grad(), private_randomness(seed):
-        for i in range(num_draws):  # a guide draws one set of weights in each run
-            sites = random_sites(poutine.trace(guide).get_trace(*arguments))
-            values = {name: sites[name]["value"] for name in target.layout.sites}
-            rows.append(target.unconstrain(values))
-            if i < 2:  # two draws show whether sites depend on one another
-                divergences.append(_divergence(model, sites, target, values, arguments))
-    # independent sites have one divergence, whatever values were drawn
-    if abs(divergences[0] - divergences[-1]) > 1e-9 * (1 + abs(divergences[0])):
-        _refuse("sites whose distributions depend on one another")
+        k = divergence(model, drawn, target, arguments)
+    sites = target.constrain(drawn.q[:2])
+    values = [{n: v[i] for n, v in sites.items()} for i in range(len(drawn.q[:2]))]
+    left = audit(model, values, arguments, risk, torch.float64).assumptions
+    if (examples := Examples.of(*arguments)) is not None:
+        rows = examples.rows()
+        left += check_duplicates(rows, duplicates_drawn_independently)
+    looks = 1 if ledger is None else ledger.look(arguments)
+    whole, delta = delta, delta / looks
     # (draws, n); drawing exactly from the guide needs no weights
-    losses = certified.losses(target, torch.stack(rows))
+    losses = certified.losses(target, drawn.q)
     check_loss_range(losses.amin(1), losses.amax(1), 0.0, 1.0)
     n, mean = losses.shape[1], float(losses.mean())
     # first from m draws to the guide's empirical risk, then from that to its true risk
-    drawn = bounds.kl_inverse(mean, math.log(2 / (share * delta)) / num_draws)
-    k = divergences[0]
-    value = float(bounds.seeger(drawn, k, n, (1 - share) * delta))
+    inner = bounds.kl_inverse(mean, math.log(2 / (share * delta)) / num_draws)
+    value = float(bounds.seeger(inner, k, n, (1 - share) * delta))
     return Certificate(
         value=value,
         lower=None,
         empirical_risk=mean,
         complexity=k,
         n=n,
-        delta=delta,
-        looks=1,
+        delta=whole,
+        looks=looks,
         bound=f"kl, {num_draws} draws of a guide",
-        assumptions=(
-            "The loss lies in [0, 1], always.",
-            "The examples are independent draws from one distribution.",
-            "The prior was chosen without the certifying data.",
-        ),
+        assumptions=("The loss lies in [0, 1], always.", *ALWAYS, *left),
         predictor="gibbs",
         status="finite_sample",
         vacuous=value >= 1.0,
-    )
-
-
-def _divergence(
-    model: GibbsModel,
-    sites: Traced,
-    target: Target,
-    values: dict[str, Tensor],
-    arguments: tuple[Any, Any],
-) -> float:
-    """Sum the divergences of the sites, in nats."""
-    conditioned = poutine.condition(model.pyro_model(1.0), data=values)
-    priors = random_sites(poutine.trace(conditioned).get_trace(*arguments))
-    total = 0.0
-    for name, site in target.layout.sites.items():
-        fn, prior = sites[name]["fn"], priors[name]["fn"]
-        # AutoNormal samples an auxiliary site; the latent site is a point mass at it
-        if isinstance(base_distribution(fn), dist.Delta):
-            # an identity map keeps the divergence; any other needs its Jacobian
-            one = torch.ones(1)
-            constrained: Any = site.transform(one)
-            real = torch.equal(constrained, one)
-            fn = sites.get(f"{name}_unconstrained", {}).get("fn") if real else None
-        try:
-            total += float(kl_divergence(_flat(fn), _flat(prior)).sum())
-        except (NotImplementedError, AttributeError):
-            _refuse(f"{type(fn).__name__} and {type(prior).__name__} at {name!r}")
-    return total
-
-
-def _flat(fn: Any) -> Any:
-    """Take an event of independent scalars apart."""
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return fn
-
-
-def _refuse(found: str) -> None:
-    raise UnsupportedError(
-        "the guide's divergence is not known in closed form",
-        where="argument guide",
-        found=found,
-        expected="independent sites, of one family in guide and prior",
-        todo="Weigh its draws: GibbsPosterior(model, method='importance', ...).",
     )

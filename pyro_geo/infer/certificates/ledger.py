@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_geo._compat.torch import pytree
 from pyro_geo.checks import check, check_count
+from pyro_geo.infer.gibbs.rows import Examples, Rows
 
 __all__ = ["Ledger", "content_hash"]
 
@@ -45,12 +46,12 @@ class Ledger:
         planned for these data are taken.
 
         Args:
-            data: tree of the certifying tensors.
+            data: `(args, targets)` to certify on, or any tree of tensors.
 
         Returns:
             The number of looks planned, among which `delta` is divided.
         """
-        key = content_hash(data)
+        key = _key(data)
         taken = self._taken.get(key, 0)
         planned = f"at most {self.looks} looks at these data, as planned"
         check(taken < self.looks, "ledger", f"look {taken + 1}", planned)
@@ -59,7 +60,19 @@ class Ledger:
 
     def taken(self, data: Any) -> int:
         """Count the looks taken at some data."""
-        return self._taken.get(content_hash(data), 0)
+        return self._taken.get(_key(data), 0)
+
+
+def _key(data: Any) -> str:
+    """Recognise examples by their rows, in any order and floating type."""
+    if isinstance(data, Rows):
+        return data.digest
+    if isinstance(data, tuple) and len(data) == 2:
+        args, targets = (x if isinstance(x, (tuple, list)) else (x,) for x in data)
+        examples = Examples.of(args, targets)
+        if examples is not None:
+            return examples.rows().digest
+    return content_hash(data)
 
 
 def content_hash(data: Any) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
 from pyro_geo.errors import PriorDependsOnDataError
+from pyro_geo.infer.gibbs.model import as_tuple
 
-__all__ = ["PriorSplit", "check_disjoint", "split_prior"]
+__all__ = ["PriorSplit", "check_disjoint", "pair_of", "split_prior"]
 
 
 class PriorSplit(NamedTuple):
@@ -65,6 +66,21 @@ def split_prior(*tensors: Tensor, fraction: float = 0.5, seed: int = 0) -> Prior
     rows = order[:first].sort().values, order[first:].sort().values
     parts = [tuple(t[index.to(t.device)] for t in tensors) for index in rows]
     return PriorSplit(parts[0], parts[1], rows[0], rows[1])
+
+
+def pair_of(data: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Take data apart, each part as a tuple.
+
+    Args:
+        data: `(args, targets)`, each a tuple or one tensor.
+
+    Returns:
+        Arguments and targets.
+    """
+    found = f"{len(data)} values" if isinstance(data, (tuple, list)) else type(data)
+    good = isinstance(data, (tuple, list)) and len(data) == 2
+    check(good, "data", found, "(args, targets), such as ((x, z), y)")
+    return as_tuple(data[0]), as_tuple(data[1])
 
 
 def check_disjoint(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_choice
 from pyro_geo.infer.certificates import bounds
+from pyro_geo.infer.gibbs.codebook import Losses
 
-__all__ = ["Bound", "Candidates", "Rule", "evaluate", "rule_of"]
+__all__ = ["Bound", "Candidates", "Rule", "check_claims", "evaluate", "rule_of"]
 
 Bound = Literal[
     "kl",
@@ -143,6 +144,36 @@ def rule_of(name: str, parameters: dict[str, Any]) -> Rule:
     expected = f"{sorted(needed)}{optional} for the bound {name!r}"
     check(set(parameters) - free == needed, "parameters", sorted(parameters), expected)
     return rule
+
+
+def check_claims(
+    parameters: dict[str, Any], losses: Losses, alive: Tensor, chosen: Candidates
+) -> None:
+    """Refuse what the user states about the loss where the losses seen deny it.
+
+    A sum of `n` squares deviates from its mean by more than `8 / sqrt(n)` of it only
+    where the statement is false, or the tails are so heavy that it is of no use.
+
+    Args:
+        parameters: what the user states.
+        losses: of all particles.
+        alive: which of them count.
+        chosen: the ensemble that is certified.
+    """
+    slack = 1 + 8 / losses.n**0.5
+    if "variance" in parameters:
+        spread = (losses.square - losses.mean.square())[alive].amax()
+        limit = float(parameters["variance"]) * slack
+        found = f"{parameters['variance']}, where losses vary by {float(spread):.3g}"
+        expected = "at least the variance of the loss at every parameter"
+        check(float(spread) <= limit, "variance", found, expected)
+    if "moment" in parameters:
+        square = float(chosen.square.max())
+        found = f"{parameters['moment']}, where squares have mean {square:.3g}"
+        expected = "at least the ensemble's mean squared loss"
+        check(square <= float(parameters["moment"]) * slack, "moment", found, expected)
+        low = float(losses.mean[alive].amin())
+        check(low >= 0, "risk", f"a mean loss of {low:.3g}", "a loss of at least 0")
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from pyro_geo.errors import (
     LossRangeError,
     ShapeError,
 )
+from pyro_geo.infer.gibbs.seal import Origin, seal
 from pyro_geo.ops.chunks import map_chunks
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Codebook", "Losses", "Status", "check_loss_range"]
 
-Status = Literal["finite_sample", "heuristic"]
+Status = Literal["finite_sample", "heuristic", "unverified"]
 
 
 class Losses(NamedTuple):
@@ -63,13 +64,15 @@ class Codebook:
     Attributes:
         q: positions, `(particles, dim)`.
         log_p: logarithms of the weights, `(particles,)`; minus infinity drops one.
-        status: `"finite_sample"` where it is proper, else `"heuristic"`.
         log_weights: logarithms of the weights in the Gibbs posterior, which sum to 1.
         source: index of the source of each particle, `(particles,)`.
         sources: names of the sources.
         model: the Gibbs model, which evaluates losses together with `target`.
         target: density of the model at the data that made the particles.
         parts: codebooks that this one is a mixture of; each evaluates its own losses.
+        origin: of the particles, for those of a run.
+        sealed: signature of the run over all of this; None by hand.
+        heuristic: whether the particles are known to certify nothing.
 
     Example:
         >>> prior = Codebook(torch.randn(4, 2), torch.full((4,), 0.25).log())
@@ -79,13 +82,15 @@ class Codebook:
 
     q: Tensor
     log_p: Tensor
-    status: Status = "finite_sample"
     log_weights: Tensor | None = None
     source: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     sources: tuple[str, ...] = ("codebook",)
     model: GibbsModel | None = None
     target: Target | None = None
     parts: tuple[Codebook, ...] = ()
+    origin: Origin | None = None
+    sealed: str | None = field(default=None, repr=False)
+    heuristic: bool = False
 
     def __post_init__(self) -> None:
         if self.log_p.shape != (len(self.q),):
@@ -110,6 +115,35 @@ class Codebook:
         if len(self.source) != len(self.q):
             source = torch.zeros(len(self.q), dtype=torch.long)
             object.__setattr__(self, "source", source)
+
+    @property
+    def status(self) -> Status:
+        """What a certificate may rest on.
+
+        `"finite_sample"`, a proper codebook, is what a run has made and nobody has
+        changed since; `"heuristic"` particles were moved by something else; one that
+        was put together by hand is `"unverified"`.
+        """
+        if self.heuristic or any(part.status == "heuristic" for part in self.parts):
+            return "heuristic"
+        whole = self.sealed is not None and self.sealed == self._seal()
+        whole = whole and all(part.status == "finite_sample" for part in self.parts)
+        return "finite_sample" if whole else "unverified"
+
+    def _seal(self) -> str:
+        model = self.model
+        own = [part.sealed for part in self.parts]
+        return seal(
+            self.q,
+            self.log_p,
+            self.log_weights,
+            self.source,
+            self.sources,
+            own,
+            None if model is None else (model.model, model.loss),
+            None if self.target is None else repr(self.target.layout),
+            self.origin,
+        )
 
     def __len__(self) -> int:
         """Count the particles, dropped ones included."""
@@ -288,15 +322,19 @@ class Codebook:
             source.append(book.source + len(names))
             names += book.sources
         logs = [math.log(share) if share > 0 else -math.inf for share in shares]
-        proper = all(book.status == "finite_sample" for book in codebooks)
-        return Codebook(
+        mixed = Codebook(
             torch.cat([book.q for book in codebooks]),
             torch.cat([b.log_p + log for b, log in zip(codebooks, logs, strict=True)]),
-            "finite_sample" if proper else "heuristic",
             source=torch.cat(source),
             sources=tuple(names),
             parts=tuple(codebooks),
         )
+        return signed(mixed)
+
+
+def signed(codebook: Codebook) -> Codebook:
+    """Seal a codebook that a run has made."""
+    return replace(codebook, sealed=codebook._seal())
 
 
 def check_loss_range(lows: Tensor, highs: Tensor, low: float, high: float) -> None:

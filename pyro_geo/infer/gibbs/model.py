@@ -26,6 +26,7 @@ from pyro_geo.errors import (
     DiscreteSiteError,
     ModelError,
     PriorError,
+    PyroGeoError,
     ShapeError,
 )
 from pyro_geo.ops.chunks import map_chunks
@@ -177,11 +178,22 @@ class GibbsModel:
         Returns:
             The arguments, a tuple.
         """
+        return self.inputs(target)[0]
+
+    def inputs(self, target: Target) -> tuple[Any, Any]:
+        """Return the arguments and the targets that a target was made at.
+
+        Args:
+            target: made by :meth:`target`.
+
+        Returns:
+            Both, each a tuple.
+        """
         density = target.density
         assert isinstance(density, ModelDensity)
         # those of `_density`: the model's, and the targets
-        (args, _), _ = density.arguments(target.data)
-        return args
+        (args, targets), _ = density.arguments(target.data)
+        return args, targets
 
     # -- inside ---------------------------------------------------------------------
 
@@ -197,18 +209,29 @@ class GibbsModel:
 
     def _compare(self, prediction: Any, *targets: Any) -> Tensor:
         """Evaluate the loss, an error in it told by shapes."""
-        if prediction is None:
+        if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(prediction)):
             raise ModelError(
-                "the model returns nothing",
+                "the model returns no prediction",
                 where=f"model {self.model_name!r}",
-                found="None",
-                expected="its prediction, one for each example",
-                todo="End the model with `return prediction`.",
+                found=repr(prediction)[:100],
+                expected="a tensor with one prediction for each example",
+                todo="End the model with return, and return what the loss compares.",
             )
         try:
-            return self.loss(prediction, *targets)
-        except RuntimeError as reason:
-            shapes = [tuple(getattr(x, "shape", ())) for x in (prediction, *targets)]
+            losses = self.loss(prediction, *targets)
+            if not isinstance(losses, Tensor):
+                raise ShapeError(
+                    "the loss is no tensor",
+                    where="argument loss",
+                    found=repr(losses)[:100],
+                    expected="one value for each example, (n,)",
+                    todo="Return a tensor, and do not reduce over examples.",
+                )
+            return losses
+        except (RuntimeError, TypeError, AttributeError, IndexError) as reason:
+            if isinstance(reason, PyroGeoError):
+                raise
+            shapes = _shapes((prediction, *targets))
             raise ShapeError(
                 "the loss cannot compare prediction and targets",
                 where="argument loss",
@@ -241,7 +264,8 @@ class GibbsModel:
                 where="argument loss",
                 found=f"shape {tuple(loss.shape)}",
                 expected="(n,)" if n is None else f"({n},)",
-                todo="Do not reduce over examples; sum over outputs.",
+                todo="Do not reduce over examples; sum over outputs. A prediction of "
+                "shape (n, 1) and targets (n,) need prediction.squeeze(-1).",
             )
         for name, site in sites.items():
             _check_prior(name, site)
@@ -275,6 +299,11 @@ class Predictor:
             return
         for index, part in enumerate(pytree.tree_leaves(prediction)):
             pyro.deterministic(f"{PREDICTION}.{index}", torch.as_tensor(part))
+
+
+def _shapes(values: Any) -> list[tuple[int, ...]]:
+    leaves = pytree.tree_leaves(values)
+    return [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
 
 
 def without_data(model: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,16 +60,8 @@ class ParticleMover:
                 likelihood = self._plain.pointwise_log_likelihood
                 chunk = rows_that_fit(lambda: likelihood(q))
         self.chunk = chunk
-        self._loss = target.lift(
-            "summed loss",
-            lambda target, q: -target.log_likelihood(q),
-            "the loss",
-        )
-        self._prior = target.lift(
-            "log-prior",
-            lambda target, q: target.log_prior(q),
-            "the prior",
-        )
+        self._loss = target.lift("summed loss", _summed_loss, "the loss")
+        self._prior = target.lift("log-prior", _log_prior, "the prior")
 
     def loss(self, q: Tensor) -> Tensor:
         """Sum the loss over the examples, `(particles,)` in double precision."""
@@ -123,6 +115,11 @@ class ParticleMover:
             total += rate.double().cpu()
         return Move(q, self.loss(q), total / moves)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # compiled functions do not travel; they are made again
+        settings = (self.model, self.target, self.num_leapfrog, self.chunk)
+        return type(self), settings
+
     def _one_move(
         self, target: Target, rows: Tensor, step_size: float, scale: Tensor
     ) -> Tensor:
@@ -143,3 +140,11 @@ class ParticleMover:
     def _in_parts(self, fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Apply to all rows, the same number in each call."""
         return map_lanes(fn, rows, min(self.chunk, len(rows)))
+
+
+def _summed_loss(target: Target, q: Tensor) -> Tensor:
+    return -target.log_likelihood(q)
+
+
+def _log_prior(target: Target, q: Tensor) -> Tensor:
+    return target.log_prior(q)

@@ -16,10 +16,11 @@ from pyro_geo.density import Target
 from pyro_geo.engine import SequentialNoise
 from pyro_geo.engine.attributes import Facts, RunTimes, run_attributes
 from pyro_geo.errors import ConfigurationError
-from pyro_geo.infer.gibbs.codebook import Codebook, Status
+from pyro_geo.infer.gibbs.codebook import Codebook, Status, signed
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage
+from pyro_geo.infer.gibbs.seal import Origin, seal
 from pyro_geo.results import (
     MemoryDraws,
     PosteriorDraws,
@@ -51,7 +52,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         planned: stages that the codebook is divided by; as many as there are if None.
         mover: goes on from the particles.
         seed: of the run.
-        status: `"finite_sample"` where a certificate may rest on them.
+        origin: of the particles, for those of a run.
         interrupted: whether the path was cut short.
         timings: processor and wall seconds by phase.
         notes: warnings of the run; those of the target if None.
@@ -61,7 +62,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         stages: likewise.
         plan: likewise.
         beta: inverse temperature.
-        status: as given.
+        origin: as given.
         planned: stages that the codebook is divided by, whether finished or not.
         interrupted: as given.
         timings: likewise.
@@ -77,7 +78,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         planned: int | None = None,
         mover: ParticleMover | None = None,
         seed: int = 0,
-        status: Status = "finite_sample",
+        origin: Origin | None = None,
         interrupted: bool = False,
         timings: Mapping[str, Seconds] | None = None,
         notes: Sequence[str] | None = None,
@@ -86,7 +87,10 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         self.stages = tuple(stages)
         self.plan = plan
         self.planned = len(self.stages) if planned is None else planned
-        self.status: Status = status
+        self.origin = origin
+        self._sealed: str | None = None
+        self._heuristic = False
+        self._picked = False
         self.interrupted = interrupted
         self._mover = mover
         self.timings = dict(timings or {})
@@ -107,6 +111,46 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             seed=seed,
             predictive=PredictiveModel(Predictor(model.model), model.arguments(target)),
         )
+
+    # -- what a certificate may rest on ---------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """What a certificate may rest on.
+
+        `"finite_sample"` is what a run has made and nobody has changed since;
+        `"heuristic"` draws were made by something else; a posterior that was put
+        together by hand is `"unverified"`.
+        """
+        if self._heuristic:
+            return "heuristic"
+        whole = self._sealed is not None and self._sealed == self._seal()
+        return "finite_sample" if whole else "unverified"
+
+    def _sign(self) -> WeightedPosterior:
+        """Seal a posterior that this package has made; it returns itself."""
+        self._sealed = self._seal()
+        return self
+
+    def _seal(self) -> str:
+        return seal(
+            self.positions,
+            self.log_weights,
+            self.tilt,
+            self.stages,
+            self.plan,
+            self.planned,
+            self.beta,
+            self.origin,
+            self._picked,
+            self.interrupted,
+            (self.model.model, self.model.loss),
+        )
+
+    def _stages_to_choose_from(self) -> int:
+        """Number of temperatures among which one like this may be picked."""
+        betas = () if self.origin is None else self.origin.betas
+        return len(betas) if self.beta in betas else self.planned
 
     # -- what the weights say -------------------------------------------------------
 
@@ -172,7 +216,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             A posterior that ends there.
         """
         stop = range(len(self.stages))[index] + 1
-        return WeightedPosterior(
+        part = WeightedPosterior(
             self.model,
             self.target,
             self.stages[:stop],
@@ -180,10 +224,12 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             planned=self.planned,
             mover=self._mover,
             seed=self.run_seed,
-            status=self.status,
+            origin=self.origin,
             timings=self.timings,
             notes=self.notes,
         )
+        part._picked = True
+        return self._as_proper(part)
 
     def codebook(self, pool: Literal["all", "final"] = "all") -> Codebook:
         """Return the particles with their prices, for a certificate.
@@ -214,19 +260,27 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
                 own.append(torch.full_like(price, -math.inf))
                 names.append(f"beta={stage.beta:.3g}")
         # A mixture of J stages gives each 1/J of the prior. J was planned before any
-        # stage was seen and stays even if fewer were finished: the others weigh 0.
-        divisor = self.planned if pool == "all" else 1
+        # stage was seen and stays even if fewer were finished: the others weigh 0. A
+        # single stage that was picked may have been picked for its particles, which
+        # costs as much as if all that it could have been had their share.
+        one_of = (
+            self._stages_to_choose_from() if self._picked or self.interrupted else 1
+        )
+        divisor = self.planned if pool == "all" else one_of
         source = [torch.full((len(b),), i) for i, b in enumerate(books)]
-        return Codebook(
+        status = self.status
+        book = Codebook(
             torch.cat(positions),
             torch.cat(books) - math.log(divisor),
-            self.status,
             log_weights=torch.cat(own),
             source=torch.cat(source),
             sources=tuple(names),
             model=self.model,
             target=self.target,
+            origin=self.origin,
+            heuristic=status == "heuristic",
         )
+        return signed(book) if status == "finite_sample" else book
 
     # -- more draws -----------------------------------------------------------------
 
@@ -289,7 +343,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
         }
         new = self._with_draws(torch.stack(kept, 1), log_weights, stats)
         new.interrupted = interrupted
-        return new
+        return self._as_proper(new)
 
     def with_positions(self, q: Tensor) -> WeightedPosterior:
         """Put draws that something else has made in place of the particles.
@@ -320,8 +374,15 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             q, log_weights.expand_as(loss), {"tilt": self.beta * loss}
         )
         # it is unknown how these draws were made, so their weights prove nothing
-        new.status = "heuristic"
+        new._heuristic = True
         return new
+
+    def _as_proper(self, made: WeightedPosterior) -> WeightedPosterior:
+        """Hand on the seal of this posterior to what was made from it."""
+        if self.status == "finite_sample":
+            return made._sign()
+        made._heuristic = self._heuristic
+        return made
 
     # -- as other results -----------------------------------------------------------
 
@@ -364,17 +425,6 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             notes=self.notes,
             citations=self,
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # the mover holds compiled functions, which do not travel; it is made again
-        mover = self._mover
-        settings = None if mover is None else (mover.num_leapfrog, mover.chunk)
-        return {**self.__dict__, "_mover": settings}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._mover is not None:
-            self._mover = ParticleMover(self.model, self.target, *state["_mover"])
 
     def _with_draws(
         self, q: Tensor, log_weights: Tensor, stats: dict[str, Tensor]

@@ -12,13 +12,14 @@ from pyro_geo.engine.densities import KnownDensity, check_values
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.session import Session, interruption
 from pyro_geo.engine.snapshots import StateCodec
-from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.errors import CheckpointError, PyroGeoWarning
 from pyro_geo.infer.gibbs.importance import weigh_guide
 from pyro_geo.infer.gibbs.langevin import walk as langevin
 from pyro_geo.infer.gibbs.moves import ParticleMover
 from pyro_geo.infer.gibbs.path import AnnealingPlan, Stage, Walk, anneal
 from pyro_geo.infer.gibbs.pilot import Pilot, scout
 from pyro_geo.infer.gibbs.posterior import WeightedPosterior
+from pyro_geo.infer.gibbs.seal import origin_of, seal
 from pyro_geo.infer.gibbs.stages import StageRecord
 from pyro_geo.io.store import RunStore
 from pyro_geo.ops.random import substream
@@ -43,6 +44,8 @@ class GibbsState(NamedTuple):
         walk: where the run is; None until it starts.
         stages: those that are kept.
         noise: place in the random numbers under way; None before the first.
+        chain: signature of the stages, each together with that of those before it.
+        sealed: signature of all of this.
     """
 
     pilot: Pilot | None = None
@@ -50,6 +53,24 @@ class GibbsState(NamedTuple):
     walk: Walk | None = None
     stages: tuple[Stage, ...] = ()
     noise: Tensor | None = None
+    chain: str = ""
+    sealed: str | None = None
+
+    def links(self, chain: str, start: int) -> str:
+        """Sign the stages from one on, after those before it."""
+        for stage in self.stages[start:]:
+            chain = seal(chain, stage)
+        return chain
+
+    def signed(self, before: int) -> GibbsState:
+        """Sign a state of which some stages were signed before."""
+        new = self._replace(chain=self.links(self.chain, before), sealed=None)
+        return new._replace(sealed=seal(new._replace(stages=())))
+
+    def whole(self) -> bool:
+        """Whether nobody has changed it since it was signed."""
+        new = self._replace(stages=(), sealed=None)
+        return self.sealed == seal(new) and self.links("", 0) == self.chain
 
 
 class AnnealingSession(Session):
@@ -79,6 +100,7 @@ class AnnealingSession(Session):
         super().__init__(record, codec, GibbsState(), clock)
         self.sampler, self.mover, self.seed = sampler, mover, seed
         self.arguments = arguments
+        self.origin = origin_of(mover.model.model, *arguments, sampler.betas)
 
     # -- the result -------------------------------------------------------------------
 
@@ -94,10 +116,11 @@ class AnnealingSession(Session):
             planned=None if plan is None else len(self._kept(plan)),
             mover=self.mover,
             seed=self.seed,
+            origin=self.origin,
             interrupted=self.interrupted,
             timings=self._clock.phases,
             notes=[*self.notes, *review],
-        )
+        )._sign()
 
     def review(self) -> list[PyroGeoWarning]:
         """What the user must know of how the run went."""
@@ -131,10 +154,23 @@ class AnnealingSession(Session):
 
     def _take_over(self, store: RunStore) -> None:
         self.record.load(store)
+        begun = self.state.stages or self.state.plan is not None
+        if begun and not self.state.whole():
+            raise CheckpointError(
+                "the stages in the store were changed",
+                where=f"store {store.path}",
+                found="weights, particles or a plan that no run has written",
+                expected="the state as it was stored",
+                todo="Run again: a certificate may not rest on edited particles.",
+            )
         if self.state.stages:
             last = self.state.stages[-1]
             where = f"store {store.path}"
             check_values(where, "loss", self.mover.loss, last.q, last.loss)
+
+    def _advance(self, state: GibbsState, phase: str) -> None:
+        # what a store brings back must be what a run has left there
+        super()._advance(state.signed(len(self.state.stages)), phase)
 
     def _count(self) -> None:
         self.record.add(self.state.stages)
