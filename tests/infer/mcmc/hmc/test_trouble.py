@@ -190,7 +190,7 @@ def test_a_poisson_process_passes_at_defaults(seed):
     """At an acceptance rate of 0.8 chains stick, and R-hat is above 1.05."""
     x = torch.arange(-10.0, 11.0, 2.0, dtype=F64)
     k = torch.tensor([40, 37, 29, 12, 4, 3, 9, 19, 77, 82, 33], dtype=F64)
-    fit = run(poisson_process, x, k, num_chains=64, num_samples=500, seed=seed)
+    fit = run(poisson_process, x, k, num_chains=64, num_samples=250, seed=seed)
     assert float(fit.attributes["target_accept_prob"]) > 0.8
     assert max(fit.summary()["r_hat"]) < 1.01
     assert fit.attributes["stuck_chains"] == 0
