@@ -80,7 +80,7 @@ def at_draws(target: Target, log_prob: LogProb, draws: Tensor) -> KnownDensity:
     centre = finite.mean(0) if len(finite) else torch.zeros_like(draws[0])
     spread = finite.std(0, correction=0) if len(finite) else torch.ones_like(centre)
     # draws that all agree say nothing of the region around them
-    spread = torch.maximum(spread, 0.01 * (1 + centre.abs()))
+    spread = torch.maximum(spread, 0.1 * (1 + centre.abs()))
     around = centre + _WIDE * spread * _normal(_ROWS, target)
     return _evaluated(target, log_prob, torch.cat([draws[rows], around]))
 
@@ -105,11 +105,12 @@ def check_known(
         CheckpointError: it is another one, or the record is damaged.
     """
     q, values = known
-    if q.dim() != 2 or q.shape[1] != target.dim or values.shape != (len(q), 3):
+    fits = isinstance(q, Tensor) and isinstance(values, Tensor) and q.dim() == 2
+    if not fits or q.shape[1] != target.dim or values.shape != (len(q), 3):
         raise CheckpointError(
             "what a store knows of its density is damaged",
             where=where,
-            found=f"shapes {tuple(q.shape)} and {tuple(values.shape)}",
+            found=[tuple(getattr(x, "shape", ())) for x in known],
             expected=f"(points, {target.dim}) and (points, 3)",
             todo="Begin anew; the draws can be read.",
         )

@@ -19,7 +19,7 @@ from pyro_geo.engine.densities import KnownDensity, at_draws, at_probes, check_k
 from pyro_geo.engine.identity import check_run, describe_model, machine
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.snapshots import StateCodec
-from pyro_geo.errors import ConvergenceWarning
+from pyro_geo.errors import CheckpointError, ConvergenceWarning
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
 from pyro_geo.ops.arrays import to_numpy
@@ -142,9 +142,8 @@ class Session(ABC):
         target, where = self.record.target, f"store {store.path}"
         likeness = check_run(where, store.header, identity, target)
         doc, arrays = store.load()
-        self.state, self._known = self._codec.restore(
-            doc["state"], arrays, target.device
-        )
+        restored = self._codec.restore(doc["state"], arrays, target.device)
+        self.state, self._known = _parts(where, restored)
         for known in self._known.values():
             check_known(where, target, known, self.log_prob, likeness)
         self._notes = list(doc["notes"])
@@ -232,6 +231,22 @@ class Session(ABC):
     def close(self) -> None:
         """Let the store go."""
         self.record.close()
+
+
+def _parts(where: str, restored: Any) -> tuple[Any, dict[str, KnownDensity]]:
+    """Take a snapshot apart: the state, and what is known of the density."""
+    if isinstance(restored, tuple) and len(restored) == 2:
+        state, known = restored
+        if isinstance(known, dict) and "probes" in known:
+            if all(isinstance(one, KnownDensity) for one in known.values()):
+                return state, known
+    raise CheckpointError(
+        "the store is damaged",
+        where=f"{where}, its state",
+        found=type(restored).__name__,
+        expected="a state, and values of the density",
+        todo="Begin anew; the draws can be read.",
+    )
 
 
 @contextmanager

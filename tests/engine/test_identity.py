@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine import session
 from pyro_geo.engine.densities import at_draws, at_probes, check_known, check_values
 from pyro_geo.engine.identity import Likeness, describe_model
 from pyro_geo.errors import CheckpointError
@@ -304,3 +305,18 @@ def test_a_model_that_fails_far_out_is_accepted(tmp_path):
     with pytest.warns(UserWarning, match="one at a time"):
         again = stored_run(tmp_path, hmc(model)).resume()
     assert torch.equal(again.positions, fit.positions)
+
+
+def test_what_a_store_knows_of_its_density_may_be_damaged():
+    stored = at_probes(PLANE, PLANE.log_prob)
+    like = Likeness(model=True, machine=True)
+    for bad in (
+        stored._replace(q=stored.q[:, :1]),
+        stored._replace(values=stored.values[:3]),
+        stored._replace(values=None),
+    ):
+        with pytest.raises(CheckpointError, match="knows of its density is damaged"):
+            check_known("here", PLANE, bad, PLANE.log_prob, like)
+    for restored in (3, (1, {}), (1, {"probes": 2}), (1, 2, 3)):
+        with pytest.raises(CheckpointError, match="the store is damaged"):
+            session._parts("here", restored)
