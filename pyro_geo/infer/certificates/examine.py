@@ -145,7 +145,7 @@ def check_unchanged(codebook: Codebook) -> None:
         raise PriorDependsOnDataError(
             "the model has changed since the run",
             where=f"model {codebook.model.model_name!r}, {changed[0]}",
-            found=f"other values in {len(changed)} tensors that it brings along",
+            found=f"{len(changed)} other values among what it brings along",
             expected="the values that the particles were fitted with",
             todo="Run again with the model as it is; call eval() on networks.",
         )

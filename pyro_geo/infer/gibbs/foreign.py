@@ -35,11 +35,13 @@ class Brought(NamedTuple):
 
     Attributes:
         tensors: by a name that a user can find.
+        numbers: likewise.
         results: objects that hold a density with its data, such as a posterior.
         complete: whether everything was looked into.
     """
 
     tensors: dict[str, Tensor]
+    numbers: dict[str, float]
     results: dict[str, Any]
     complete: bool
 
@@ -56,17 +58,21 @@ def brought_by(**functions: Callable[..., Any]) -> Brought:
     walk = _Walk()
     for name, function in functions.items():
         walk.visit(function, name, 0)
-    return Brought(walk.tensors, walk.results, walk.left > 0)
+    return Brought(walk.tensors, walk.numbers, walk.results, walk.left > 0)
 
 
 class _Walk:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.numbers: dict[str, float] = {}
         self.results: dict[str, Any] = {}
         self.seen: dict[int, Any] = {}  # kept, so that no address is used again
         self.left = _MOST
 
     def visit(self, value: Any, name: str, depth: int) -> None:
+        if isinstance(value, (bool, int, float)):
+            self.numbers[name] = value  # small numbers are one object everywhere
+            return
         if id(value) in self.seen or self.left <= 0:
             return
         self.seen[id(value)] = value

@@ -26,7 +26,7 @@ from pyro_geo.ops.random import private_randomness
 __all__ = ["GuideDraws", "GuideProgram", "draw_guide"]
 
 _MOST_VALUES = 4_096  # joint values of discrete auxiliary sites
-_COMPARED = 8  # runs that are repeated with other auxiliary values
+_COMPARED = 64  # runs that are repeated with other auxiliary values
 
 
 class GuideProgram(NamedTuple):

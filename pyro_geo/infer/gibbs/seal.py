@@ -29,7 +29,8 @@ class Origin(NamedTuple):
         rows: keys of the examples that they were fitted on; None where the data have
             no rows.
         betas: inverse temperatures declared before the run.
-        brought: digests of the tensors that the model brings along, by name.
+        brought: digests of the tensors and numbers that the model brings along, by
+            name.
     """
 
     rows: Rows | None
@@ -57,9 +58,10 @@ def origin_of(
 
 
 def tensor_digests(model: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
-    """Digests of the tensors that a model brings along, by name."""
-    tensors = brought_by(model=model).tensors
-    return tuple((name, seal(value)) for name, value in sorted(tensors.items()))
+    """Digests of the tensors and numbers that a model brings along, by name."""
+    brought = brought_by(model=model)
+    values = {**brought.numbers, **brought.tensors}
+    return tuple((name, seal(value)) for name, value in sorted(values.items()))
 
 
 def seal(*contents: Any) -> str:

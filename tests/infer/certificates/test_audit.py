@@ -358,6 +358,15 @@ def test_a_model_changed_after_the_run_is_refused() -> None:
         model.first.weight.add_(1.0)
     with pytest.raises(PriorDependsOnDataError, match="first.weight"):
         certify(book, wrong, (X, Y))
+    settings = {"scale": 0.1}
+
+    def scaled(x: Tensor) -> Tensor:
+        return x @ weights(0.0, settings["scale"])
+
+    book = run(scaled).codebook()
+    settings["scale"] = 1.0
+    with pytest.raises(PriorDependsOnDataError, match="settings.*scale"):
+        certify(book, wrong, (X, Y))
 
 
 # -- predictions that read more than their row ----------------------------------------
