@@ -64,7 +64,7 @@ class BatchedDensity:
         self._asked: dict[Hashable, Lifted] = {}
         self._enough = math.inf
         # by key and ceiling, shared by all siblings
-        self._lifted: dict[Hashable, Lifted] = {}
+        self._lifted: dict[tuple[Hashable, Rung], Lifted] = {}
         # tempered forms by their prior, shared likewise
         self._tempered: dict[Hashable, BatchedDensity] = {}
         self._notes: list[str] = []
@@ -72,12 +72,15 @@ class BatchedDensity:
         # as a small compiled graph
         self._bound: dict[Hashable, Callable[..., Any]] = {}
         self._highest: Rung = "compiled"
+        # lowest rung that functions were found to need before this was pickled
+        self._known: Rung = "compiled"
         self._try_mapping()
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs and compiled code are made again where they are needed
         made = ("_lifted", "_asked", "_bound", "_tempered")
-        return self.__dict__ | {name: {} for name in made}
+        emptied: dict[str, Any] = {name: {} for name in made}
+        return self.__dict__ | emptied | {"_notes": self.notes, "_known": self._reached}
 
     # -- the ladder ---------------------------------------------------------------
 
@@ -93,12 +96,21 @@ class BatchedDensity:
 
     @property
     def rung(self) -> Rung:
-        """Rung on which differentiated functions run at present."""
+        """Rung on which functions of this target run.
+
+        That asked for by `compile` or :meth:`with_rung`, or a lower one where a
+        function could not use it.
+        """
+        # the call that comes next may be the first one that compiles
+        return lower_rung(self._wanted(max(self._calls - 1, 0)), self._reached)
+
+    def _wanted(self, calls: int) -> Rung:
+        """Rung to try after so many calls."""
         if self._rung is not None:
             return self._rung
         # How many calls are to come is not known here. Compiling once those so far
         # would have paid for it costs at most twice what was best.
-        late = self.compile == "auto" and self._calls >= self._enough
+        late = self.compile == "auto" and calls >= self._enough
         return "compiled" if self.compile is True or late else "traced"
 
     @property
@@ -107,11 +119,12 @@ class BatchedDensity:
         return "sequential" if self._rung == "sequential" else self._highest
 
     @property
-    def lowest_rung(self) -> Rung:
-        """Lowest rung that the functions called last ran on."""
-        rung = self.ceiling
-        for lifted in self._lifted.values():
-            rung = lower_rung(rung, lifted.rung)
+    def _reached(self) -> Rung:
+        """Highest rung that all functions of this ceiling can use, as far as known."""
+        rung = lower_rung(self.ceiling, self._known)
+        for (_, ceiling), lifted in self._lifted.items():
+            if ceiling == self.ceiling:  # siblings on other rungs have their own
+                rung = lower_rung(rung, lifted.ceiling)
         return rung
 
     @property
@@ -134,7 +147,7 @@ class BatchedDensity:
         """Return the same density on other tensors, for use inside lifted functions."""
         sibling = copy.copy(self)
         sibling._lifted, sibling._notes = self._lifted, self._notes
-        sibling._tempered = self._tempered
+        sibling._tempered, sibling._known = self._tempered, self._known
         sibling._bound = {}
         sibling._asked = {}
         sibling.data = data
@@ -292,7 +305,7 @@ class BatchedDensity:
     # -- inside ---------------------------------------------------------------------
 
     def _derivative(self, name: str, fn: Callable[..., Any], *inputs: Tensor) -> Any:
-        rung = self.rung
+        rung = self._wanted(self._calls)
         self._calls += 1
         inputs = tuple([q.to(self.dtype) for q in inputs])
         key = (name, rung, *[(q.shape, q.dtype) for q in inputs])

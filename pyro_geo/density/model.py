@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -14,8 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
-from pyro_geo._compat.torch import pytree
-from pyro_geo.checks import check
+from pyro_geo.density._arguments import Arguments
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density._patches import mappable_pyro
@@ -43,7 +41,6 @@ from pyro_geo.density.structure import (
 from pyro_geo.errors import (
     ModelError,
     PyroGeoError,
-    ShapeError,
     UnsupportedError,
     UnsupportedModelError,
 )
@@ -69,17 +66,6 @@ def evaluation_mode(dtype: torch.dtype, q: Tensor | None = None) -> Iterator[Non
         yield
 
 
-class _TensorPlace:
-    """Marks the place of a tensor among the arguments of a model."""
-
-    def __repr__(self) -> str:
-        return "tensor"
-
-    @classmethod
-    def of(cls, leaf: Any) -> Any:
-        return cls() if isinstance(leaf, Tensor) else leaf
-
-
 class ModelDensity:
     """Density of a Pyro model's latent sites, given by name, at fixed arguments.
 
@@ -98,11 +84,8 @@ class ModelDensity:
     ) -> None:
         self.model = model
         self.dtype = dtype
-        arguments = (args, dict(sorted(kwargs.items())))
-        # a tree and not its specification, which warns when it is unpickled
-        self._template = pytree.tree_map(_TensorPlace.of, arguments)
-        leaves = pytree.tree_leaves(arguments)
-        data = cast([x for x in leaves if isinstance(x, Tensor)], dtype)
+        self._arguments = Arguments(args, kwargs)
+        data = cast(self._arguments.tensors(args, kwargs), dtype)
         # two traces from different seeds show what depends on the values of latents
         first, second = self.prior_trace(data, 0), self.prior_trace(data, 1)
         self.layout: Layout = layout_of(first)
@@ -146,36 +129,8 @@ class ModelDensity:
             return poutine.trace(model).get_trace(*args, **kwargs)
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the tensors out of new arguments; the others must be the old ones.
-
-        Raises :class:`~pyro_geo.errors.ConfigurationError` where an argument
-        that is no tensor differs.
-
-        Returns:
-            The tensors in the order of the arguments.
-
-        Raises:
-            ShapeError: the arguments have another structure.
-        """
-        arguments = (args, dict(sorted(kwargs.items())))
-        old_leaves, old_tree = pytree.tree_flatten(self._template)
-        leaves, tree = pytree.tree_flatten(arguments)
-        kinds = [isinstance(x, Tensor) for x in leaves]
-        if tree != old_tree or kinds != [
-            isinstance(x, _TensorPlace) for x in old_leaves
-        ]:
-            raise ShapeError(
-                "new arguments have another structure than the old ones",
-                where="arguments of with_data",
-                found=str(pytree.tree_map(_TensorPlace.of, arguments)),
-                expected=str(self._template),
-                todo="Pass them in the way they were passed to from_model.",
-            )
-        for old, new in zip(old_leaves, leaves, strict=True):
-            same = isinstance(new, Tensor) or _same(old, new)
-            expected = f"{repr(old)[:100]}, as only tensors can be replaced"
-            check(same, "with_data", repr(new)[:100], expected)
-        return tuple(x for x in leaves if isinstance(x, Tensor))
+        """Take the tensors out of new arguments; the others must be the old ones."""
+        return self._arguments.tensors(args, kwargs)
 
     def check_data(self, data: Data) -> None:
         """Refuse new data that change the sites, their shapes or their supports."""
@@ -359,11 +314,7 @@ class ModelDensity:
 
     def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the model's arguments with these tensors in their places."""
-        tensors = iter(data)
-        return pytree.tree_map(
-            lambda leaf: next(tensors) if isinstance(leaf, _TensorPlace) else leaf,
-            self._template,
-        )
+        return self._arguments.at(data)
 
     def _site_log_probs(
         self, values: Mapping[str, Tensor], data: Data
@@ -421,7 +372,3 @@ class ModelDensity:
                 todo="Declare plates, index with Vindex, write choices with "
                 "torch.where and chains with pyro.markov; or sum out by hand.",
             ) from reason
-
-
-def _same(old: Any, new: Any) -> bool:
-    return old is new or (type(old) is type(new) and bool(np.all(old == new)))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_geo.checks import check, check_choice, check_number, check_shape
+from pyro_geo.checks import check, check_choice, check_number
+from pyro_geo.density._drawing import sample_discrete
 from pyro_geo.density.batched import BatchedDensity, Compile
 from pyro_geo.density.dtypes import run_dtype
 from pyro_geo.density.initial import (
@@ -322,26 +323,8 @@ class Target(BatchedDensity):
             >>> target.sample_discrete(torch.zeros(1, 1), temperature=0)
             {'z': tensor([[0, 1, 1]])}
         """
-        q = self._check(q)
         check_choice("temperature", temperature, (0, 1))
-        density = self.density
-        if not isinstance(density, ModelDensity):
-            return {}
-        if temperature == 0:
-            return self.map(
-                lambda one: density.sample_discrete(one, self.data, None), q
-            )
-        shape = (len(q), self.num_discrete)
-        if not isinstance(noise, Tensor):
-            noise = torch.rand(shape, dtype=self.dtype, generator=noise)
-        check_shape("noise", noise.shape, shape)
-        inside = bool(((noise >= 0) & (noise < 1)).all())
-        check(inside, "noise", "other numbers", "numbers of at least 0 and below 1")
-        return self.map(
-            lambda one, u: density.sample_discrete(one, self.data, u),
-            q,
-            noise.to(q),
-        )
+        return sample_discrete(self, self._check(q), noise, likeliest=temperature == 0)
 
     # -- other temperatures -----------------------------------------------------------
 

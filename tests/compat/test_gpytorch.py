@@ -57,7 +57,7 @@ def test_a_model_with_sampled_hyperparameters_is_traced(name):
         generator = torch.Generator().manual_seed(0)
         q = 0.3 * torch.randn(3, target.dim, dtype=DOUBLE, generator=generator)
         value, grad = target.value_and_grad(q)
-    assert target.lowest_rung == "traced"
+    assert target.rung == "traced"
     told = [str(w.message) for w in caught if w.category is FallbackWarning]
     # it compares its inputs with the training data: these are constants
     assert len(told) == 1

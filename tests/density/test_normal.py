@@ -97,4 +97,4 @@ def test_a_gaussian_process_uses_it_on_every_rung(rung, monkeypatch) -> None:
     torch.testing.assert_close(target.value_and_grad(q), (value, grad))
     torch.testing.assert_close(target.hvp(q, q), product)
     assert calls
-    assert target.lowest_rung == rung
+    assert target.rung == rung

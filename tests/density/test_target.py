@@ -188,7 +188,7 @@ def test_auto_compiles_after_so_many_calls(compilations):
     rungs = []
     for _ in range(5):
         target.value_and_grad(q)
-        rungs.append(target.lowest_rung)
+        rungs.append(target.rung)
     assert rungs == ["traced"] * 3 + ["compiled"] * 2
     assert len(compilations) == 1
 
@@ -200,7 +200,7 @@ def test_compile_at_once_or_never(compilations, option, expected):
     target = Target.from_model(normal_model, Y, compile=option)
     for _ in range(5):
         target.value_and_grad(torch.zeros(2, 1))
-        assert target.lowest_rung == expected
+        assert target.rung == expected
     assert len(compilations) == option
 
 
