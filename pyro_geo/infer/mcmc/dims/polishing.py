@@ -7,11 +7,11 @@ from torch import Tensor
 
 from pyro_geo.density import Target
 from pyro_geo.infer.mcmc.dims.objective import Objective
-from pyro_geo.ops.lanes import map_lanes
+from pyro_geo.ops.lanes import dot, map_lanes
 from pyro_geo.optim.saddles import leave_saddles
 from pyro_geo.optim.trust_region import CONVERGED, FIRST_RADIUS, PolishState, polish
 
-__all__ = ["leave_saddles_lanes", "maybe_saddles", "polish_lanes"]
+__all__ = ["is_sloping", "leave_saddles_lanes", "maybe_saddles", "polish_lanes"]
 
 
 def polish_lanes(
@@ -52,6 +52,36 @@ def polish_lanes(
 
     chosen = torch.ones_like(q[:, 0], dtype=torch.bool) if active is None else active
     return map_lanes(run, (q, chosen), num_lanes)
+
+
+def is_sloping(
+    target: Target,
+    objective: Objective,
+    q: Tensor,
+    grad: Tensor,
+    num_lanes: int,
+    tol: float,
+) -> Tensor:
+    """Say where one step down the slope alone wins too much for a critical point.
+
+    A Newton step would predict no less, so that such positions need no search.
+
+    Args:
+        target: the density.
+        objective: the loss on it.
+        q: positions, `(n, dim)`.
+        grad: gradients there, `(n, dim)`.
+        num_lanes: how many at a time.
+        tol: decrease that counts as nothing, in nats.
+
+    Returns:
+        Which ones, `(n,)` boolean.
+    """
+    product = map_lanes(lambda x: objective.hvp(target, *x), (q, grad), num_lanes)
+    square, curvature = dot(grad, grad), dot(grad, product)
+    # the least value of the loss along the slope, to second order
+    gain = torch.where(curvature > 0, 0.5 * square**2 / curvature, torch.inf)
+    return ~(gain <= tol) & ~(square.sqrt() * FIRST_RADIUS <= tol)
 
 
 def maybe_saddles(state: PolishState, tol: float) -> Tensor:

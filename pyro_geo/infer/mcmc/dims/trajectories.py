@@ -13,6 +13,7 @@ from pyro_geo.infer.mcmc.dims.flow import advance, start_flow
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.infer.mcmc.dims.options import DIMSOptions
 from pyro_geo.infer.mcmc.dims.polishing import (
+    is_sloping,
     leave_saddles_lanes,
     maybe_saddles,
     polish_lanes,
@@ -109,6 +110,9 @@ def run_trajectories(
     if level is not None:
         slack = options.polish_tol * (1.0 if options.polish else _UNPOLISHED)
         candidates = candidates & ~((end.loss - level).abs() <= slack)
+    if not options.polish and bool(candidates.any()):
+        slope = end.q, end.grad, num_lanes, options.polish_tol
+        candidates = candidates & ~is_sloping(target, objective, *slope)
     if bool(candidates.any()):
         end = leave_saddles_lanes(
             target,
