@@ -233,7 +233,8 @@ def test_products_compiled_graphs_and_runs(model):
     )
     compiled = target.with_rung("compiled").value_and_grad(q)
     torch.testing.assert_close(compiled, target.with_rung("traced").value_and_grad(q))
-    for kernel in (HMC(model), DIMS(model, loss="joint")):
+    # not all of these distributions have the divergence that Laplace velocities need
+    for kernel in (HMC(model), DIMS(model, loss="joint", velocity="isotropic")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # twenty draws have converged nowhere
             warnings.simplefilter("error", FallbackWarning)
