@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_geo.io.names import PARTICLE_DIMS
+from pyro_geo.io.naming import RENAMED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,9 +47,10 @@ def arrange_stages(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     final = stats.drop_vars("equal_rows").isel(last)
     particles = sites.isel(last).assign(log_weights=final["log_weights"])
     own = final[["acceptance_rate"]].assign(tilt=final["beta"] * final["loss"])
+    facts = {k: value for k, value in sites.attrs.items() if k != RENAMED}
     arranged = {
         "posterior": _equal(sites.isel(last), rows),
-        "sample_stats": _equal(own, rows).assign_attrs(sites.attrs),
+        "sample_stats": _equal(own, rows).assign_attrs(facts),
         "particles": _apart(particles),
     }
     if num_stages > 1:
