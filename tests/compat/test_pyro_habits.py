@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import MCMC as PyroMCMC
 from pyro.infer import Predictive
 
 from pyro_geo.infer import DIMS, HMC, MCMC
@@ -43,14 +44,16 @@ KERNELS = {
 
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.PyroGeoWarning")
 @pytest.mark.filterwarnings("ignore:num_chains=:UserWarning")
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel", ["hmc", pytest.param("dims", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("chains", [1, 2])
 def test_arviz_reads_a_run_of_pyros_runner(kernel, chains, monkeypatch):
     # so that Pyro runs its chains one after the other, whatever the machine has
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)
     pyro.set_rng_seed(0)
     options: dict[str, Any] = {"num_chains": chains, "disable_progbar": True}
-    mcmc = pyro.infer.MCMC(KERNELS[kernel](), 6, 2, **options)
+    mcmc = PyroMCMC(KERNELS[kernel](), 6, 2, **options)
     mcmc.run(X, y=Y)
     idata = az.from_pyro(mcmc)
     found = idata["log_likelihood"]["y"].to_numpy()
@@ -93,7 +96,7 @@ def test_pyros_hooks_and_saved_sites_work():
     seen = []
     options: dict[str, Any] = {"disable_progbar": True, "save_params": ["w"]}
     kernel = HMC(model, step_size=0.1, trajectory_length=0.5)
-    mcmc = pyro.infer.MCMC(
+    mcmc = PyroMCMC(
         kernel, 4, 2, hook_fn=lambda k, z, stage, i: seen.append(stage), **options
     )
     mcmc.run(X, Y)

@@ -9,6 +9,7 @@ from torch.distributions import transform_to
 
 from pyro_geo.density import Target
 from pyro_geo.engine.starts import (
+    Space,
     as_values,
     sites_of_potential,
     start_notes,
@@ -44,7 +45,7 @@ def target():
     return Target.from_model(model, Y, dtype=F64)
 
 
-def starts(target, given, chains=4, space="constrained"):
+def starts(target, given, chains=4, space: Space = "constrained"):
     """The starts of all chains, as the values the model sees."""
     generators = [torch.Generator().manual_seed(i) for i in range(chains)]
     values = as_values(given, space)

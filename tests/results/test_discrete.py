@@ -6,6 +6,7 @@ A test of a law raises a false alarm once in a hundred thousand runs.
 import itertools
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pyro
@@ -62,9 +63,10 @@ MODELS = {
 def exact(model, names, a):
     """Probability of all joint values of the discrete sites, by listing them."""
     shapes = {}
-    trace = poutine.trace(poutine.condition(model, data={"a": a})).get_trace(Y)
+    conditioned = poutine.condition(model, data={"a": a})
+    nodes: Any = poutine.trace(conditioned).get_trace(Y).nodes
     for name in names:
-        shapes[name] = trace.nodes[name]["value"].shape
+        shapes[name] = nodes[name]["value"].shape
     count = sum(math.prod(shape) for shape in shapes.values())
     table = {}
     for values in itertools.product((0, 1), repeat=count):
@@ -129,8 +131,8 @@ def test_pyros_infer_discrete_works_on_the_draws(result):
     for a in fit.get_samples()["a"]:
         model = poutine.condition(config_enumerate(mixture), data={"a": a})
         serving = infer_discrete(model, first_available_dim=-2)
-        kinds = poutine.trace(serving).get_trace(Y).nodes["kind"]["value"]
-        theirs += kinds / 400
+        nodes: Any = poutine.trace(serving).get_trace(Y).nodes
+        theirs += nodes["kind"]["value"] / 400
     error = (2 * 0.25 / 400) ** 0.5
     assert float((ours - theirs).abs().max()) < error * laws.norm.isf(FALSE_ALARM / 8)
 

@@ -61,6 +61,10 @@ def start(anchor, n, generator):
     return anchor
 
 
+def bowl(z) -> torch.Tensor:
+    return z["x"].square().sum()
+
+
 @pytest.mark.parametrize(
     ("what", "shown"),
     [
@@ -71,7 +75,7 @@ def start(anchor, n, generator):
             DIMS(model, anchors=torch.zeros(1, 3)),
             "DIMS(model, anchors=tensor of (1, 3))",
         ),
-        (HMC(potential_fn=model), "HMC(potential_fn=model)"),
+        (HMC(potential_fn=bowl), "HMC(potential_fn=bowl)"),
         (GibbsModel(model, start), "GibbsModel(model, start)"),
         (
             GibbsPosterior(GibbsModel(model, start), num_particles=8),

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import MCMC as PyroMCMC
 from pyro.infer import NUTS, config_enumerate
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.infer.mcmc.util import initialize_model
@@ -76,7 +77,7 @@ def draws_of_model():
         (Callable(), "Callable"),
         (Callable().method, "method"),
         (Network(), "Network"),
-        (poutine.mask(model, torch.tensor(True)), "model"),
+        (poutine.mask(model, mask=True), "model"),
         (config_enumerate(model), "model"),
     ],
 )
@@ -99,7 +100,7 @@ FIT = MCMC(HMC(model), 3, progress_bar=False)
         (NUTS(model), r"a kernel, NUTS.*\(kernel.model\)"),
         (HMC(model), r"a kernel, HMC.*\(kernel.model\)"),
         (FIT, r"a result, MCMC.*\(model\)"),
-        (pyro.infer.MCMC(NUTS(model), 3), r"a result, MCMC.*\(model\)"),
+        (PyroMCMC(NUTS(model), 3), r"a result, MCMC.*\(model\)"),
         (AutoNormal(model), r"a guide, AutoNormal.*\(guide.model\)"),
         (dist.Normal(0.0, 1.0), "a distribution, Normal.*pyro.sample"),
         (None, r"None.*\(model\), and its arguments to run"),
@@ -175,7 +176,7 @@ def test_gibbs_posteriors_refuse_the_same():
     ],
 )
 def test_options_of_pyro_are_answered_with_ours(owner, option, words):
-    arguments = (HMC(model), 3) if owner is MCMC else (model,)
+    arguments: tuple[Any, ...] = (HMC(model), 3) if owner is MCMC else (model,)
     with pytest.raises(ConfigurationError, match=words):
         owner(*arguments, **{option: 1})
 
@@ -183,7 +184,7 @@ def test_options_of_pyro_are_answered_with_ours(owner, option, words):
 @pytest.mark.parametrize("owner", [HMC, MCMC])
 def test_every_option_of_pyro_is_known_or_answered(owner):
     """A table of words with a hole would leave a user with a list of all names."""
-    theirs = NUTS if owner is HMC else pyro.infer.MCMC
+    theirs = NUTS if owner is HMC else PyroMCMC
     for kind in {theirs, *theirs.__mro__} - {object}:
         for option in inspect.signature(kind.__init__).parameters:
             if option in ("self", "args", "kwargs"):
@@ -287,11 +288,18 @@ def test_a_potential_function_in_pyros_runner():
     kernel = HMC(potential_fn=potential, step_size=0.3, trajectory_length=1.5)
     one = {name: value[0] for name, value in START.items()}
     options: dict[str, Any] = {"initial_params": one, "disable_progbar": True}
-    mcmc = pyro.infer.MCMC(kernel, 20, 10, **options)
+    mcmc = PyroMCMC(kernel, 20, 10, **options)
     mcmc.run()
     assert mcmc.get_samples()["x"].shape == (20, 2)
     with pytest.raises(ConfigurationError, match="initial_params"):
-        pyro.infer.MCMC(HMC(potential_fn=potential), 5, disable_progbar=True).run()
+        PyroMCMC(HMC(potential_fn=potential), 5, disable_progbar=True).run()
+
+
+NOTHING: Any = 3
+
+
+def returns_nothing(z) -> Any:
+    return None
 
 
 @pytest.mark.parametrize(
@@ -299,7 +307,7 @@ def test_a_potential_function_in_pyros_runner():
     [
         (lambda: HMC(), ConfigurationError, r"HMC\(model\)"),
         (lambda: HMC(model, potential_fn=flat), ConfigurationError, "one density"),
-        (lambda: HMC(potential_fn=3), ConfigurationError, r"HMC\(potential_fn="),
+        (lambda: HMC(potential_fn=NOTHING), ConfigurationError, r"HMC\(potential_fn="),
         (lambda: HMC(model, transforms={}), ConfigurationError, "transforms"),
         (lambda: run(HMC(potential_fn=flat)), ConfigurationError, "initial_params"),
         (
@@ -313,7 +321,7 @@ def test_a_potential_function_in_pyros_runner():
             r"found shape \(2,\)",
         ),
         (
-            lambda: run(HMC(potential_fn=lambda z: None), initial_params=START),
+            lambda: run(HMC(potential_fn=returns_nothing), initial_params=START),
             ShapeError,
             "found NoneType",
         ),
@@ -344,10 +352,10 @@ def test_mistakes_with_a_potential_function_are_named(make, error, match):
     ],
 )
 def test_data_that_are_no_tensors_are_answered_with_words(data, words):
-    for arguments in ({"data": {"y": data}}, {}):
-        positional = () if arguments else (data,)
-        with pytest.raises(ModelError, match=words):
-            run(fixed(model), *positional, **arguments)
+    with pytest.raises(ModelError, match=words):
+        run(fixed(model), data)
+    with pytest.raises(ModelError, match=words):
+        run(fixed(model), data={"y": data})
     # a model may make tensors of them itself
     fit = run(fixed(lambda y: model(torch.tensor(np.asarray(y)).float())), data)
     assert fit.positions.shape == (2, 4, 2)
