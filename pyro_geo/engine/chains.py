@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.densities import KnownDensity, check_values
 from pyro_geo.engine.progress import Clock, Progress
@@ -90,12 +91,13 @@ class ChainSession(Session):
             where = f"store {store.path}"
             check_values(where, "log-density", self._in_parts, *stored)
 
-    def log_prob(self, q: Tensor) -> Tensor:
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
         """The statistic `lp`, `(draws,)` at `q` of `(draws, dim)`."""
-        return self.rounds.kernel.log_prob(self.record.target, q)
+        return self.rounds.kernel.log_prob(target, q)
 
     def _in_parts(self, q: Tensor) -> Tensor:
-        return map_chunks(self.log_prob, q, 256)
+        target = self.record.target
+        return map_chunks(lambda rows: self.log_prob(target, rows), q, 256)
 
     def _check_length(self, store: RunStore) -> None:
         """Refuse a number of draws with which this run could not have begun."""

@@ -25,10 +25,11 @@ __all__ = [
     "check_values",
 ]
 
-LogProb = Callable[[Tensor], Tensor]
+LogProb = Callable[[Target, Tensor], Tensor]
 
 _ROWS = 4  # positions evaluated side by side, always as many
 _SPREADS = (0.1, 1.0, 3.0)  # of the fixed positions around the origin
+_ALIGNMENT = 64  # bytes
 _WIDE = 3.0  # spread of positions around draws, in standard deviations
 _PARTS = ("log-prior", "log-likelihood", "log-density")
 # Rounding errors that two ways of computing the same may differ by, relative to what
@@ -54,7 +55,7 @@ def at_probes(target: Target, log_prob: LogProb) -> KnownDensity:
 
     Args:
         target: the density.
-        log_prob: what the sampler takes for its logarithm.
+        log_prob: what the sampler takes for its logarithm, of a target and positions.
 
     Returns:
         Positions and values.
@@ -69,7 +70,7 @@ def at_draws(target: Target, log_prob: LogProb, draws: Tensor) -> KnownDensity:
 
     Args:
         target: the density.
-        log_prob: what the sampler takes for its logarithm.
+        log_prob: what the sampler takes for its logarithm, of a target and positions.
         draws: positions, `(draws, dim)`.
 
     Returns:
@@ -98,7 +99,7 @@ def check_known(
         where: the store, for the message.
         target: the density now.
         known: what it was.
-        log_prob: what the sampler takes for its logarithm.
+        log_prob: what the sampler takes for its logarithm, of a target and positions.
         likeness: what else is the same.
 
     Raises:
@@ -125,7 +126,7 @@ def check_known(
 def check_values(
     where: str,
     what: str,
-    fn: LogProb,
+    fn: Callable[[Tensor], Tensor],
     q: Tensor,
     stored: Tensor,
     *,
@@ -163,7 +164,7 @@ def check_values(
     )
 
 
-def _rounding(fn: LogProb, q: Tensor, value: Tensor) -> Tensor:
+def _rounding(fn: Callable[[Tensor], Tensor], q: Tensor, value: Tensor) -> Tensor:
     """How far values move where positions, or the values, move by their last bit."""
     # what moves far there is made of large terms, whether or not these cancel
     eps = torch.finfo(q.dtype).eps
@@ -182,11 +183,12 @@ def _evaluated(target: Target, log_prob: LogProb, q: Tensor) -> KnownDensity:
 
     def parts(rows: Tensor) -> Tensor:
         terms = target.terms(rows)
-        return torch.stack([*terms, log_prob(rows)], -1).to(q.dtype)
+        return torch.stack([*terms, log_prob(target, rows)], -1).to(q.dtype)
 
     values: Sequence[Tensor] = []
-    # memory of our own: how it is aligned may decide how sums are rounded
-    q = q.detach().clone(memory_format=torch.contiguous_format)
+    # how memory is aligned may decide how sums are rounded: torch's own always is
+    target = target.bind(tuple(_aligned(x) for x in target.data))
+    q = _aligned(q.detach().contiguous())
     with torch.no_grad(), one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for rows in q.split(_ROWS):
@@ -196,6 +198,10 @@ def _evaluated(target: Target, log_prob: LogProb, q: Tensor) -> KnownDensity:
                 part = map_chunks(parts, rows, _ROWS)
             values = [*values, part]
     return KnownDensity(q, torch.cat([*values]))
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x if x.data_ptr() % _ALIGNMENT == 0 else x.clone()
 
 
 def _normal(rows: int, target: Target) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo._process import Seconds, uninterrupted
+from pyro_geo.density import Target
 from pyro_geo.engine.commits import StoredRecord
 from pyro_geo.engine.densities import KnownDensity, at_draws, at_probes, check_known
 from pyro_geo.engine.identity import check_run, describe_model, machine
@@ -85,9 +86,9 @@ class Session(ABC):
     def _take_over(self, store: RunStore) -> None:
         """Load the record from a store, and compare it with the density of now."""
 
-    def log_prob(self, q: Tensor) -> Tensor:
+    def log_prob(self, target: Target, q: Tensor) -> Tensor:
         """Log-density as the run has it, `(draws,)` at `q` of `(draws, dim)`."""
-        return self.record.target.log_prob(q)
+        return target.log_prob(q)
 
     # -- the store -------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ class JoblibWorkers:
             {**kwargs, "dtype": target.dtype},
             torch.get_default_dtype(),
             _params(),
-            at_probes(target, target.log_prob),
+            at_probes(target, Target.log_prob),
         )
         try:
             content = cloudpickle.dumps(parcel)
@@ -320,7 +320,7 @@ def _target_of_run(token: str, payload: np.ndarray) -> Iterator[tuple[Kernel, Ta
                 target = parcel.kernel.make_target(*parcel.args, **parcel.kwargs)
                 like = Likeness(model=True, machine=False)
                 where = "a worker's process"
-                check_known(where, target, parcel.known, target.log_prob, like)
+                check_known(where, target, parcel.known, Target.log_prob, like)
                 _prepared.clear()
                 _prepared[token] = parcel.kernel, target, parcel.default_dtype
             kernel, target, default = _prepared[token]
