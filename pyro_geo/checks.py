@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-import torch
-
 from pyro_geo._pyro_words import words_for
 from pyro_geo.errors import ConfigurationError, PyroGeoError, ShapeError
 
@@ -177,6 +175,7 @@ def known_options(
         :class:`~pyro_geo.errors.ConfigurationError`.
 
     Example:
+        >>> import torch
         >>> class HMC:
         ...     @known_options
         ...     def __init__(self, model, *, target_accept_prob=0.8): ...
@@ -220,6 +219,7 @@ def shown_options(owner: object, left_out: Sequence[str] = ()) -> list[str]:
         `name=value` for each option; tensors by their shape and functions by name.
 
     Example:
+        >>> import torch
         >>> class HMC:
         ...     @known_options
         ...     def __init__(self, model, *, start=None): ...
@@ -235,6 +235,8 @@ def shown_options(owner: object, left_out: Sequence[str] = ()) -> list[str]:
 
 
 def _shown(value: object) -> str:
+    import torch  # not above: the readers of stores do without it
+
     if isinstance(value, torch.Tensor):
         return f"tensor of {tuple(value.shape)}"
     if isinstance(value, dict):
