@@ -148,7 +148,7 @@ class Network(PyroModule):
         return mean
 
 
-@pytest.mark.parametrize("run", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("run", [pytest.param(SINGLE, marks=pytest.mark.slow), DOUBLE])
 def test_a_network_of_another_type(run):
     made = [Network(), Network().double(), Network().half()]
     targets = [Target.from_model(net, X, Y, dtype=run) for net in made]

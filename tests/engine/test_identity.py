@@ -79,7 +79,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rows", [1, 10, 20_000])
+@pytest.mark.parametrize("rows", [1, pytest.param(10, marks=pytest.mark.slow), 20_000])
 def test_no_changed_density_is_missed(dtype, rows):
     """Whatever the data make of the prior, with the bits and without."""
     y = (1 + numbers(rows)).to(dtype)

@@ -126,6 +126,7 @@ class Kind(NamedTuple):
 
 
 ALL = {"prior": 7, "posterior_predictive": True}
+QUICK = ("lkj", "names")  # the others are slow
 KINDS = {
     "lkj": Kind(lkj),
     "events": Kind(events, groups={"prior": 5}),
@@ -188,7 +189,13 @@ def check(ours: Any, folder: Path, store: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Names that cannot be stored")
 @pytest.mark.filterwarnings("ignore:.*likelihood.*:UserWarning")
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in KINDS
+    ],
+)
 def test_every_group_comes_back(tmp_path, name):
     kind, store = KINDS[name], tmp_path / "run.zarr"
     settings = {"warmup_steps": 2, "num_chains": 2, "seed": 1, "progress_bar": False}
@@ -216,7 +223,17 @@ def case_comes_back(case: Case, tmp_path: Path) -> None:
     check(fit.to_arviz(prior=7, posterior_predictive=True), tmp_path, store)
 
 
-@pytest.mark.parametrize("case", cases.FAST, ids=lambda case: case.name)
+FAST = [
+    pytest.param(
+        case,
+        id=case.name,
+        marks=[] if case.name.startswith("fixed_hmc-effects") else pytest.mark.slow,
+    )
+    for case in cases.FAST
+]
+
+
+@pytest.mark.parametrize("case", FAST)
 def test_every_group_of_a_case_comes_back(case, tmp_path):
     case_comes_back(case, tmp_path)
 

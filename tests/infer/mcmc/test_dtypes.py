@@ -43,9 +43,17 @@ KERNELS = {
 @pytest.mark.parametrize(
     ("name", "run", "held"),
     [
-        *((name, SINGLE, DOUBLE) for name in KERNELS),
+        *(
+            pytest.param(
+                name,
+                SINGLE,
+                DOUBLE,
+                marks=[] if name in ("low_rank", "laplace") else pytest.mark.slow,
+            )
+            for name in KERNELS
+        ),
         ("dense", DOUBLE, SINGLE),
-        ("diagonal", SINGLE, torch.float16),
+        pytest.param("diagonal", SINGLE, torch.float16, marks=pytest.mark.slow),
     ],
 )
 def test_kernels_and_starts(name, run, held):

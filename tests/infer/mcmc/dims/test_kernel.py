@@ -523,6 +523,7 @@ def test_starts_of_the_training_can_be_given(plane):
     torch.testing.assert_close(moved, fit.stats["displacement"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_potential_with_its_own_transforms():
     def potential(z):
         return (z["scale"] - 1.0) ** 2 * (z["x"].square().sum() - 1) ** 2 * 4

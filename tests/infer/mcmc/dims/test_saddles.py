@@ -63,10 +63,16 @@ LOSSES = {
 }
 
 
+QUICK = ("well", "quartic")
 CASES = [
-    *((name, torch.float64) for name in LOSSES),
+    *(
+        pytest.param(
+            name, torch.float64, marks=[] if name in QUICK else pytest.mark.slow
+        )
+        for name in LOSSES
+    ),
     ("well", torch.float32),
-    ("quartic", torch.float32),
+    pytest.param("quartic", torch.float32, marks=pytest.mark.slow),
 ]
 
 
@@ -125,6 +131,7 @@ def test_saddles_are_warned_of():
     assert any("ended at saddles" in t and "8 of 8 draws" in t for t in texts)
 
 
+@pytest.mark.slow
 def test_the_search_is_reproducible_and_groups_change_no_bit():
     """Draws that leave a saddle do so by their chain's own numbers."""
     options = {"anchors": torch.zeros(1, 8), **AT_REST}
@@ -162,7 +169,11 @@ def test_a_given_anchor_at_a_saddle_stays_and_is_named():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"polish": False}, pytest.param({"alpha": 1.0}, marks=pytest.mark.slow)],
+    [
+        {},
+        pytest.param({"polish": False}, marks=pytest.mark.slow),
+        pytest.param({"alpha": 1.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_bent_valley_of_minima_has_no_saddles(options):
     """Not even where draws rest on its slopes, with curvature down along it."""

@@ -73,7 +73,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("10 dims, ratio 4", "50 dims, ratio 4")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_placed_chains_keep_their_modes(case):
     dim, centres, scales, masses, pattern = CASES[case]
     modes = Modes(dim, centres, scales, masses)
