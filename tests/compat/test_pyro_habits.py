@@ -47,7 +47,7 @@ KERNELS = {
 @pytest.mark.parametrize(
     "kernel", ["hmc", pytest.param("dims", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("chains", [1, 2])
+@pytest.mark.parametrize("chains", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_arviz_reads_a_run_of_pyros_runner(kernel, chains, monkeypatch):
     # so that Pyro runs its chains one after the other, whatever the machine has
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)

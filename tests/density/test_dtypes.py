@@ -37,7 +37,6 @@ QUICK = {
     ("network", SINGLE, DOUBLE),
     ("network", DOUBLE, SINGLE),
     ("gaussian_process", SINGLE, torch.float16),
-    ("mixture", SINGLE, DOUBLE),
     ("ordered_cutpoints", DOUBLE, SINGLE),
     ("data_as_array", DOUBLE, torch.bfloat16),
 }

@@ -175,7 +175,18 @@ MODELS = [
     gaussian_states,
     gaussian_field,
 ]
-every_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+LONG = (gaussian_states, gaussian_field)
+every_model = pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            model,
+            id=model.__name__,
+            marks=pytest.mark.slow if model in LONG else [],
+        )
+        for model in MODELS
+    ],
+)
 
 
 def plainly(target, q):

@@ -218,6 +218,7 @@ def test_hmc_plans_by_its_warm_up_and_then_by_its_step_size(worth, graphs):
     assert planned == pytest.approx(made, rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.ConvergenceWarning")
 def test_dims_goes_up_between_blocks(worth, graphs):
     worth(10)

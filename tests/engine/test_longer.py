@@ -96,6 +96,7 @@ PLANE = Target.from_potential(
 ISOTROPIC = {"alpha": 0.0, "anchor_steps": 100, "velocity": "isotropic"}
 
 
+@pytest.mark.slow
 def test_dims_takes_as_many_lanes_as_if_asked_at_once(tmp_path):
     make = partial(DIMS, PLANE, **ISOTROPIC)
     longer(tmp_path, (2, 5, 17), make, (), warmup_steps=None)

@@ -48,7 +48,7 @@ KERNELS = {
                 name,
                 SINGLE,
                 DOUBLE,
-                marks=[] if name in ("low_rank", "laplace") else pytest.mark.slow,
+                marks=[] if name == "low_rank" else pytest.mark.slow,
             )
             for name in KERNELS
         ),

@@ -73,12 +73,16 @@ def draws_of_model():
     ("what", "name"),
     [
         (functools.partial(model, scale=1.0), "model"),
-        (functools.partial(functools.partial(model), scale=1.0), "model"),
+        pytest.param(
+            functools.partial(functools.partial(model), scale=1.0),
+            "model",
+            marks=pytest.mark.slow,
+        ),
         (Callable(), "Callable"),
-        (Callable().method, "method"),
+        pytest.param(Callable().method, "method", marks=pytest.mark.slow),
         (Network(), "Network"),
         (poutine.mask(model, mask=True), "model"),
-        (config_enumerate(model), "model"),
+        pytest.param(config_enumerate(model), "model", marks=pytest.mark.slow),
     ],
 )
 def test_every_callable_is_a_model_and_has_its_name(draws_of_model, what, name):
@@ -265,6 +269,7 @@ def test_a_potential_function_compiles(by_target):
     torch.testing.assert_close(fit.positions[:, :3], by_target[:, :3])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.FallbackWarning")
 def test_pyros_own_potential_function_is_that_of_the_model():
     """The one that `initialize_model` makes, with its transforms and starts."""
@@ -348,7 +353,7 @@ def test_mistakes_with_a_potential_function_are_named(make, error, match):
     [
         (Y.numpy(), r"torch\.as_tensor\(x\)"),
         (pd.Series(Y.numpy()), r"torch\.tensor\(x\.to_numpy\(\)\)"),
-        (Y.tolist(), r"torch\.tensor\(x\)"),
+        pytest.param(Y.tolist(), r"torch\.tensor\(x\)", marks=pytest.mark.slow),
     ],
 )
 def test_data_that_are_no_tensors_are_answered_with_words(data, words):

@@ -71,7 +71,7 @@ CASES = [
         )
         for name in LOSSES
     ),
-    ("well", torch.float32),
+    pytest.param("well", torch.float32, marks=pytest.mark.slow),
     pytest.param("quartic", torch.float32, marks=pytest.mark.slow),
 ]
 
