@@ -7,7 +7,14 @@ from pyro_geo.testing.contracts import CHECKS, Case, check_longer, check_rungs
 from tests.cases import FAST, SLOW
 
 CASES = [
-    *(pytest.param(case, id=case.name) for case in FAST),
+    *(
+        pytest.param(
+            case,
+            id=case.name,
+            marks=pytest.mark.slow if case.name.startswith("hmc_tuned") else [],
+        )
+        for case in FAST
+    ),
     *(pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in SLOW),
 ]
 # Runs of several lengths of each case; those of a cheap kernel on every change.

@@ -193,6 +193,7 @@ def test_recurrent_layers_check_types_of_their_own():
         net.layer(Y[:, None])  # outside of a density all is as before
 
 
+@pytest.mark.slow
 def test_constants_parameters_and_bounds():
     pyro.param("shift", torch.tensor(0.5, dtype=DOUBLE))
 

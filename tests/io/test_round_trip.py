@@ -126,7 +126,7 @@ class Kind(NamedTuple):
 
 
 ALL = {"prior": 7, "posterior_predictive": True}
-QUICK = ("lkj", "names")  # the others are slow
+QUICK = ("lkj", "empty")  # the others are slow
 KINDS = {
     "lkj": Kind(lkj),
     "events": Kind(events, groups={"prior": 5}),
@@ -265,6 +265,7 @@ def weighted(x: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:Names that cannot be stored")
 @pytest.mark.filterwarnings("ignore:.*:pyro_geo.errors.PyroGeoWarning")
+@pytest.mark.slow
 def test_stages_and_particles_come_back(tmp_path):
     store = tmp_path / "run.zarr"
     sampler = GibbsPosterior(

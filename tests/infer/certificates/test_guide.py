@@ -128,7 +128,7 @@ def normal_kl(mean: Tensor, covariance: Tensor) -> float:
         autoguide.AutoNormal,
         autoguide.AutoDiagonalNormal,
         autoguide.AutoMultivariateNormal,
-        autoguide.AutoLowRankMultivariateNormal,
+        pytest.param(autoguide.AutoLowRankMultivariateNormal, marks=pytest.mark.slow),
     ],
 )
 def test_normal_guides_of_pyros_have_a_closed_form(double: None, kind: Any) -> None:

@@ -242,6 +242,7 @@ def test_a_potential_function_is_a_density(by_target):
         fit.posterior_predictive()
 
 
+@pytest.mark.slow
 def test_a_potential_function_is_stored_and_resumed(by_target, tmp_path):
     kernel = HMC(potential_fn=potential)
     options = {**OPTIONS, "initial_params": START, "store": tmp_path / "run"}

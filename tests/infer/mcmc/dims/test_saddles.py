@@ -95,6 +95,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("well", "factors
 
 
 @pytest.mark.parametrize("name", ["quartic", *SLOW])
+@pytest.mark.slow
 def test_no_converged_draw_is_left_beside_a_saddle(name):
     """Ordinary trajectories, of which some rest or pass near saddles."""
     loss, dim, least = LOSSES[name]
@@ -188,6 +189,7 @@ def test_a_bent_valley_of_minima_has_no_saddles(options):
     assert float(fit.stats["converged"].double().mean()) > 0.5
 
 
+@pytest.mark.slow
 def test_draws_at_the_level_of_a_minimum_are_not_searched(monkeypatch):
     """A ring of minima: the search costs nothing, as its anchor has been searched."""
     searched = []
