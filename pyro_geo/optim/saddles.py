@@ -22,10 +22,10 @@ from pyro_geo.ops.lanes import column, dot
 from pyro_geo.optim.trust_region import (
     CONVERGED,
     FIRST_RADIUS,
-    ROUNDING,
     SADDLE,
     PolishState,
     polish,
+    rounding_of,
 )
 
 __all__ = ["leave_saddles"]
@@ -137,7 +137,7 @@ def leave_saddles(
             break
         q = state.q
         ritz = lanczos(lambda v, q=q: hvp(q, v), start, steps, directions)
-        rounding = ROUNDING * torch.finfo(q.dtype).eps * state.loss.abs()
+        rounding = rounding_of(state.loss)
         steep = ritz.values[:, 0] < -_STEEP * ritz.norm
         limit = _limit(state, ritz, tol, torch.ones_like(rounding))
         least = torch.where(steep, rounding, limit)
@@ -156,7 +156,7 @@ def leave_saddles(
         finer *= _FINER
         moved = torch.where(column(active & (fall.gain > rounding)), fall.q, q)
         state = _polish_on(value_and_grad, hvp, state, moved, finer, max_iter, active)
-        still = ROUNDING * torch.finfo(q.dtype).eps * state.loss.abs()
+        still = rounding_of(state.loss)
         at_rest = state.predicted <= still.clamp(min=tol)
         status = torch.where(active & at_rest, CONVERGED, state.status)
         state = state._replace(status=status)
@@ -210,7 +210,7 @@ def _limit(state: PolishState, ritz: Ritz, tol: float, length: Tensor) -> Tensor
     # a flat direction must win what counts: what a loss without a minimum has left is
     # more than a Newton step predicts
     down = ritz.values[:, 0] < -ritz.rounding
-    rounding = ROUNDING * torch.finfo(slope.dtype).eps * state.loss.abs()
+    rounding = rounding_of(state.loss)
     return torch.where(down, explained, explained.clamp(min=tol)) + rounding
 
 
@@ -261,7 +261,7 @@ def _fall(
         line = _Line(value_and_grad, state, ritz.vectors[:, i], lanes)
         down = value < -ritz.rounding
         # where a quadratic loss changes by the tolerance, or shows above its rounding
-        rounding = ROUNDING * torch.finfo(q.dtype).eps * state.loss.abs()
+        rounding = rounding_of(state.loss)
         bend = torch.maximum(value.abs(), ritz.rounding)
         usual = (2 * rounding.clamp(min=tol) / bend).sqrt()
         near = FIRST_RADIUS / 16

@@ -18,7 +18,6 @@ __all__ = [
     "DIVERGING",
     "ENDED",
     "FIRST_RADIUS",
-    "ROUNDING",
     "SADDLE",
     "UNDER_WAY",
     "PolishState",
@@ -32,9 +31,23 @@ MAX_SOLVE = 100
 ROUGH, FINE = 0.1, 1e-3
 FIRST_RADIUS = 1.0
 UNDER_WAY, CONVERGED, ENDED, DIVERGING, SADDLE = range(5)
-# Energy rounding, in machine precisions times the size of the loss: predicted
-# decreases below it cannot be seen in the loss.
-ROUNDING = 64.0
+_ROUNDING = 64.0  # machine precisions of the loss that are rounding
+
+
+def rounding_of(loss: Tensor) -> Tensor:
+    """Say how small a difference cannot be seen in a loss.
+
+    Args:
+        loss: values of any shape.
+
+    Returns:
+        The rounding of each.
+
+    Example:
+        >>> float(rounding_of(torch.ones(()))) < 1e-5
+        True
+    """
+    return _ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
 
 
 class PolishState(NamedTuple):
@@ -235,7 +248,7 @@ def _try_step(
     finite = torch.isfinite(loss) & torch.isfinite(grad).all(-1)
     # actual over predicted decrease decides (Nocedal & Wright 2006, algorithm 4.1)
     share = (state.loss - loss) / step.predicted
-    blind = step.predicted <= ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
+    blind = step.predicted <= rounding_of(loss)
     flatter = dot(grad, grad) < dot(state.grad, state.grad)
     good = torch.where(blind, flatter, share > 1e-4)
     accept = going & finite & good

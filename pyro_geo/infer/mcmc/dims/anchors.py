@@ -26,7 +26,7 @@ from pyro_geo.infer.mcmc.dims.polishing import (
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.ops.lanes import map_lanes
 from pyro_geo.optim.descent import adam, adam_step
-from pyro_geo.optim.trust_region import ROUNDING, SADDLE, PolishState
+from pyro_geo.optim.trust_region import SADDLE, PolishState, rounding_of
 
 __all__ = ["Anchors", "examine_anchors", "train_anchors"]
 
@@ -174,7 +174,7 @@ def train_anchors(
         tol=min(tol, torch.finfo(state.q.dtype).eps ** 0.5),
         max_iter=_SHARPEN,
     )
-    lower = sharp.loss <= state.loss + _rounding(state.loss)
+    lower = sharp.loss <= state.loss + rounding_of(state.loss)
     better = converged & lower & (sharp.predicted <= tol)
     row = better.unsqueeze(-1)
     q = torch.where(row, sharp.q, state.q)
@@ -299,7 +299,7 @@ def _falls_along_ray(
         value = loss_at(q + (k / _RAY) * 2 * reach * unit)
         falls &= value <= last
         last = value
-    return falls & (last < loss - _rounding(loss))
+    return falls & (last < loss - rounding_of(loss))
 
 
 def _falls_along_axis(
@@ -324,10 +324,6 @@ def _falls_along_axis(
         falls &= value < last - 0.5
         last = value
     return falls
-
-
-def _rounding(loss: Tensor) -> Tensor:
-    return ROUNDING * torch.finfo(loss.dtype).eps * loss.abs()
 
 
 def _rows(mask: Tensor) -> str:

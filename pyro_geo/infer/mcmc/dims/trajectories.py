@@ -25,9 +25,9 @@ from pyro_geo.ops.lanes import map_lanes, run_lanes
 from pyro_geo.optim.trust_region import (
     CONVERGED,
     ENDED,
-    ROUNDING,
     SADDLE,
     PolishState,
+    rounding_of,
 )
 
 __all__ = ["STATS", "run_trajectories"]
@@ -189,8 +189,7 @@ def _polished(
 
 def _minimal(end: PolishState) -> Tensor:
     """Say where a Newton step predicts nothing to win that would show in the loss."""
-    rounding = ROUNDING * torch.finfo(end.loss.dtype).eps * end.loss.abs()
-    return (end.status == CONVERGED) | (end.predicted <= rounding)
+    return (end.status == CONVERGED) | (end.predicted <= rounding_of(end.loss))
 
 
 def _flow(
