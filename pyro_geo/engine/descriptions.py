@@ -246,14 +246,8 @@ class _Describer:
         if _is_library_class(kind):
             # what is private there may be a cache
             kept = {n: self.of(x) for n, x in state.items() if not n.startswith("_")}
-            return (
-                kept
-                if dataclasses.is_dataclass(value)
-                else {
-                    "type": _name(kind),
-                    **kept,
-                }
-            )
+            named = {} if dataclasses.is_dataclass(value) else {"type": _name(kind)}
+            return {**named, **kept}
         return {"type": self.of(kind), "state": self.of(state)}
 
 
