@@ -50,7 +50,7 @@ def replace(old: str, new: str) -> Edit:
 
 EDITS = {
     "outside": replace("posterior/mean", "../../victim/x"),
-    "absolute": replace("posterior/mean", "/tmp/victim"),
+    "absolute": replace("posterior/mean", "/elsewhere/victim"),
     "huge": replace('"shape": [3, 30]', '"shape": [3, 1000000000000]'),
     "negative": replace('"shape": [3, 30]', '"shape": [-3, 30]'),
     "planned": replace('"planned_draws": 30', '"planned_draws": 1000000000000'),

@@ -30,7 +30,7 @@ HOSTILE: list[Any] = [
     "",
     "..",
     "../../victim/x",
-    "/tmp/victim",
+    "/elsewhere/victim",
     "C:\\victim",
     "a\x00b",
     "\udc80",
