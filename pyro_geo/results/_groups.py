@@ -98,8 +98,7 @@ def make_groups(
         "sample_stats": arrays(draws.stats()),
     }
     if log_likelihood:
-        likelihood = _each(target.pointwise_log_likelihood, draws)
-        groups["log_likelihood"] = arrays(likelihood)
+        groups["log_likelihood"] = _pointwise(target, draws)
     if posterior_predictive:
         assert replicator is not None
         groups["posterior_predictive"] = _replicated(target, draws, replicator)
@@ -110,6 +109,15 @@ def make_groups(
             groups[name] = arrays({n: v.unsqueeze(0) for n, v in sites.items()})
     groups["observed_data"] = arrays(target.observed)
     return {name: group for name, group in groups.items() if group}
+
+
+def _pointwise(target: Target, draws: Draws) -> Group:
+    """Log-likelihood of each datum; nothing where positions were not kept."""
+    try:
+        return arrays(_each(target.pointwise_log_likelihood, draws))
+    except UnsupportedError as reason:
+        warnings.warn(str(reason), FallbackWarning, stacklevel=5)
+        return {}
 
 
 def _replicated(target: Target, draws: Draws, replicator: Replicator) -> Group:
