@@ -28,12 +28,13 @@ def fewest_samples(
 ) -> int | None:
     """Find the smallest number of draws for which compiling pays at a block boundary.
 
-    A step of warm-up that is left counts as many batched steps as those so far. A draw
-    counts as many as the draws so far; before the first, as many as the kernel says,
-    else as a step of warm-up. Every group of chains makes its own. Steps of groups
-    that have yet to join the first are left out: a kernel may have them join at once.
-    The first steps of a warm-up are often the shortest, which makes the plan too long:
-    an error on the good side, as code is often in the cache already.
+    A transition of warm-up that is left counts as many batched steps as those so far,
+    or as those of the last block where these are more: trajectories grow as the metric
+    is learned. A draw counts as many as the draws so far; before the first, as many as
+    the kernel says, else as a transition of warm-up. Every group of chains makes its
+    own. Steps of groups that have yet to join the first are left out: a kernel may have
+    them join at once. The plan can be too long, where the first trajectories are long
+    ones: an error on the good side, as code is often in the cache already.
 
     Args:
         state: at the boundary, a graph known.
@@ -45,7 +46,8 @@ def fewest_samples(
         Draws of each chain in the whole run; None if no number is large enough.
     """
     counts, draws = state.counts, state.draws
-    rate = counts.warmup_num_steps / max(1, counts.warmup_iterations)
+    mean = counts.warmup_num_steps / max(1, counts.warmup_iterations)
+    rate = max(mean, counts.warmup_rate)
     steps = worthwhile_steps(state.compiling.graph)
     if state.stage == "tune":
         steps -= rate * max(0, plan.warmup_steps - counts.warmup_iterations)

@@ -188,6 +188,7 @@ class Counts(NamedTuple):
         warmup_num_gradients: gradients of the warm-up.
         warmup_iterations: transitions of the warm-up, of the first group and then of
             those that join it.
+        warmup_rate: steps of one transition, in the last block of warm-up.
     """
 
     num_steps: int = 0
@@ -195,6 +196,7 @@ class Counts(NamedTuple):
     warmup_num_steps: int = 0
     warmup_num_gradients: int = 0
     warmup_iterations: int = 0
+    warmup_rate: float = 0.0
 
 
 class RunState(NamedTuple):
@@ -417,7 +419,11 @@ class Rounds:
             )
         if isinstance(first, Warmup):
             earlier = self.plan.warmup_steps if state.stage == "join" else 0
-            counts = counts._replace(warmup_iterations=earlier + first.iterations)
+            iterations = earlier + first.iterations
+            made = iterations - counts.warmup_iterations
+            counts = counts._replace(warmup_iterations=iterations)
+            if made > 0:
+                counts = counts._replace(warmup_rate=steps / made)
         compiling = state.compiling.passed(
             self.rung(state), self._fewest_samples(state), state.counts.num_steps
         )

@@ -120,7 +120,7 @@ def test_what_is_worth_compiling_scales_as_costs_do():
     assert worthwhile_steps(GraphSize()) == float("inf")
 
 
-def planned(draws: int, **counts: int) -> RunState:
+def planned(draws: int, **counts: Any) -> RunState:
     graph = CompileRecord(GraphSize(operations=400))
     ready = [not counts.get("tuning", False)]
     counts.pop("tuning", None)
@@ -143,6 +143,19 @@ def planned(draws: int, **counts: int) -> RunState:
             1,
             None,
             150,
+        ),
+        # 8 steps each where trajectories have grown
+        (
+            planned(
+                0,
+                warmup_num_steps=400,
+                warmup_iterations=100,
+                warmup_rate=8.0,
+                tuning=True,
+            ),
+            1,
+            None,
+            25,
         ),
         # the warm-up alone pays
         (
