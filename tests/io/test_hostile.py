@@ -90,6 +90,21 @@ def test_an_edited_store_is_good_or_refused(store, original):
 
 
 @pytest.mark.slow
+def test_what_is_dropped_or_renamed_is_missed(store, original):
+    """Every key of the metadata; a forger signs what is left."""
+    hostile.read(store)  # imports what it needs
+    found: Counter = Counter()
+    for edit in hostile.losses(store):
+        hostile.sign(store)
+        outcome = hostile.outcome(store)
+        assert outcome in ("good", "refused"), (edit, outcome)
+        found[outcome] += 1
+        hostile.restore(store, original)
+    print(dict(found))
+    assert found["refused"] > 300
+
+
+@pytest.mark.slow
 def test_thousands_of_edits_in_little_memory(tmp_path):
     """The same under a limit of the whole process, so that nothing is allocated."""
     code = f"""

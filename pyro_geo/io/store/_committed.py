@@ -89,7 +89,8 @@ class CommittedRun:
             Name to `(chains, draws, *shape)`.
 
         Raises:
-            CheckpointError: a file is missing or damaged.
+            CheckpointError: a file is missing or damaged, or the store has no such
+                variable.
         """
         import zarr
 
@@ -157,8 +158,16 @@ class CommittedRun:
     # -- inside --------------------------------------------------------------------
 
     def _key(self, group: str, name: str) -> str:
-        folders = self.header["names"]["folders"].get(group, {})
-        return f"{group}/{folders.get(name, name)}"
+        known = self.header["names"]["folders"].get(group, {})
+        if name not in known:
+            raise CheckpointError(
+                "the store lacks an array",
+                where=f"store {self.path}, group {group}",
+                found=sorted(known),
+                expected=f"{name!r} among them",
+                todo="Read with the sites of the run that wrote it.",
+            )
+        return f"{group}/{known[name]}"
 
     @property
     def _metadata(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def make_root(
         facts: attributes of the posterior and of the statistics.
 
     Returns:
-        The names of folders that are not those of the arrays.
+        The names of arrays and folders.
     """
     import zarr
 

@@ -39,10 +39,10 @@ ATTRIBUTED = ("posterior", "sample_stats", "stages")
 
 
 class Names(NamedTuple):
-    """Names of folders that differ from those of their arrays.
+    """Names of arrays and of their folders.
 
     Attributes:
-        folders: group to true name of an array to its folder.
+        folders: group to true name of an array to its folder, those of axes left out.
         shown: group to folder of an array or of an axis to its name in ArviZ data.
     """
 
@@ -128,7 +128,7 @@ def make_groups(
         facts: attributes of draws and statistics.
 
     Returns:
-        The names of folders that are not those of the arrays.
+        The names of arrays and folders.
     """
     leads = {name: group.lead for name, group in groups.items()}
     arrays = {name: group.arrays for name, group in groups.items()}
@@ -154,7 +154,7 @@ def make_groups(
         sites = naming[name].sites
         _fill_group(made, group, sites, labels, folders, chunk)
         found = {site: folders[sites[site]] for site in group.arrays}
-        names.folders[name] = {k: v for k, v in found.items() if k != v}
+        names.folders[name] = found
         names.shown[name] = {v: k for k, v in folders.items() if k != v}
     return names
 

@@ -166,6 +166,12 @@ def _check_names(names: Any, nodes: Mapping[str, Any]) -> None:
                 folder = value if kind == "folders" else key
                 good = isinstance(value, str) and f"{group}/{folder}" in nodes
                 _need(good, f"{where}.{group}.{key}", value, "names of arrays")
+    # what is left out of one of the two lists would be missing in silence
+    arrays = sorted(k for k, v in nodes.items() if "/" in k and not _labels(k, v))
+    listed = [
+        f"{g}/{f}" for g, pairs in names["folders"].items() for f in pairs.values()
+    ]
+    _need(sorted(listed) == arrays, f"{place}.folders", sorted(listed), arrays)
     for group, pairs in names["shown"].items():
         arrays = [key.split("/")[1] for key in nodes if key.startswith(f"{group}/")]
         shown = [pairs.get(array, array) for array in arrays]
@@ -173,6 +179,11 @@ def _check_names(names: Any, nodes: Mapping[str, Any]) -> None:
         _need(good, f"{place}.shown.{group}", sorted(shown), "different names")
         good = not any("/" in name for name in shown)
         _need(good, f"{place}.shown.{group}", sorted(shown), "names without '/'")
+
+
+def _labels(key: str, node: Mapping[str, Any]) -> bool:
+    """Whether an array labels an axis."""
+    return key.partition("/")[2] in axes_of(node)
 
 
 # -- groups and arrays -----------------------------------------------------------------
