@@ -11,22 +11,27 @@ expected, and what to do next. Every class takes them as its arguments.
 
 __all__ = [
     "AnchorNotConvergedWarning",
+    "BallSpecError",
     "BetaRangeError",
     "CheckpointError",
     "ConfigurationError",
     "ConvergenceWarning",
+    "DegenerateCovarianceWarning",
     "DegenerateEnsembleWarning",
     "DiscreteSiteError",
     "DivergenceWarning",
+    "EmptyDropletError",
     "EmptyEnsembleError",
     "EnergyLedgerWarning",
     "FallbackWarning",
+    "ImproperFloorError",
     "InitializationError",
     "LayoutMismatchError",
     "LossRangeError",
     "MissingCurvatureError",
     "ModelError",
     "NonFiniteLossError",
+    "NonFiniteMeasurementWarning",
     "NotPositiveDefiniteError",
     "NotProperlyWeightedError",
     "ObjectiveShapeError",
@@ -38,6 +43,8 @@ __all__ = [
     "ReferenceMismatchError",
     "SampleSizeError",
     "ShapeError",
+    "TrackLostWarning",
+    "UnboundedFieldError",
     "UnboundedMinimumWarning",
     "UnsupportedError",
     "UnsupportedModelError",
@@ -225,6 +232,35 @@ class PriorDependsOnDataError(PyroGeoError, ValueError):
 
 class PrecisionWarning(PyroGeoWarning):
     """The dtype is too coarse for the weights asked for."""
+
+
+# Bounded measures and trackers
+class BallSpecError(PyroGeoError, ValueError):
+    """A ball is given twice, not at all, or out of the range of its separation."""
+
+
+class UnboundedFieldError(PyroGeoError, ValueError):
+    """An order of the field action that cuts no tail leaves no bounded measure."""
+
+
+class EmptyDropletError(PyroGeoError, ValueError):
+    """Two bounded supports have no point in common, so no posterior exists."""
+
+
+class ImproperFloorError(UnsupportedError):
+    """An evidence was asked for that a relative floor has made improper."""
+
+
+class DegenerateCovarianceWarning(DivergenceWarning):
+    """A covariance stopped being positive definite, and its track began again."""
+
+
+class NonFiniteMeasurementWarning(PyroGeoWarning):
+    """Measurements that are infinite were taken as missing."""
+
+
+class TrackLostWarning(ConvergenceWarning):
+    """A track went many steps without a report that it believes."""
 
 
 # Unlearning

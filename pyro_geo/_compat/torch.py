@@ -6,8 +6,10 @@ it. `pyproject.toml` bounds torch from above for the same reason.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,11 +26,13 @@ __all__ = [
     "UNSAFE_INDEX_PUT",
     "categorical_of",
     "compile_graph",
+    "constants",
     "dirichlet_of_beta",
     "disable_modes",
     "draw_dirichlet",
     "initialise_layer",
     "is_batchedtensor",
+    "load_forward_mode",
     "make_fx",
     "pytree",
     "switch_validation_off",
@@ -107,6 +111,29 @@ def _compile(
 def disable_modes() -> Any:
     """Make a context whose operations no trace and no dispatch mode sees."""
     return _disable_current_modes()
+
+
+@contextmanager
+def constants() -> Iterator[None]:
+    """Make tensors that no mode and no trace of the caller sees or changes.
+
+    What is computed here and kept, in a cache say, is the same for every caller.
+    """
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
+@functools.cache
+def load_forward_mode() -> None:
+    """Load what derivatives in forward mode need, which torch does at their first use.
+
+    It then calls functions of its own that are deprecated. Where warnings are errors,
+    that would end a run.
+    """
+    one = torch.ones(())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (one,), (one,))
 
 
 def version_of(tensor: Tensor) -> int:

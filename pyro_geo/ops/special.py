@@ -1,4 +1,4 @@
-"""Special functions of probabilities: the binary divergence and its inverse."""
+"""Special functions of probabilities: divergences of coins, incomplete gammas."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_choice, check_count
+from pyro_geo.ops._incomplete_beta import log_beta_tails
+from pyro_geo.ops._incomplete_gamma import (
+    log_gammainc,
+    log_gammainc_pair,
+    log_gammaincc,
+)
 
-__all__ = ["binary_kl", "kl_inverse", "log_xi"]
+__all__ = [
+    "binary_kl",
+    "kl_inverse",
+    "log_beta_tails",
+    "log_gammainc",
+    "log_gammainc_pair",
+    "log_gammaincc",
+    "log_xi",
+]
 
 _HALVINGS = 1100  # enough for bisection between any two doubles
 _EXACT_XI = 100_000

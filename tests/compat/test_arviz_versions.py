@@ -42,6 +42,7 @@ def run_check(python, major, old, new):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_bridge_works_without_torch_under_this_arviz(tmp_path):
     major = major_version()
     found = run_check(sys.executable, major, "-", tmp_path / "run.nc")

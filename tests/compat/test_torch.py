@@ -1,5 +1,7 @@
 """Torch's private interfaces still do what `_compat/torch.py` needs (torch 2.13)."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -178,3 +180,40 @@ def test_a_recurrent_layer_checks_its_input_by_a_method():
     with pytest.raises(RuntimeError, match="input_size"):
         replacement(layer, torch.zeros(3, 1, 2, dtype=FLOAT), None)
     assert getattr(owner, name) is not replacement
+
+
+def test_constants_are_made_outside_all_modes():
+    class Broken(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            raise AssertionError(func)
+
+    kept = []
+
+    def traced(x):
+        with compat.constants(), Broken(), compat.constants():
+            kept.append(torch.ones(2).exp() + 1)
+        return 2 * x
+
+    graph = compat.make_fx(traced)(torch.ones(()))
+    names = [str(node.target) for node in graph.graph.nodes if node.op != "output"]
+    assert names == ["x_1", "aten.mul.Tensor"]
+    assert float(kept[0].sum()) == pytest.approx(2 * (torch.e + 1))
+
+
+def test_forward_mode_is_loaded_without_a_warning():
+    """In a process of its own: torch warns at its first use alone."""
+    lines = [
+        "import torch",
+        "from pyro_geo._compat.torch import load_forward_mode",
+        "load_forward_mode()",
+        "one = torch.ones(2)",
+        "torch.func.jvp(lambda x: x.sum(), (one,), (one,))",
+    ]
+    command = [
+        sys.executable,
+        "-W",
+        "error::DeprecationWarning",
+        "-c",
+        "\n".join(lines),
+    ]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -25,6 +25,7 @@ def run_check(python, major):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_weighted_draws_need_no_torch():
     table = run_check(sys.executable, major_version())
     assert len(table["mean"]) == 3

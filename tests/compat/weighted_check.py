@@ -1,4 +1,4 @@
-"""Draws with weights and annealed stages under whatever ArviZ runs this file.
+"""Weights, annealed stages and series under whatever ArviZ runs this file.
 
 Run as `python weighted_check.py MAJOR`: the major version expected. It prints the table
 of the particles as JSON; torch is not imported.
@@ -11,9 +11,12 @@ import tempfile
 import numpy as np
 
 from pyro_geo.io.arviz import get_group, import_arviz, summary, to_arviz
-from pyro_geo.io.names import STAGE_DIMS
+from pyro_geo.io.names import SERIES_DIMS, STAGE_DIMS
 from pyro_geo.io.reports import report, write_report
+from pyro_geo.io.series import series_to_arviz
 from pyro_geo.io.store import (
+    FILTERED,
+    REPORTS,
     STAGE_STATS,
     STAGES,
     RunStore,
@@ -99,11 +102,72 @@ def check_stages(rng):
         store.close()
 
 
+def check_series(rng):
+    """Steps of a filter, through a file and from a store while they come."""
+    mean, cov = rng.normal(size=(2, 6, 1)), np.ones((2, 6, 1, 1))
+    y, nats = rng.normal(size=(2, 6, 1)), rng.normal(size=(2, 6))
+    t = np.broadcast_to(np.arange(6.0), (2, 6))
+    groups = {
+        FILTERED: {"mean": mean, "cov": cov},
+        "sample_stats": {"severed": nats},
+        REPORTS: {"y": y, "t": t},
+        "posterior": {"states": rng.normal(size=(1, 9, 2, 6, 1))},
+    }
+    dims = {
+        "mean": ["state"],
+        "cov": ["state", "state_other"],
+        "y": ["channel"],
+        "states": ["state"],
+    }
+    names = {"state": ["level"], "channel": ["level"]}
+    idata = series_to_arviz(
+        groups, sample_dims=SERIES_DIMS, dims=dims, coords=names, attrs={"seed": 1}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        idata.to_netcdf(f"{folder}/run.nc")
+        back = import_arviz().from_netcdf(f"{folder}/run.nc")
+        np.testing.assert_array_equal(group(back, FILTERED)["mean"].values, mean)
+        assert group(back, "posterior")["states"].dims[2:] == (*SERIES_DIMS, "state")
+        facts = {"kernel": "Filter", "labels": json.dumps(names)}
+        path, float64 = f"{folder}/run.zarr", np.dtype(float)
+        store = RunStore.create(
+            path,
+            [
+                Variable(FILTERED, "mean", (1,), float64, ("state",)),
+                Variable(FILTERED, "cov", (1, 1), float64, ("state", "state_other")),
+                Variable("sample_stats", "severed", (), float64),
+                Variable(REPORTS, "y", (1,), float64, ("channel",)),
+                Variable(REPORTS, "t", (), float64),
+            ],
+            num_chains=2,
+            num_draws=6,
+            chunk=(2, 4),
+            sample_dims=SERIES_DIMS,
+            facts=facts,
+        )
+        for first, done in ((0, 4), (4, 6)):
+            for name, arrays in groups.items():
+                for key, values in arrays.items() if name != "posterior" else ():
+                    store.write(name, key, 0, first, values[:, first:done])
+            store.commit(done, Snapshot(None, {}, frozenset()))
+            idata = open_run(path)
+            filtered = group(idata, FILTERED)
+            np.testing.assert_array_equal(filtered["mean"], mean[:, :done])
+            assert filtered["state"].values.tolist() == ["level"]
+            assert filtered["time"].values.tolist() == list(range(done))
+            assert group(idata, "observed_data")["y"].dims == (*SERIES_DIMS, "channel")
+        page = report(path).read_text("utf-8")
+        assert "it has 6 of 6 steps" in page
+        assert "State over time" in page
+        store.close()
+
+
 def main(major):
     assert int(import_arviz().__version__.split(".")[0]) == major
     rng = np.random.default_rng(0)
     table = made(rng)
     check_stages(rng)
+    check_series(rng)
     assert "torch" not in sys.modules
     columns = ("mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "khat")
     print(json.dumps({name: table[name].tolist() for name in columns}))
