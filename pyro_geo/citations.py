@@ -46,6 +46,27 @@ _RECORDS = {
   eprint        = {2604.17219},
   archivePrefix = {arXiv}
 }""",
+    "bounded": """\
+@article{rodriguez2026bounded,
+  author        = {Rodriguez, Carlos C.},
+  title         = {Robust Sequential Tracking via Bounded Information Geometry and
+                   Non-Parametric Field Actions},
+  year          = {2026},
+  eprint        = {2603.13613},
+  archivePrefix = {arXiv}
+}""",
+    "imm": """\
+@article{blom1988imm,
+  author  = {Blom, Henk A. P. and Bar-Shalom, Yaakov},
+  title   = {The Interacting Multiple Model Algorithm for Systems with {Markovian}
+             Switching Coefficients},
+  journal = {IEEE Transactions on Automatic Control},
+  volume  = {33},
+  number  = {8},
+  pages   = {780--783},
+  year    = {1988},
+  doi     = {10.1109/9.1299}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

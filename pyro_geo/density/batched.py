@@ -288,6 +288,12 @@ class BatchedDensity:
             return {}
         return self.map(lambda one: density.deterministics(one, self.data), q)
 
+    @property
+    def reparametrised(self) -> tuple[str, ...]:
+        """Deterministic sites that are latents to the user: a reparametrisation's."""
+        density = self.density
+        return density.reparametrised if isinstance(density, ModelDensity) else ()
+
     # -- derivatives, on the ladder -------------------------------------------------
 
     def value_and_grad(self, q: Tensor) -> tuple[Tensor, Tensor]:

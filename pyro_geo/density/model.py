@@ -13,6 +13,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
+from pyro_geo._compat.pyro import is_marked_deterministic
 from pyro_geo.density._arguments import Arguments
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
@@ -110,6 +111,11 @@ class ModelDensity:
             for name, site in sites.items()
             if is_deterministic(site)
         }
+        # latents as the user wrote them, which a reparametrisation computes from others
+        names = self._fixed_shapes
+        self.reparametrised = tuple(
+            name for name in names if not is_marked_deterministic(sites[name])
+        )
         self._check_deterministic(data)
 
     def prior_trace(

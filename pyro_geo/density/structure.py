@@ -321,5 +321,7 @@ def check_same_layout(
                 where=f"site {name!r}",
                 found="two supports in two runs",
                 expected="one support, whatever the other latents and the data are",
-                todo="Sample a site of fixed support and transform it.",
+                todo="Sample a site of fixed support and transform it; for bounded "
+                "distributions, pass pyro.poutine.reparam the BallReparam or the "
+                "RadialGaussianReparam of pyro_geo.distributions.",
             )

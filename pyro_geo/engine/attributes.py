@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import pyro
 import torch
@@ -10,7 +11,6 @@ import torch
 import pyro_geo
 from pyro_geo._process import Seconds
 from pyro_geo.citations import citation
-from pyro_geo.density import Target
 
 __all__ = ["Facts", "RunTimes", "run_attributes", "time_facts"]
 
@@ -60,8 +60,22 @@ def time_facts(timings: Mapping[str, Seconds]) -> Facts:
     }
 
 
+class Subject(Protocol):
+    """What a run is on: a density, or a filter."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a state."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type."""
+        ...
+
+
 def run_attributes(
-    target: Target,
+    target: Subject,
     own: Mapping[str, str | int | float],
     *,
     model: str,
@@ -75,7 +89,7 @@ def run_attributes(
     """Describe a run: what it was, what it cost, and by which versions.
 
     Args:
-        target: the density.
+        target: the density, or what else the run is on.
         own: what only runs of this kind have, its counts and diagnostics.
         model: its name.
         kernel: name of the kernel or sampler.

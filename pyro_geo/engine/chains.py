@@ -11,10 +11,10 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.engine.blocks import Block
 from pyro_geo.engine.densities import KnownDensity, check_values
+from pyro_geo.engine.density_session import DensitySession
 from pyro_geo.engine.progress import Clock, Progress
 from pyro_geo.engine.record import DrawRecord
 from pyro_geo.engine.schedule import Rounds, RunState, Task
-from pyro_geo.engine.session import Session
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.engine.workers import Workers
 from pyro_geo.errors import CheckpointError
@@ -24,7 +24,7 @@ from pyro_geo.ops.chunks import map_chunks
 __all__ = ["ChainSession"]
 
 
-class ChainSession(Session):
+class ChainSession(DensitySession):
     """The session of a run of chains.
 
     Args:
@@ -46,7 +46,7 @@ class ChainSession(Session):
         facts: Callable[[RunState], dict[str, Any]],
     ) -> None:
         codec = StateCodec(RunState, KnownDensity, *rounds.state_types)
-        super().__init__(record, codec, rounds.begin(), clock)
+        super().__init__(record.target, record, codec, rounds.begin(), clock)
         self.rounds, self.workers = rounds, workers
         self._facts = facts
         self._replaced: int | None = None  # first draw of a block that was made again

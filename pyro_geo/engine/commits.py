@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.density import Target
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.store import RunStore, Snapshot, Variable, Writer
 from pyro_geo.ops.arrays import to_numpy
@@ -145,17 +144,12 @@ class StoreCommits:
 
 
 class StoredRecord(ABC):
-    """What a run has finished, in memory and in a store if there is one.
-
-    Args:
-        target: the density.
-    """
+    """What a run has finished, in memory and in a store if there is one."""
 
     unit: str = "draw"
     """What the store calls one entry of its second axis."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self) -> None:
         self.num_draws = 0
         """Entries of each chain that are finished."""
         self.commits: StoreCommits | None = None

@@ -17,6 +17,7 @@ from pyro_geo.errors import CheckpointError, FallbackWarning
 
 __all__ = [
     "Likeness",
+    "check_identity",
     "check_run",
     "check_same",
     "check_versions",
@@ -217,11 +218,7 @@ def check_run(
     Returns:
         How much is the same that need not be.
     """
-    now = json.loads(json.dumps(identity))
-    then = str(header.get("python_version"))
-    python = None if then == platform.python_version() else then
-    stored = {name: header.get(name) for name in now}
-    check_same(where, stored, now, python=python)
+    _check_settings(where, header, identity)
     model = header.get("model")
     known = model if isinstance(model, dict) else {}
     here = json.loads(json.dumps(describe_model(target)))
@@ -235,6 +232,32 @@ def check_run(
     check_versions(where, header)
     same_machine = header.get("machine") == machine()
     return Likeness(known.get("digest") == here["digest"], same_machine)
+
+
+def check_identity(
+    where: str, header: Mapping[str, Any], identity: dict[str, Any]
+) -> None:
+    """Compare the run that began a store with one that has no density.
+
+    Another run is a :class:`~pyro_geo.errors.CheckpointError`, another torch a warning.
+
+    Args:
+        where: the store, for the message.
+        header: of the store.
+        identity: of the run now.
+    """
+    _check_settings(where, header, identity)
+    check_versions(where, header)
+
+
+def _check_settings(
+    where: str, header: Mapping[str, Any], identity: dict[str, Any]
+) -> None:
+    now = json.loads(json.dumps(identity))
+    then = str(header.get("python_version"))
+    python = None if then == platform.python_version() else then
+    stored = {name: header.get(name) for name in now}
+    check_same(where, stored, now, python=python)
 
 
 def check_versions(where: str, header: Mapping[str, Any]) -> None:
@@ -254,7 +277,7 @@ def check_versions(where: str, header: Mapping[str, Any]) -> None:
             "on with it: further draws are as valid, but may differ in their last bits "
             "from those of a run that never stopped.",
             FallbackWarning,
-            stacklevel=11,  # the caller of `resume`
+            stacklevel=12,  # the caller of `resume`
         )
 
 

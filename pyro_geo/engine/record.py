@@ -55,7 +55,8 @@ class DrawRecord(StoredRecord):
         keep: Sequence[str] | None = None,
         limit: int = 1 << 30,
     ) -> None:
-        super().__init__(target)
+        super().__init__()
+        self.target = target
         self.statistics = tuple(statistics)
         self.num_chains = num_chains
         self.thin, self.limit = thin, limit

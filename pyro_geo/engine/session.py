@@ -6,24 +6,21 @@ import contextlib
 import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from pyro_geo._process import Seconds, uninterrupted
-from pyro_geo.density import Target
 from pyro_geo.engine.commits import StoredRecord
-from pyro_geo.engine.densities import KnownDensity, at_draws, at_probes, check_known
-from pyro_geo.engine.identity import check_run, describe_model, machine
+from pyro_geo.engine.densities import KnownDensity
+from pyro_geo.engine.identity import Likeness, check_identity, machine
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError, ConvergenceWarning
 from pyro_geo.io.names import plain_facts
 from pyro_geo.io.store import RunStore, Snapshot
-from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["Session", "interruption", "seed_of_run", "sitting"]
 
@@ -35,7 +32,8 @@ class Session(ABC):
 
     A subclass does the work (:meth:`sample`) and says what a store must hold. After
     each finished piece it calls :meth:`_advance`; whatever ends the run later, the
-    pieces before stay, in memory and in the store.
+    pieces before stay, in memory and in the store. Runs on a density are
+    :class:`~pyro_geo.engine.density_session.DensitySession`.
 
     Args:
         record: takes what is finished.
@@ -52,13 +50,13 @@ class Session(ABC):
         self.interrupted = False
         self._codec, self._clock = codec, clock
         self._notes: list[str] = []
-        # the density where no draw is needed, and at the draws looked at last
+        # values of the density that a run is on, if it is on one
         self._known: dict[str, KnownDensity] = {}
 
     @property
     def notes(self) -> list[str]:
         """Notes of the sittings before this one, and of this one."""
-        return list(dict.fromkeys([*self._notes, *self.record.target.notes]))
+        return list(dict.fromkeys([*self._notes, *self.subject_notes()]))
 
     # -- what a subclass writes --------------------------------------------------------
 
@@ -84,11 +82,54 @@ class Session(ABC):
 
     @abstractmethod
     def _take_over(self, store: RunStore) -> None:
-        """Load the record from a store, and compare it with the density of now."""
+        """Load the record from a store, and compare it with the run of now."""
 
-    def log_prob(self, target: Target, q: Tensor) -> Tensor:
-        """Log-density as the run has it, `(draws,)` at `q` of `(draws, dim)`."""
-        return target.log_prob(q)
+    def subject_notes(self) -> list[str]:
+        """Notes of what the run is on, steps down the ladder say."""
+        return []
+
+    @property
+    def build_seconds(self) -> Seconds:
+        """Time that tracing and compiling have taken."""
+        return Seconds()
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors of a stored state go."""
+        return torch.device("cpu")
+
+    def _contents(self) -> dict[str, Any]:
+        """Data, axes and labels of a new store, as `RunStore.create` takes them."""
+        return {}
+
+    def _described(self) -> dict[str, Any]:
+        """What the header says of the subject of the run, beside its identity."""
+        return {}
+
+    def _recognise(
+        self, where: str, header: Mapping[str, Any], identity: dict[str, Any]
+    ) -> Likeness | None:
+        """Refuse a store of another run, before its state is read.
+
+        Args:
+            where: the store, for the message.
+            header: of the store.
+            identity: of the run of now.
+
+        Returns:
+            How much is the same that need not be; None where nothing is compared.
+        """
+        check_identity(where, header, identity)
+        return None
+
+    @abstractmethod
+    def _confirm(self, store: RunStore, likeness: Likeness | None) -> None:
+        """Refuse a store whose state or values show that it is of another run.
+
+        Args:
+            store: of the run; the state is restored.
+            likeness: what :meth:`_recognise` has returned.
+        """
 
     # -- the store -------------------------------------------------------------------
 
@@ -118,35 +159,31 @@ class Session(ABC):
         identity: dict[str, Any],
         facts: dict[str, Any],
     ) -> None:
-        target, layout = self.record.target, self.layout()
+        layout = self.layout()
         header = {
             **identity,
-            "model": describe_model(target),
+            **self._described(),
             "machine": machine(),
             "torch_version": torch.__version__,
             "python_version": platform.python_version(),
             **layout["header"],
         }
-        self._known["probes"] = at_probes(target, self.log_prob)
         store = RunStore.create(
             path,
             **{**layout, "header": header},
+            **self._contents(),
             state=self._snapshot(0),
-            data={name: to_numpy(v) for name, v in target.observed.items()},
-            dims=target.dims,
-            coords=target.coords,
             facts=plain_facts(facts),
         )
         self.record.begin(store)
 
     def _restore(self, store: RunStore, identity: dict[str, Any]) -> None:
-        target, where = self.record.target, f"store {store.path}"
-        likeness = check_run(where, store.header, identity, target)
+        where = f"store {store.path}"
+        likeness = self._recognise(where, store.header, identity)
         doc, arrays = store.load()
-        restored = self._codec.restore(doc["state"], arrays, target.device)
+        restored = self._codec.restore(doc["state"], arrays, self.device)
         self.state, self._known = _parts(where, restored)
-        for known in self._known.values():
-            check_known(where, target, known, self.log_prob, likeness)
+        self._confirm(store, likeness)
         self._notes = list(doc["notes"])
         # this sitting's time is added to that of the sittings before
         phases = self._clock.phases
@@ -206,20 +243,6 @@ class Session(ABC):
             self._count()
             self._commit()
 
-    def _look_at(self, draws: Tensor, number: int) -> None:
-        """Evaluate the density at some draws, for whoever resumes the run.
-
-        Args:
-            draws: positions, `(draws, dim)`.
-            number: of the piece that has brought them; less and less of them are
-                looked at.
-        """
-        if self.record.commits is None or number & (number - 1):
-            return
-        with self._clock.phase("storing"):
-            target = self.record.target
-            self._known["draws"] = at_draws(target, self.log_prob, draws)
-
     def finish(self, facts: dict[str, Any]) -> None:
         """Say in the store how the run has ended.
 
@@ -238,7 +261,7 @@ def _parts(where: str, restored: Any) -> tuple[Any, dict[str, KnownDensity]]:
     """Take a snapshot apart: the state, and what is known of the density."""
     if isinstance(restored, tuple) and len(restored) == 2:
         state, known = restored
-        if isinstance(known, dict) and "probes" in known:
+        if isinstance(known, dict):
             if all(isinstance(one, KnownDensity) for one in known.values()):
                 return state, known
     raise CheckpointError(
@@ -274,7 +297,7 @@ def sitting(
                 cleanup.callback(store.close)
             session = begin(store)
             cleanup.callback(session.close)
-        clock.building = lambda: session.record.target.build_seconds
+        clock.building = lambda: session.build_seconds
         yield session
 
 

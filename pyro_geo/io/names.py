@@ -11,6 +11,7 @@ from pyro_geo.io.naming import LOG_WEIGHTS, SAMPLE_DIMS, Naming, name_all
 __all__ = [
     "PARTICLE_DIMS",
     "SAMPLE_DIMS",
+    "SERIES_DIMS",
     "STAGE_DIMS",
     "STATISTICS",
     "Coords",
@@ -27,6 +28,8 @@ Coords: TypeAlias = Mapping[str, Sequence[object] | np.ndarray]
 
 PARTICLE_DIMS = ("particle", "draw")
 STAGE_DIMS = ("particle", "stage")
+SERIES_DIMS = ("track", "time")
+"""What a filter's values lead with: series, and steps in time."""
 STATISTICS = (
     "sample_stats",
     "sample_stats_prior",
@@ -80,6 +83,9 @@ def name_groups(
             sites.append(site)
             rank = max(0, array.ndim - len(leads[group]))
             axes.extend(f"{site}_dim_{axis}" for axis in range(rank))
+            own = dims.get(site, ())
+            if group in STATISTICS and len(own) <= rank:
+                axes.extend(name for name in own if name is not None)
     # sites alone stand beside the weights
     allowed = {False: taken, True: taken - {LOG_WEIGHTS}}
     both = {kind: name_all(*lists, allowed[kind]) for kind, lists in named.items()}

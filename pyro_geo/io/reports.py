@@ -19,6 +19,7 @@ from pyro_geo.io._report.losses import (
     count_tables,
 )
 from pyro_geo.io._report.posterior import add_posterior
+from pyro_geo.io._report.series import add_series
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import check_run, open_run
@@ -75,7 +76,8 @@ def write_report(
     the extra tables, ArviZ's summary, distributions and traces, the plane of largest
     spread and the run's statistics. Draws with weights, in a group `particles`, are
     tabulated with them, beside effective size, tail and sum of the weights; pictures
-    and statistics are those of the resampled posterior.
+    and statistics are those of the resampled posterior. The steps of a filter, in a
+    group `filtered`, are pictured over time.
     Large models are cut down to the components that matter most, more draws than 256 MB
     to every k-th draw, and the page says so.
 
@@ -111,6 +113,7 @@ def write_report(
     posterior = get_group(idata, "posterior")
     stats = get_group(idata, "sample_stats")
     particles = get_group(idata, "particles")
+    filtered = get_group(idata, "filtered")
     page = html.Page(list(notes))
     if posterior is not None:
         lines = "chain" if particles is not None else chain_name
@@ -118,7 +121,7 @@ def write_report(
         posterior, stats = _thinned(page, posterior, stats, lines)
         if posterior.sizes["draw"]:
             count_draws(page, posterior, lines, weighted=particles is not None)
-    elif stats is not None and 0 not in stats.sizes.values():
+    elif filtered is None and stats is not None and 0 not in stats.sizes.values():
         count_flags(page, stats)
     if particles is not None:
         _count_particles(page, particles, chain_name)
@@ -127,10 +130,13 @@ def write_report(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
     page.add("Curves", *(_picture(lines) for lines in curves))
+    if filtered is not None:
+        add_series(page, filtered, stats, get_group(idata, "observed_data"), chain_name)
+        stats = None
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         weighted = None if particles is None else particles.compute()
         add_posterior(page, posterior, stats, chain_name, weighted)
-    else:
+    elif filtered is None:
         page.notes.append("There are no draws in this run.")
     if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
         add_stats(page, stats)
@@ -172,8 +178,8 @@ def report(
     store = Path(store)
     header = check_run(store)
     idata = open_run(store)
-    posterior = get_group(idata, "posterior")
-    facts = dict(posterior.attrs) if posterior is not None else {}
+    groups = (get_group(idata, name) for name in ("posterior", "filtered"))
+    facts = dict(next((g.attrs for g in groups if g is not None), {}))
     notes = [text for text in str(facts.pop("notes", "")).splitlines() if text]
     facts.pop("citation", None)
     if not header["finished"]:
@@ -194,6 +200,8 @@ def _progress(idata: "ArvizData", header: Mapping[str, Any]) -> str:
     planned = header["planned_draws"]
     posterior = get_group(idata, "posterior")
     done = 0 if posterior is None else posterior.sizes["draw"]
+    if header["sample_dims"][1] == "time":
+        return f"{header['num_draws']} of {planned} steps"
     if header["sample_dims"][1] != "stage":
         return f"{done} of {planned} draws per chain"
     before = get_group(idata, "stages")

@@ -2,6 +2,8 @@
 
 Modules:
     posterior: the one result, with or without weights.
+    series: the same of a filter: moments over time, draws when they are asked for.
+    steps: where its values are, in memory or in a store.
     samples: its draws, their weights and the facts of the run.
     draws: where its draws are, in memory or in a store.
     predictive: prior and replicated data.
@@ -12,6 +14,17 @@ Modules:
 from pyro_geo.results.draws import Draws, MemoryDraws
 from pyro_geo.results.posterior import PosteriorDraws
 from pyro_geo.results.predictive import PredictiveModel
+from pyro_geo.results.series import Series
+from pyro_geo.results.steps import MemorySteps, Steps
 from pyro_geo.results.weights import Weights
 
-__all__ = ["Draws", "MemoryDraws", "PosteriorDraws", "PredictiveModel", "Weights"]
+__all__ = [
+    "Draws",
+    "MemoryDraws",
+    "MemorySteps",
+    "PosteriorDraws",
+    "PredictiveModel",
+    "Series",
+    "Steps",
+    "Weights",
+]

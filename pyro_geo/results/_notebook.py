@@ -13,7 +13,7 @@ from pyro_geo.results.draws import Draws
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_html"]
+__all__ = ["as_html", "series_html"]
 
 _MOST_ROWS = 100  # scalars that are tabulated unasked; more take seconds
 
@@ -48,10 +48,32 @@ def as_html(
     else:
         rows = [(name, tuple(shape)) for name, shape in draws.shapes.items()]
         parts.append(_table(("site", "shape"), rows))
-    if notes:
-        items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        parts.append(f"<ul>{items}</ul>")
-    return "".join(parts)
+    return "".join([*parts, _listed(notes)])
+
+
+def series_html(
+    title: str, rows: int, summary: Callable[[], pd.DataFrame], notes: Sequence[str]
+) -> str:
+    """Show the result of a filter as a table of its series.
+
+    Args:
+        title: representation of the result.
+        rows: of the table.
+        summary: makes the table.
+        notes: warnings of the run.
+
+    Returns:
+        HTML; with one table, where that is short.
+    """
+    parts = [f"<p><code>{escape(title)}</code></p>"]
+    if rows <= _MOST_ROWS:
+        parts.append(summary().to_html(float_format="{:.3g}".format))
+    return "".join([*parts, _listed(notes)])
+
+
+def _listed(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f"<ul>{items}</ul>" if notes else ""
 
 
 def _scalars(draws: Draws) -> int:

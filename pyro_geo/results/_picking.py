@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ __all__ = ["pick", "pick_rows"]
 
 def pick(
     draws: Draws,
+    names: Sequence[str],
     weights: Weights | None,
     num_samples: int | None,
     group_by_chain: bool,
@@ -23,6 +26,7 @@ def pick(
 
     Args:
         draws: to pick from.
+        names: of the sites.
         weights: to honour, None for equal ones.
         num_samples: how many at random, by torch's global generator; None for as many
             as there are.
@@ -37,7 +41,7 @@ def pick(
             rows = equal_rows(weights.flat, seed)
         else:
             rows = weights.drawn(num_samples)
-        picked = pick_rows(draws, rows)
+        picked = pick_rows(draws, names, rows)
         if group_by_chain:
             return {name: value.unsqueeze(0) for name, value in picked.items()}
         return picked
@@ -45,24 +49,25 @@ def pick(
     total = draws.num_draws * (1 if group_by_chain else draws.num_chains)
     rows = None if num_samples is None else torch.randint(total, (num_samples,))
     if not group_by_chain:
-        return pick_rows(draws, rows)
-    sites = draws.sites(list(draws.shapes))
+        return pick_rows(draws, names, rows)
+    sites = draws.sites(names)
     if rows is None:
         return sites
     return {name: value[:, rows.to(value.device)] for name, value in sites.items()}
 
 
-def pick_rows(draws: Draws, rows: Tensor | None) -> Sites:
+def pick_rows(draws: Draws, names: Sequence[str], rows: Tensor | None) -> Sites:
     """Pick draws by their numbers, counted through all chains.
 
     Args:
         draws: to pick from.
+        names: of the sites.
         rows: numbers, `(count,)`; None for all draws in their order.
 
     Returns:
         Site to `(count, *shape)`.
     """
-    sites = draws.sites(list(draws.shapes))
+    sites = draws.sites(names)
     flat = {name: value.flatten(0, 1) for name, value in sites.items()}
     if rows is None:
         return flat

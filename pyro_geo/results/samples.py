@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,8 +11,8 @@ from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
 from pyro_geo.io.names import SAMPLE_DIMS
+from pyro_geo.results._facts import Facts
 from pyro_geo.results._picking import pick, pick_rows
-from pyro_geo.results._pickling import dumped, loaded
 from pyro_geo.results._tables import describe
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import PredictiveModel
@@ -23,7 +21,7 @@ from pyro_geo.results.weights import Weights, equal_rows
 __all__ = ["Samples"]
 
 
-class Samples:
+class Samples(Facts):
     """Draws, and weights where the method has any.
 
     :class:`~pyro_geo.results.PosteriorDraws` adds tables, predictions and ArviZ, and
@@ -51,6 +49,7 @@ class Samples:
         seed: int = 0,
         predictive: PredictiveModel | None = None,
     ) -> None:
+        super().__init__(attributes, notes, citations)
         self.sample_dims = tuple(sample_dims)
         expected = "('chain', 'draw', ...)"
         leads = self.sample_dims[:2] == SAMPLE_DIMS
@@ -59,34 +58,12 @@ class Samples:
         self._weights = None
         if log_weights is not None:
             self._weights = Weights(log_weights, self._finished())
-        self._attributes = dict(attributes or {})
-        self._notes = list(notes)
-        self._citations = tuple(citations)
         self.chain_name = chain_name
         self.superchains = superchains
         self.run_seed = seed
         self._predictive = predictive
 
     # -- facts ----------------------------------------------------------------------
-
-    @property
-    def attributes(self) -> dict[str, str | int | float]:
-        """Facts of the run, texts and numbers by name."""
-        return dict(self._attributes)
-
-    @property
-    def notes(self) -> list[str]:
-        """Warnings of the run, and steps down the ladder."""
-        return list(dict.fromkeys(self._notes))
-
-    @property
-    def citations(self) -> tuple[str, ...]:
-        """Keys of the works behind the result."""
-        return self._citations
-
-    def __repr__(self) -> str:
-        """Say how many draws of which sites there are."""
-        return f"{type(self).__name__}({self._described})"
 
     @property
     def _described(self) -> str:
@@ -98,19 +75,6 @@ class Samples:
     def _settings(self) -> dict[str, object]:
         """What there is to show before a run."""
         return {"draws": "none yet"}
-
-    # -- copies ---------------------------------------------------------------------
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with functions that have no module, such as a lambda as model."""
-        return loaded, (dumped(self),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy all but functions, which have no state of their own."""
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        vars(other).update(copy.deepcopy(vars(self), memo))
-        return other
 
     # -- draws ----------------------------------------------------------------------
 
@@ -152,14 +116,22 @@ class Samples:
                 :attr:`log_weights`. Draws without weights are the same either way.
 
         Returns:
-            Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`. Where a
-            run kept some sites only, these.
+            Site to `(chains * draws, *shape)`, or `(chains, draws, *shape)`: latent
+            sites, those that a reparametrisation made others of included. Where a run
+            kept some sites only, these.
         """
         draws, weights = self._finished(), self._weights if resample else None
         check_count("num_samples", num_samples, 0)
         good = num_samples is None or resample or self._weights is None
         check(good, "num_samples", num_samples, "None beside resample=False")
-        return pick(draws, weights, num_samples, group_by_chain, self.run_seed)
+        names = self._names(draws)
+        return pick(draws, names, weights, num_samples, group_by_chain, self.run_seed)
+
+    def _names(self, draws: Draws) -> list[str]:
+        """Latent sites of the user's model, and what they are computed from."""
+        names, moved = list(draws.shapes), self.target.reparametrised
+        known = set(draws.computed) if moved else ()
+        return names + [name for name in moved if name in known and name not in names]
 
     # -- weights --------------------------------------------------------------------
 
@@ -200,7 +172,8 @@ class Samples:
         weights = self.log_weights
         if weights is None:  # equal weights resample each draw once
             weights = torch.zeros(draws.num_chains * draws.num_draws)
-        return pick_rows(draws, equal_rows(weights, self._seed(seed), num_draws))
+        rows = equal_rows(weights, self._seed(seed), num_draws)
+        return pick_rows(draws, self._names(draws), rows)
 
     # -- inside ---------------------------------------------------------------------
 

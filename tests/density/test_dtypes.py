@@ -67,6 +67,7 @@ def quiet(model, *args, **options):
         return Target.from_model(model, *args, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run", "held"), CASES, ids=str)
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.FallbackWarning")
 def test_data_that_a_model_holds_are_data_passed_to_it(name, run, held):

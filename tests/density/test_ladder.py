@@ -61,6 +61,7 @@ def no_compiler(graph, examples):
     raise RuntimeError("no C++ compiler")
 
 
+@pytest.mark.slow
 @ALL
 def test_each_kind_reaches_its_rung_and_says_every_step_down_once(name):
     kind = KINDS[name]

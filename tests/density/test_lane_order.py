@@ -66,6 +66,7 @@ def test_a_lane_dependence_is_seen():
     assert depends_on_lane(graph, [q], [True])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["hierarchical", "regression", "network"])
 def test_gradients_of_models_do_not_depend_on_the_lane(kind, dtype):

@@ -106,6 +106,7 @@ def test_latents_are_chosen_by_name():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_global_random_states_are_untouched():
     def states():
         shared = np.random.get_state()  # noqa: NPY002 (the state others share)

@@ -79,7 +79,9 @@ def process(x: Tensor, y: Tensor) -> None:
     pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), sigma), obs=y)
 
 
-@pytest.mark.parametrize("rung", ["mapped", "traced", "compiled"])
+@pytest.mark.parametrize(
+    "rung", ["mapped", "traced", pytest.param("compiled", marks=pytest.mark.slow)]
+)
 def test_a_gaussian_process_uses_it_on_every_rung(rung, monkeypatch) -> None:
     x, y = random(8), random(8, seed=2)
     q = random(3, 2, seed=3)

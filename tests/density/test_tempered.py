@@ -72,6 +72,7 @@ def test_a_localisation_takes_the_place_of_the_prior(make):
     torch.testing.assert_close(found.log_likelihood, 0.3 * plain)
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("prior", ["model", None, "pull"])
 def test_another_temperature_builds_nothing(make, prior):

@@ -182,6 +182,7 @@ def test_numbers_that_are_none_equal_themselves():
     assert describe([float("nan")]) == describe([float("nan")])
 
 
+@pytest.mark.slow
 def test_other_processes_describe_it_the_same():
     """Neither hashes of texts nor addresses get in."""
     text = (

@@ -132,6 +132,7 @@ def test_a_finished_run_is_loaded(whole, tmp_path):
     same(run(store=tmp_path / "run.zarr", seed=None).resume(Y), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("options", [{}, {"chain_batch_size": 3}, {"warmup_steps": 0}])
 def test_an_error_in_the_model_loses_no_finished_block(tmp_path, after, options):
@@ -253,6 +254,7 @@ def check_times(path: Path) -> float:
 # -- what is kept -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize("thin", [3, 50, 120])
 def test_thinning_keeps_every_so_manieth_draw(whole, tmp_path, thin, store):
@@ -277,6 +279,7 @@ def test_a_thinned_run_is_resumed(whole, tmp_path):
     assert torch.equal(fit.positions, whole.positions[:, 6::7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize("keep", [["theta"], ["tau"], ["mu", "theta"]])
 def test_chosen_sites_are_kept(whole, tmp_path, keep, store):
@@ -693,6 +696,7 @@ def test_a_gibbs_posterior_is_refused_other_data_and_other_losses(tmp_path):
     assert posterior.status == "finite_sample"
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_finished_stages_of_a_path(tmp_path, monkeypatch):
     path = tmp_path / "run.zarr"
     expected = gibbs().run(X, TARGETS)
@@ -716,6 +720,7 @@ def test_a_full_disk_keeps_the_finished_stages_of_a_path(tmp_path, monkeypatch):
     assert torch.equal(found.log_weights, expected.log_weights)
 
 
+@pytest.mark.slow
 def test_an_interrupted_path_of_temperatures_adds_up_its_times(tmp_path, monkeypatch):
     path, expected = tmp_path / "run.zarr", gibbs().run(X, TARGETS)
     assert expected.plan is not None

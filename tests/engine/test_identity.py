@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyro_geo.density import Target
 from pyro_geo.engine import session
 from pyro_geo.engine.densities import at_draws, at_probes, check_known, check_values
+from pyro_geo.engine.density_session import DensitySession
 from pyro_geo.engine.identity import Likeness, describe_model
 from pyro_geo.errors import CheckpointError
 from pyro_geo.infer import DIMS, MCMC, GibbsModel, GibbsPosterior
@@ -265,6 +267,7 @@ def test_another_gibbs_posterior_is_refused(tmp_path):
 # -- what is the same ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAST, ids=lambda case: case.name)
 def test_the_same_model_is_known_on_any_number_of_threads(case: Case):
     """Made anew, on any number of threads, after graphs were made for other rungs."""
@@ -333,6 +336,9 @@ def test_what_a_store_knows_of_its_density_may_be_damaged():
     ):
         with pytest.raises(CheckpointError, match="knows of its density is damaged"):
             check_known("here", PLANE, bad, Target.log_prob, like)
-    for restored in (3, (1, {}), (1, {"probes": 2}), (1, 2, 3)):
+    for restored in (3, (1, {"probes": 2}), (1, 2, 3)):
         with pytest.raises(CheckpointError, match="the store is damaged"):
             session._parts("here", restored)
+    empty, store = SimpleNamespace(_known={}), SimpleNamespace(path="here")
+    with pytest.raises(CheckpointError, match="the store is damaged"):
+        DensitySession._confirm(empty, store, like)  # type: ignore[arg-type]

@@ -62,6 +62,7 @@ def test_runs_end_anywhere_in_a_block(tmp_path, lengths):
     longer(tmp_path, lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -102,6 +103,7 @@ def test_dims_takes_as_many_lanes_as_if_asked_at_once(tmp_path):
     longer(tmp_path, (2, 5, 17), make, (), warmup_steps=None)
 
 
+@pytest.mark.slow
 def test_dims_with_velocities_of_the_users(tmp_path):
     def one_by_one(anchor, draws, generator):
         rows = [torch.randn(2, generator=generator, dtype=DOUBLE) for _ in range(draws)]

@@ -136,6 +136,7 @@ def test_draws_do_not_depend_on_where_they_are_made(backend, tmp_path, deadly):
     assert check_run(tmp_path / "run.zarr")["finished"] is True
 
 
+@pytest.mark.slow
 def test_n_jobs_spreads_without_a_context():
     expected = run()
     same(run(n_jobs=2), expected)

@@ -217,6 +217,7 @@ def test_the_report_says_that_one_chain_was_cut_in_four(rng, report):
     assert "Parts of the run disagree (one chain, cut in four): R-hat is" in page.text
 
 
+@pytest.mark.slow
 def test_disagreement_is_reported_with_the_name_of_a_chain(rng, report):
     groups = full(rng)
     groups["posterior"]["mu"][0] += 5.0

@@ -224,6 +224,7 @@ def test_a_broken_hmc_run_says_so_in_memory_and_from_its_store(tmp_path):
         assert "4 of 4 chains never moved: all draws are the same." in lost(before)
 
 
+@pytest.mark.slow
 def test_a_run_of_dims_at_a_saddle_says_so(tmp_path):
     target = Target.from_potential(lambda q: (q[0] ** 2 - 1) ** 2 + q[1] ** 2, 2)
     kernel = DIMS(

@@ -187,6 +187,7 @@ def check(ours: Any, folder: Path, store: Path) -> None:
         xr.testing.assert_identical(group, again.children[name].to_dataset())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Names that cannot be stored")
 @pytest.mark.filterwarnings("ignore:.*likelihood.*:UserWarning")
 @pytest.mark.parametrize(

@@ -214,6 +214,7 @@ def killed_at(path: Path, place: int, monkeypatch) -> int | None:
     return None
 
 
+@pytest.mark.slow
 def test_after_a_kill_before_any_file_the_last_commit_can_be_read_and_resumed(
     tmp_path, monkeypatch
 ):

@@ -131,6 +131,7 @@ class Marked(FixedHMC):
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 5])
 def test_a_run_of_twelve_chains_arrives_in_order(batch):
     kernel = Marked(schools, step_size=0.1, num_steps=3)

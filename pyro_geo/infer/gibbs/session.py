@@ -9,8 +9,9 @@ from torch import Tensor
 from pyro_geo.engine import SequentialNoise
 from pyro_geo.engine.attributes import Facts, run_attributes
 from pyro_geo.engine.densities import KnownDensity, check_values
+from pyro_geo.engine.density_session import DensitySession
 from pyro_geo.engine.progress import Clock, Progress
-from pyro_geo.engine.session import Session, interruption
+from pyro_geo.engine.session import interruption
 from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError, PyroGeoWarning
 from pyro_geo.infer.gibbs.importance import weigh_guide
@@ -73,7 +74,7 @@ class GibbsState(NamedTuple):
         return self.sealed == seal(new) and self.links("", 0) == self.chain
 
 
-class AnnealingSession(Session):
+class AnnealingSession(DensitySession):
     """The session of a Gibbs posterior.
 
     Args:
@@ -97,7 +98,7 @@ class AnnealingSession(Session):
     ) -> None:
         record = StageRecord(mover.target, sampler.num_particles, seed)
         codec = StateCodec(GibbsState, KnownDensity)
-        super().__init__(record, codec, GibbsState(), clock)
+        super().__init__(mover.target, record, codec, GibbsState(), clock)
         self.sampler, self.mover, self.seed = sampler, mover, seed
         self.arguments = arguments
         self.origin = origin_of(mover.model.model, *arguments, sampler.betas)

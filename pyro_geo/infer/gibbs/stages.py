@@ -38,7 +38,8 @@ class StageRecord(StoredRecord):
     unit = "stage"
 
     def __init__(self, target: Target, num_particles: int, seed: int) -> None:
-        super().__init__(target)
+        super().__init__()
+        self.target = target
         self.num_particles, self.seed = num_particles, seed
         self._recorded: RecordedSites | None = None
 

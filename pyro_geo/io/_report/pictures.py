@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "COLOURS",
     "FEW_CHAINS",
     "curves",
+    "draw",
     "histograms",
     "marginals",
     "pair",
@@ -30,12 +32,12 @@ __all__ = [
 
 _BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
 # Okabe and Ito's colours, which colour-blind readers can distinguish too.
-_CHAINS = (
+COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
     *("#56b4e9", "#d55e00", "#8a7a00", "#444444"),
 )
 # More chains than this are drawn as intervals, not as traces.
-FEW_CHAINS = len(_CHAINS)
+FEW_CHAINS = len(COLOURS)
 
 
 @contextmanager
@@ -64,10 +66,20 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _draw(
+def draw(
     width: float, height: float, paint: Callable[["Figure"], None], dpi: int = 110
 ) -> bytes:
-    """Make a figure, let `paint` fill it and return it as a PNG."""
+    """Make a figure and let a function fill it.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        paint: fills the figure.
+        dpi: dots per inch.
+
+    Returns:
+        A PNG.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -142,7 +154,7 @@ def marginals(components: Sequence[Component], chain_name: str) -> bytes:
             else:
                 _intervals(right, part.values, chain_name)
 
-    return _draw(9.4, 1.75 * len(components) + 0.25, paint)
+    return draw(9.4, 1.75 * len(components) + 0.25, paint)
 
 
 def _chain_outlines(ax: "Axes", values: np.ndarray) -> None:
@@ -153,7 +165,7 @@ def _chain_outlines(ax: "Axes", values: np.ndarray) -> None:
         return
     bins = np.linspace(low, high, int(np.clip(math.sqrt(values.shape[1]), 6, 30)) + 1)
     pooled = int(np.clip(math.sqrt(usable.sum()), 6, 40))
-    for color, chain, keep in zip(_CHAINS, values, usable, strict=False):
+    for color, chain, keep in zip(COLOURS, values, usable, strict=False):
         weight = usable.sum() * (len(bins) - 1) / (pooled * max(keep.sum(), 1))
         height = np.histogram(chain[keep], bins)[0] * weight
         ax.stairs(height, bins, color=color, linewidth=1.1)
@@ -161,7 +173,7 @@ def _chain_outlines(ax: "Axes", values: np.ndarray) -> None:
 
 def _trace(ax: "Axes", values: np.ndarray) -> None:
     """Draw the draws in their order, a line per chain."""
-    for color, chain in zip(_CHAINS, values, strict=False):
+    for color, chain in zip(COLOURS, values, strict=False):
         y = np.where(finite(chain), chain, np.nan)
         marker = "o" if len(chain) < 60 else ""
         ax.plot(y, color=color, linewidth=0.7, marker=marker, markersize=2.5)
@@ -212,7 +224,7 @@ def stages(losses: Mapping[str, np.ndarray], limit: int = 300) -> bytes:
         # placed here: Matplotlib's search for the best place can take long
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _draw(7.4, 3.1, paint)
+    return draw(7.4, 3.1, paint)
 
 
 def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
@@ -245,7 +257,7 @@ def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
                 ax.set_axis_off()
                 ax.text(0.5, 0.5, "no finite value", ha="center", va="center")
 
-    return _draw(9.4, 1.7 * rows + 0.2, paint)
+    return draw(9.4, 1.7 * rows + 0.2, paint)
 
 
 def curves(
@@ -268,7 +280,7 @@ def curves(
 
     def paint(figure: "Figure") -> None:
         ax = figure.subplots()
-        for color, (name, values) in zip(_CHAINS, lines.items(), strict=False):
+        for color, (name, values) in zip(COLOURS, lines.items(), strict=False):
             ax.plot(x, values, color=color, marker=".", markersize=4, label=name)
         if min(x) > 0 and max(x) > 10 * min(x):
             ax.set_xscale("log")
@@ -278,7 +290,7 @@ def curves(
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
 
-    return _draw(8.4, 3.4, paint)
+    return draw(8.4, 3.4, paint)
 
 
 def pair(
@@ -306,7 +318,7 @@ def pair(
     def paint(figure: "Figure") -> None:
         ax = figure.subplots()
         many = len(chains) > FEW_CHAINS
-        for color, index in zip(_CHAINS, [None] if many else chains, strict=False):
+        for color, index in zip(COLOURS, [None] if many else chains, strict=False):
             of = slice(None) if index is None else chain == index
             x, y = plane[of].T
             name = "draws" if index is None else f"{chain_name} {index}"
@@ -319,4 +331,4 @@ def pair(
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
 
-    return _draw(7.4, 4.6, paint)
+    return draw(7.4, 4.6, paint)

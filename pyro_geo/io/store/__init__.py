@@ -12,16 +12,21 @@ Nothing here imports torch.
 from pyro_geo.io.store._groups import Variable
 from pyro_geo.io.store._read import check_run, open_run
 from pyro_geo.io.store._run import RunStore, Snapshot
+from pyro_geo.io.store._series import FILTERED, LABELS, REPORTS, arrange_series
 from pyro_geo.io.store._stages import STAGE_STATS, STAGES
 from pyro_geo.io.store._writer import Writer
 
 __all__ = [
+    "FILTERED",
+    "LABELS",
+    "REPORTS",
     "STAGES",
     "STAGE_STATS",
     "RunStore",
     "Snapshot",
     "Variable",
     "Writer",
+    "arrange_series",
     "check_run",
     "open_run",
 ]

@@ -35,7 +35,7 @@ __all__ = [
 
 DRAW_CHUNK = 1024  # of the coordinate that counts draws
 _CHUNK_BYTES = 1 << 24  # of the largest chunk of draws
-ATTRIBUTED = ("posterior", "sample_stats", "stages")
+ATTRIBUTED = ("filtered", "posterior", "sample_stats", "stages")
 
 
 class Names(NamedTuple):

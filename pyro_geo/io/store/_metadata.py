@@ -21,7 +21,7 @@ from pyro_geo._compat.zarr import (
     chunk_shape_of,
     dtype_of,
 )
-from pyro_geo.io.names import SAMPLE_DIMS, STAGE_DIMS
+from pyro_geo.io.names import SAMPLE_DIMS, SERIES_DIMS, STAGE_DIMS
 from pyro_geo.io.naming import RENAMED, folder_name, folder_names
 from pyro_geo.io.store._groups import ATTRIBUTED, DRAW_CHUNK, event_chunk
 
@@ -33,12 +33,15 @@ CHECKSUM = "checksum"  # beside it: of all metadata
 _DATA = "observed_data"
 _GROUPS = {
     _DATA,
+    "filtered",
     "posterior",
+    "reports",
     "sample_stats",
     "stage_stats",
     "stages",
     "unconstrained_posterior",
 }
+_LEADING = {"draw": "posterior", "stage": "stages", "time": "filtered"}  # by axis
 _LARGEST = 1 << 32  # bytes of a chunk, which is read as a whole
 _RANK = 64  # axes of an array in NumPy
 
@@ -140,7 +143,7 @@ def _check_header(header: Any) -> None:
         good = name not in header or type(header[name]) is kind
         _need(good, f"{place}.{name}", header.get(name), kind.__name__)
     dims = header["sample_dims"]
-    known = [list(SAMPLE_DIMS), list(STAGE_DIMS)]
+    known = [list(SAMPLE_DIMS), list(STAGE_DIMS), list(SERIES_DIMS)]
     _need(dims in known, f"{place}.sample_dims", dims, known)
     _numbers(header["chunk"], f"{place}.chunk", least=1, length=2)
     states = header["states"]
@@ -206,7 +209,7 @@ def _check_nodes(nodes: Any, header: Mapping[str, Any]) -> None:
             groups.setdefault(group, {})[name] = node
         else:
             _check_group(node, group, where)
-    lead = "posterior" if header["sample_dims"][1] == "draw" else "stages"
+    lead = _LEADING[header["sample_dims"][1]]
     _need(lead in groups, place, sorted(nodes), f"a group {lead}")
     chains = {}
     for group, arrays in groups.items():

@@ -12,6 +12,7 @@ from pyro_geo._compat.arviz import to_container
 from pyro_geo.io.store._committed import CommittedRun
 from pyro_geo.io.store._folder import read_root
 from pyro_geo.io.store._metadata import HEADER
+from pyro_geo.io.store._series import FILTERED, arrange_series
 from pyro_geo.io.store._stages import STAGES, arrange_stages
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
     `posterior`, resampled to one chain of equal weights; its particles and their
     `log_weights` are the group `particles`, the stages before it the group `stages`
     with the axes stage and particle, and their statistics `stage_stats`.
+
+    Of a filter the moments of the state are the group `filtered`, on the axes of the
+    series and of time, and its reports are `observed_data`.
 
     Args:
         path: the folder that a run was given as `store`.
@@ -72,6 +76,8 @@ def open_run(path: str | os.PathLike[str]) -> ArvizData:
     }
     if STAGES in groups:
         groups = arrange_stages(groups)
+    if FILTERED in groups:
+        groups = arrange_series(groups)
     return to_container(groups)
 
 

@@ -280,7 +280,15 @@ def failures(
         assert false[name] > limit, (name, false[name])
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "route",
+    [
+        route
+        if route in (importance, held_out)
+        else pytest.param(route, marks=pytest.mark.slow)
+        for route in ROUTES
+    ],
+)
 def test_few_certificates_fail(route: Any, monkeypatch) -> None:
     failures(route, QUICK, monkeypatch)
 

@@ -262,6 +262,7 @@ AUTOMATIC = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", AUTOMATIC)
 def test_the_normaliser_of_an_automatic_guide(kind: str) -> None:
     with torch.random.fork_rng():

@@ -457,6 +457,7 @@ def test_a_wrong_option_names_the_nearest() -> None:
         GibbsPosterior(GibbsModel(linear, squared), **options)
 
 
+@pytest.mark.slow
 def test_times_are_charged_to_phases(tmp_path) -> None:
     found = posterior(num_particles=16)
     assert set(found.timings) == {"start", "compile", "pilot", "annealing"}
@@ -469,6 +470,7 @@ def test_times_are_charged_to_phases(tmp_path) -> None:
     assert set(stored.timings) - set(found.timings) == {"storing"}
 
 
+@pytest.mark.slow
 def test_attributes_are_those_of_every_run() -> None:
     x, y = data()
     model = GibbsModel(linear, squared)

@@ -51,6 +51,7 @@ def sampler(**options: Any) -> GibbsPosterior:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["smc", "importance", "langevin"])
 def test_all_that_a_run_makes_travels_with_its_status(method: str, tmp_path) -> None:
     run = sampler(method=method)

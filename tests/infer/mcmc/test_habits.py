@@ -197,6 +197,7 @@ def test_every_option_of_pyro_is_known_or_answered(owner):
             assert option in ours or words_for(owner, option), option
 
 
+@pytest.mark.slow
 def test_pyros_strategies_start_chains():
     start = init_to_value(values={"m": torch.tensor(3.0)})
     kernel = HMC(model, init_strategy=start, step_size=1e-8, trajectory_length=1e-8)

@@ -172,6 +172,7 @@ def test_directions_that_do_not_count_are_not_counted() -> None:
     assert found.value == pytest.approx(exact, abs=4.5 * found.standard_error + 0.02)
 
 
+@pytest.mark.slow
 def test_runs_reproduce_and_leave_the_global_state_alone() -> None:
     target, best = regression(2, 100)
     state = torch.get_rng_state()

@@ -74,6 +74,7 @@ def test_joint_training_finds_the_posterior_mode(target):
     assert anchors.warnings(1e-2) == []
 
 
+@pytest.mark.slow
 def test_nll_training_finds_different_perfect_fits(target):
     anchors = train(target)
     residual = anchors.q @ X.T - Y

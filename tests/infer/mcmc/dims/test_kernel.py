@@ -346,6 +346,7 @@ def quietly_but(category, *args, **options):
         return run(*args, **options)
 
 
+@pytest.mark.slow
 def test_separable_data_warn():
     target = Target.from_model(logistic, POINTS, labels(True), dtype=torch.float64)
     with pytest.warns(UnboundedMinimumWarning, match="prior_weight"):
@@ -363,6 +364,7 @@ def test_centred_schools_warn_and_still_give_draws():
     assert fit.positions.shape == (1, 4, 10)
 
 
+@pytest.mark.slow
 def test_an_isolated_minimum_warns(plane):
     with pytest.warns(DegenerateEnsembleWarning, match="isolated"):
         run(plane, 8, loss="joint")
@@ -389,6 +391,7 @@ def test_fast_starts_warn(plane):
         quietly_but(ConvergenceWarning, plane, 4, velocity_scale=40.0)
 
 
+@pytest.mark.slow
 def test_a_ledger_that_does_not_balance_warns(plane):
     with pytest.warns(EnergyLedgerWarning, match="step_tol"):
         quietly_but(

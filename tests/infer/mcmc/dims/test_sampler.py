@@ -122,6 +122,7 @@ def test_warm_up_returns_the_parameters_unchanged():
     assert not torch.equal(first["w"], params["w"])
 
 
+@pytest.mark.slow
 def test_draws_are_served_from_blocks(monkeypatch):
     monkeypatch.setattr(DIMS, "draws_ahead", 4)
     dims = kernel()

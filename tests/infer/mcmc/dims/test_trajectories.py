@@ -65,6 +65,7 @@ def test_a_diverging_trajectory_is_not_polished(target):
     assert not bool(stats["converged"][2])
 
 
+@pytest.mark.slow
 def test_the_ledger_works_where_kinetic_energy_and_loss_cancel():
     """In float32 the energy's parts round, however small their sum is."""
 

@@ -87,6 +87,7 @@ def test_arviz_converts_it(one_chain):
     assert not bool(idata["sample_stats"]["diverging"].any())
 
 
+@pytest.mark.slow
 def test_predictive_uses_the_draws(one_chain):
     found = pyro.infer.Predictive(
         pyro.poutine.uncondition(model), one_chain.get_samples()

@@ -156,6 +156,7 @@ def test_a_funnel_raises_the_target_and_says_so():
     assert any(f"target_accept_prob from 0.8 to {target}" in n for n in fit.notes)
 
 
+@pytest.mark.slow
 def test_a_target_of_the_user_stays_and_the_review_asks_for_a_higher_one():
     kernel = HMC(FunnelTarget(3, dtype=F64), target_accept_prob=0.8)
     fit = MCMC(kernel, 50, 60, 32, seed=0, compile=False, progress_bar=False)

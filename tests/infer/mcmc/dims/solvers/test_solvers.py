@@ -62,6 +62,7 @@ def test_the_error_falls_with_the_order(integrator):
     assert abs(slopes[1] - order) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_all_solvers_end_at_the_same_points(alpha):
     q, v = real([[0.5, 0.5], [1.0, 0.2]]), real([[0.4, -0.3], [0.1, 0.6]])

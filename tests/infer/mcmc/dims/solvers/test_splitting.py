@@ -27,6 +27,7 @@ both_solvers = pytest.mark.parametrize(
 ROUGHNESS = {2: 1, 4: 7}
 
 
+@pytest.mark.slow
 @both_solvers
 @both_metrics
 @pytest.mark.parametrize("mu", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.4, 0.7)])
