@@ -9,6 +9,7 @@ from pyro_geo.infer.mcmc.dims.minima import sample_minima
 from pyro_geo.infer.mcmc.dims.result import FlowResult
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
+from pyro_geo.infer.robust_init import RobustInit, robust_init
 from pyro_geo.optim.newton import PolishResult, polish_minima
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "GibbsModel",
     "GibbsPosterior",
     "PolishResult",
+    "RobustInit",
     "WeightedPosterior",
     "dissipative_flow",
     "polish_minima",
+    "robust_init",
     "sample_minima",
 ]
