@@ -20,11 +20,16 @@ OPTIONS = {
     "hmc": [*CHAINS, "--warmup", "20"],
     "saas": [*CHAINS, "--warmup", "20"],
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
+    "tracking": [],
 }
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
 }
-NEEDED = {"saas": "def new_points(", "gibbs": "def loss("}
+NEEDED = {
+    "saas": "def new_points(",
+    "gibbs": "def loss(",
+    "tracking": "def tracker(",
+}
 FITTING = [
     (program, model)
     for program in PROGRAMS
@@ -92,6 +97,7 @@ def test_a_program_writes_its_report(program, model, tmp_path):
             assert row in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "model"), REFUSED)
 def test_a_program_says_why_it_cannot(program, model, tmp_path):
     done = run(program, model, tmp_path / "out")
