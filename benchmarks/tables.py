@@ -53,6 +53,20 @@ HEADLINES = (
         "smaller",
     ),
     (
+        "tracking",
+        "rmse/stuck/best",
+        "Error of `BoundedTracker` over that of the best other filter, where receivers "
+        "of real aircraft repeat old reports",
+        "smaller",
+    ),
+    (
+        "tracking",
+        "rmse/lidar_mixed/oracle",
+        "Its error under mixed LiDAR faults over that of an IMM from which every bad "
+        "report was removed by hand",
+        "smaller",
+    ),
+    (
         "durable",
         "store_overhead/logistic",
         "Time for storing every block, over the time for sampling",

@@ -207,6 +207,7 @@ def flat_line(y):
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_pyro_runs_on_flat_priors_until_the_time_is_up(bench):
     torch.set_default_dtype(torch.float64)
     run, y = bench("_hmc_pyro").run, torch.tensor([3.9, 4.1, 4.0])
