@@ -9,6 +9,8 @@ Sub-packages:
     engine: what every long computation runs on: kernels, noise, schedule, stores.
     results: what every inference returns, draws with or without weights.
     infer: what a user calls on a model, with the batched runner in `infer.mcmc`.
+    distributions: bounded measures and robust likelihoods.
+    filtering: trackers that a lying sensor cannot capture.
     gp: draws of Gaussian processes as GPyTorch models.
     evaluation: scores of predictions and the plain baselines to compare with.
     geometry: curvature, positive-definite matrices, the Laplace approximation.

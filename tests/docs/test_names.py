@@ -19,7 +19,13 @@ FOREIGN = {
     *("AutoDelta", "DiscreteHMM", "LocScaleReparam", "Vindex", "param", "reparam"),
     *("SaasFullyBayesianSingleTaskGP", "compare", "from_pyro", "from_zarr", "loo"),
     *("CHANGELOG", "durations", "kill", "new_x", "y_new"),
-    *("GaussianHMM", "GaussianMRF", "LinearKernel", "pyro_sample_from_prior"),
+    *(
+        "TraceMeanField_ELBO",
+        "GaussianHMM",
+        "GaussianMRF",
+        "LinearKernel",
+        "pyro_sample_from_prior",
+    ),
 }
 
 

@@ -21,10 +21,16 @@ PAGES = [
     "hmc.md",
     "gibbs.md",
     "gp.md",
+    "tracking.md",
 ]
 
-# the page on DIMS traces eight models, which takes too long for every change
-SHORT = [page for page in PAGES if page != "dims.md"]
+# these trace eight models, or the derivative of a large step: too long for every change
+SHORT = [page for page in PAGES if page not in ("dims.md", "tracking.md")]
+SHORT_AND_SOON = ("tutorial.md", "runner.md")  # the others in the long tests alone
+CHOSEN = [
+    page if page in SHORT_AND_SOON else pytest.param(page, marks=pytest.mark.slow)
+    for page in SHORT
+]
 
 
 def run_page(page, text):
@@ -45,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", SHORT)
+@pytest.mark.parametrize("page", CHOSEN)
 def test_blocks_run_in_order_when_runs_are_short(page, monkeypatch):
     # short runs call what the long ones call, and may say that they are too short
     monkeypatch.setattr(HMC, "default_warmup", lambda *counts: 80)

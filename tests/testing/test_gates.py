@@ -43,6 +43,7 @@ def alarms(make, repeats, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chains", [4, 40], ids=["few chains", "many chains"])
 @pytest.mark.parametrize("heavy", [False, True], ids=["normal", "lognormal"])
 def test_false_alarms_are_no_more_than_stated(generator, chains, heavy):

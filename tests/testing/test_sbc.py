@@ -303,6 +303,7 @@ def test_the_result_says_what_was_ranked(result):
     check_sbc(result)
 
 
+@pytest.mark.slow
 def test_replicates_beyond_the_lanes_of_a_kernel_keep_their_data():
     class Narrow(FixedHMC):
         max_lanes = 15

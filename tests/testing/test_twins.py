@@ -410,6 +410,7 @@ def test_a_piece_put_back_is_the_shipped_transition(inputs, name):
         assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n for n, t in TWINS.items() if t.kind == "kernel"], ids=str
 )
