@@ -174,5 +174,6 @@ def test_compiled_steps_give_the_same_gradient(tracker, few):
         dt = observed.double()
         total = TrackReports(evidence, params, observed, dt, 1).log_prob(few).sum()
         found.append((total, *torch.autograd.grad(total, p_fault)))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
-    assert found[0][1] == pytest.approx(found[1][1], rel=1e-10)
+    (traced, first), (compiled, second) = found
+    torch.testing.assert_close(compiled, traced, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(second, first, rtol=1e-10, atol=0.0)
