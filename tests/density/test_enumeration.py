@@ -142,6 +142,7 @@ MODELS: dict[str, Kind] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_potential_is_pyros_on_every_rung(name):
     kind = MODELS[name]

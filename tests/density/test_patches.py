@@ -187,6 +187,7 @@ FACTORISATIONS = {
 NEEDS_FINITE = [*FACTORISATIONS][-5:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rung", ["traced", "mapped", pytest.param("compiled", marks=pytest.mark.slow)]
 )

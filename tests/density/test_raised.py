@@ -229,6 +229,7 @@ def positions(target, count=3):
     return 0.4 * torch.randn(count, target.dim, dtype=DOUBLE, generator=generator)
 
 
+@pytest.mark.slow
 @every_model
 def test_values_and_gradients_are_those_of_the_plain_model(model):
     target = Target.from_model(model, dtype=DOUBLE)

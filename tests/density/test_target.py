@@ -59,6 +59,7 @@ def test_gradient_is_that_of_finite_differences(name):
     torch.testing.assert_close(grad[0], slope, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @SMOOTH
 def test_hessian_products(name):
     target = KINDS[name].target()

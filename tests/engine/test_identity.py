@@ -80,6 +80,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [1, pytest.param(10, marks=pytest.mark.slow), 20_000])
 def test_no_changed_density_is_missed(dtype, rows):
@@ -153,6 +154,7 @@ def test_other_words_for_the_same_density_are_accepted(tmp_path, dtype):
     assert torch.equal(again.positions, fit.positions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_prior_or_other_data_held_are_refused(tmp_path, dtype, finished):

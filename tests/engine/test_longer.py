@@ -57,6 +57,7 @@ def longer(
         np.testing.assert_array_equal(stored[name].values, array.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1, 2), (10, 60), (26, 49, 51), (7, 8, 9, 80)])
 def test_runs_end_anywhere_in_a_block(tmp_path, lengths):
     longer(tmp_path, lengths)

@@ -203,6 +203,7 @@ assert "matplotlib.pyplot" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chains", "draws"), [(1, 1), (1, 5), (2, 9), (30, 2)])
 def test_any_number_of_chains_and_draws(rng, report, chains, draws):
     page = report(full(rng, chains, draws))

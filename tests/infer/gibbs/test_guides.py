@@ -156,6 +156,7 @@ def z_of(found: WeightedPosterior) -> float:
 LIMIT = stats.norm.isf(0.5e-4 / 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_the_normaliser_of_a_guide_of_ones_own(name: str) -> None:
     state = torch.get_rng_state()

@@ -72,6 +72,7 @@ def test_all_that_a_run_makes_travels_with_its_status(method: str, tmp_path) -> 
     assert again.value == certify(found.codebook(), wrong, (X, Y)).value
 
 
+@pytest.mark.slow
 def test_no_part_of_a_posterior_can_be_edited_unseen() -> None:
     found = sampler().run(X, Y)
     assert found.status == "finite_sample"

@@ -304,6 +304,7 @@ def test_states_of_extended_particles_are_weighed(many):
     assert longer.summary().loc["w", "mean"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_result_travels(many, one):
     for found in (many[0], one):
         back = pickle.loads(pickle.dumps(found))

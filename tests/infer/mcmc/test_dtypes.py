@@ -39,6 +39,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pyro_geo.errors.PyroGeoWarning")  # few draws
 @pytest.mark.parametrize(
     ("name", "run", "held"),

@@ -69,6 +69,7 @@ def draws_of_model():
     return run(fixed(model), Y).positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "name"),
     [

@@ -151,6 +151,7 @@ def test_the_report_is_one_file(fit, tmp_path):
     assert "Scores" in text
 
 
+@pytest.mark.slow
 def test_a_model_gives_its_name_and_site_names_may_have_slashes():
     def scoped():
         pyro.sample("a/b", dist.Normal(torch.zeros(2), 1.0).to_event(1))

@@ -87,6 +87,7 @@ def test_every_draw_is_a_perfect_fit_and_they_spread_over_the_plane(plane):
     assert bool(fit.stats["converged"].all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_the_way_along_the_plane_is_the_closed_form(plane, alpha):
     """The null space sees friction alone: the way is P v0 (1 - exp(-mu T)) / mu."""

@@ -32,6 +32,7 @@ def target():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", ["traced", "compiled"])
 def test_lanes_depend_neither_on_their_place_nor_on_each_other(target, rung):
     target = target.with_rung(rung)

@@ -243,6 +243,7 @@ def test_more_chains_take_the_tuning_of_the_first(target, crowd):
         check_gaussian(group, MEAN, COVARIANCE, false_alarm=1e-4)
 
 
+@pytest.mark.slow
 def test_a_later_chain_depends_on_seed_index_and_tuning_alone(target, crowd):
     """Two of them alone are what they are among a hundred and fifty, to rounding."""
     kernel, traced, chains = HMC(target), target.with_rung("traced"), [170, 299]
