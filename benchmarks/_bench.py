@@ -14,10 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from pyro_geo._process import Seconds
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "pyro-ppl", "numpy")
 
 Row = dict[str, Any]
+Parts = Mapping[str, Callable[[bool], Iterable[list[Row]]]]
 
 
 class Timing(NamedTuple):
@@ -169,3 +172,71 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: {path}")
+
+
+def measure_parts(
+    name: str,
+    parts: Parts,
+    ratios: Callable[[list[Row]], dict[str, float]],
+    args: argparse.Namespace,
+    packages: Iterable[str] = PACKAGES,
+) -> dict[str, float]:
+    """Measure the parts asked for and write after each case.
+
+    Args:
+        name: of the benchmark.
+        parts: each yields the rows of one case after another.
+        ratios: makes the headline comparisons of all rows.
+        args: from :func:`options`; what an earlier run has measured of the parts not
+            asked for is kept.
+        packages: whose versions to record.
+
+    Returns:
+        The comparisons.
+    """
+    path = args.out or ROOT / "benchmarks" / "results" / f"{name}.json"
+    rows: list[Row] = []
+    if path.exists() and not args.quick:
+        old = json.loads(path.read_text())["rows"]
+        rows = [row for row in old if row["part"] not in args.only]
+    for part in args.only:
+        print(f"== {part}", flush=True)
+        before = Seconds.now()
+        for new in parts[part](args.quick):
+            rows += [{"part": part, **row} for row in new]
+            if not args.quick:
+                write(name, rows, ratios(rows), args, packages)
+        cpu, wall = Seconds.now() - before
+        print(f"== {part}: {cpu:.0f} processor seconds, {wall:.0f} s", flush=True)
+    rows.sort(key=lambda row: list(parts).index(row["part"]))
+    found = ratios(rows)
+    write(name, rows, found, args, packages)
+    return found
+
+
+def against_aims(
+    found: Mapping[str, float],
+    at_most: Mapping[str, float],
+    at_least: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Hold comparisons against their aims.
+
+    Args:
+        found: the comparisons.
+        at_most: aims by key, met from below.
+        at_least: aims by key, met from above.
+
+    Returns:
+        A line for each aim.
+    """
+    lines = []
+    aims = [(key, aim, "at most") for key, aim in at_most.items()]
+    aims += [(key, aim, "at least") for key, aim in (at_least or {}).items()]
+    for key, aim, sign in aims:
+        if key not in found:
+            lines.append(f"- {key}: not measured")
+            continue
+        good = found[key] <= aim if sign == "at most" else found[key] >= aim
+        met = "met" if good else "MISSED"
+        lines.append(f"- {key}: {found[key]:.3g}, aim {sign} {aim:g}, {met}")
+    return lines

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from _bench import Row
+from _bench import Row, against_aims
 
 OURS = "ours, pooled codebook, ensemble"
 PEERS = {"pbb": "PAC-Bayes by backprop", "recursive": "recursive PAC-Bayes"}
@@ -89,11 +89,4 @@ def reading(found: Mapping[str, float]) -> list[str]:
     Returns:
         Lines of text.
     """
-    lines = []
-    for key, aim in AIMS.items():
-        if key not in found:
-            lines.append(f"- {key}: not measured")
-            continue
-        met = "met" if found[key] <= aim else "MISSED"
-        lines.append(f"- {key}: {found[key]:.3g}, aim at most {aim:g}, {met}")
-    return lines
+    return against_aims(found, AIMS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from _bench import Row
+from _bench import Row, against_aims
 from _tracking_adsb import REMOVED
 from _tracking_common import ORACLE, OURS
 from _tracking_lidar import PER_CASE
@@ -196,15 +196,7 @@ def reading(found: Mapping[str, float]) -> list[str]:
     Returns:
         Lines of text.
     """
-    lines = []
-    for key, aim in (AT_MOST | AT_LEAST).items():
-        sign = "at most" if key in AT_MOST else "at least"
-        if key not in found:
-            lines.append(f"- {key}: not measured")
-            continue
-        good = found[key] <= aim if key in AT_MOST else found[key] >= aim
-        met = "met" if good else "MISSED"
-        lines.append(f"- {key}: {found[key]:.3g}, aim {sign} {aim:g}, {met}")
+    lines = against_aims(found, AT_MOST, AT_LEAST)
     low, high = COVERAGE
     for key, value in found.items():
         if key.startswith("coverage/"):

@@ -7,11 +7,8 @@ flights (from the folder that PYRO_GEO_DATA names); `blackout`, a rover that was
 packages. Double precision on one thread. Results are written after every case.
 """
 
-import argparse
-import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import _tracking_adsb
 import _tracking_blackout
@@ -22,10 +19,8 @@ import _tracking_qubit
 import _tracking_regression
 import _tracking_speed
 import torch
-from _bench import ROOT, Row, options, write
+from _bench import Row, measure_parts, options
 from _tracking_ratios import ratios, reading
-
-from pyro_geo._process import Seconds
 
 PARTS: dict[str, Callable[[bool], Iterator[list[Row]]]] = {
     "checks": _tracking_checks.measure,
@@ -58,29 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_default_dtype(torch.float64)
     if args.quick:  # XLA compiles faster than it would for speed; read when it starts
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    path = args.out or ROOT / "benchmarks" / "results" / "tracking.json"
-    rows = [] if args.quick else kept(path, args)
-    for part in args.only:
-        print(f"== {part}", flush=True)
-        before = Seconds.now()
-        for new in PARTS[part](args.quick):
-            rows += [{"part": part, **row} for row in new]
-            if not args.quick:
-                write("tracking", rows, ratios(rows), args, PACKAGES)
-        cpu, wall = Seconds.now() - before
-        print(f"== {part}: {cpu:.0f} processor seconds, {wall:.0f} s", flush=True)
-    rows.sort(key=lambda row: list(PARTS).index(row["part"]))
-    write("tracking", rows, ratios(rows), args, PACKAGES)
+    found = measure_parts("tracking", PARTS, ratios, args, PACKAGES)
     print("\n".join(["", "Reading" + " (quick: says nothing)" * args.quick]))
-    print("\n".join(reading(ratios(rows))))
-
-
-def kept(path: Path, args: argparse.Namespace) -> list[Row]:
-    """Read what an earlier run has measured of the parts not asked for."""
-    if not path.exists():
-        return []
-    rows = json.loads(path.read_text())["rows"]
-    return [row for row in rows if row["part"] not in args.only]
+    print("\n".join(reading(found)))
 
 
 if __name__ == "__main__":
