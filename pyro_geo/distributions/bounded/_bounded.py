@@ -20,6 +20,7 @@ from pyro_geo.distributions.bounded._ball import (
     check_kappa,
     size_of,
 )
+from pyro_geo.distributions.bounded._tensors import log_field
 from pyro_geo.distributions.bounded.radial import Radial
 from pyro_geo.errors import BallSpecError
 
@@ -169,9 +170,7 @@ class Bounded(TorchDistribution):
         s = torch.where(outside, 0.0, r2 / self.radius.square())
         value = self.radial.log_density(s * self.radius.square())
         if self.kappa:
-            # rounding may put a point of the support on the edge itself
-            s = s.clamp(max=1 - torch.finfo(s.dtype).eps)
-            value = value + self.kappa * torch.log1p(-s)
+            value = value + log_field(s, self.kappa)
         return torch.where(outside, -torch.inf, value - self._log_total())
 
     def _lengths(self, shape: torch.Size) -> Tensor:

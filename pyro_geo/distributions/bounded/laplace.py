@@ -13,6 +13,7 @@ from pyro_geo._compat.torch import validates
 from pyro_geo.distributions.bounded._ball import check_range
 from pyro_geo.distributions.bounded._mean import symmetric_kl
 from pyro_geo.distributions.bounded._quadrature import make_grid
+from pyro_geo.distributions.bounded._tensors import log_field
 from pyro_geo.distributions.bounded.radial import Radial
 from pyro_geo.distributions.bounded.symmetric import BoundedSymmetric
 
@@ -170,9 +171,7 @@ class BoundedLaplace(BoundedSymmetric):
         r = _root(torch.where(outside, 0.0, r2))
         value = -r - math.log(2)
         if self.kappa:
-            # rounding may put a point of the support on the edge itself
-            share = (r / self.radius).clamp(max=1 - torch.finfo(r.dtype).eps)
-            value = value + self.kappa * torch.log1p(-share)
+            value = value + log_field(r / self.radius, self.kappa)
         return torch.where(outside, -torch.inf, value - self.log_normalizer)
 
 

@@ -18,7 +18,7 @@ from pyro_geo.distributions.bounded._bounded import uniforms
 from pyro_geo.distributions.bounded._interval import BoundedInterval
 from pyro_geo.distributions.bounded._mean import log_integral
 from pyro_geo.distributions.bounded._quantile import quantile
-from pyro_geo.distributions.bounded._tensors import some_tensor
+from pyro_geo.distributions.bounded._tensors import log_field, some_tensor
 from pyro_geo.errors import BallSpecError
 
 __all__ = ["BoundedLevelSet"]
@@ -159,8 +159,7 @@ class BoundedLevelSet(BoundedInterval):
         if not self.kappa:
             return value
         share = (self.base.log_prob(self.base.mode) - value) / self.nats
-        top = 1 - torch.finfo(share.dtype).eps
-        return value + self.kappa * torch.log1p(-share.clamp(0.0, top))
+        return value + log_field(share, self.kappa)
 
     @property
     def log_mass(self) -> Tensor:

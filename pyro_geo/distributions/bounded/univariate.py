@@ -19,7 +19,7 @@ from pyro_geo.distributions.bounded._place import (
     place,
     signed_tail,
 )
-from pyro_geo.distributions.bounded._tensors import some_tensor
+from pyro_geo.distributions.bounded._tensors import log_field, some_tensor
 from pyro_geo.distributions.bounded.laplace import BoundedLaplace
 from pyro_geo.errors import BallSpecError
 
@@ -148,8 +148,7 @@ class BoundedUnivariate(BoundedInterval):
         inside, x, z = self._located(value)
         log_prob = self.base.log_prob(x) - self._law.log_normalizer
         if self.kappa:
-            share = (z.abs() / self.nats).clamp(max=1 - torch.finfo(z.dtype).eps)
-            log_prob = log_prob + self.kappa * torch.log1p(-share)
+            log_prob = log_prob + log_field(z.abs() / self.nats, self.kappa)
         return torch.where(inside, log_prob, -torch.inf)
 
     def _located(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -242,9 +241,9 @@ class BoundedUnivariate(BoundedInterval):
         value = self.base.log_prob(x)
         if not self.kappa:
             return value
-        share = signed_tail(self.base, x).abs() / self.nats
-        top = 1 - torch.finfo(share.dtype).eps
-        return value + self.kappa * torch.log1p(-share.clamp(max=top))
+        return value + log_field(
+            signed_tail(self.base, x).abs() / self.nats, self.kappa
+        )
 
 
 class BoundedGamma(BoundedUnivariate):
