@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Self
@@ -90,17 +91,17 @@ class Bounded(TorchDistribution):
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
     @property
+    @abstractmethod
     def unit_support(self) -> constraints.Constraint:
         """The unit ball, of whitened values in units of the radius."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whitened(self, value: Tensor) -> Tensor:
         """Values in coordinates of centre 0 and scale 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unwhitened(self, z: Tensor) -> Tensor:
         """Inverse of :meth:`whitened`."""
-        raise NotImplementedError
 
     @property
     def log_mass(self) -> Tensor:

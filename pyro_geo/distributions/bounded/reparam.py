@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -82,17 +83,17 @@ class _BoundedReparam(Reparam):
 
     suffix: str
 
+    @abstractmethod
     def auxiliary(self, fn: Bounded) -> TorchDistribution:
         """Law of the auxiliary site."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, fn: Bounded, auxiliary: Tensor) -> Tensor:
         """Value of the site."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, fn: Bounded, value: Tensor) -> Tensor:
         """Value of the auxiliary site."""
-        raise NotImplementedError
 
     def apply(self, msg: Any) -> Any:
         """Replace a sample statement.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -18,7 +19,7 @@ Table: TypeAlias = Sequence[Sequence[Tensor | float]]
 _SERIES_BELOW = 0.1  # of dt / tau, where the closed form loses digits
 
 
-class Dynamics:
+class Dynamics(ABC):
     r"""A linear motion with Gaussian noise, the same along each axis of space.
 
     The state is `orders` vectors of `axes` numbers: position first, then velocity and
@@ -67,6 +68,7 @@ class Dynamics:
         self.start_sd = tuple(map(float, start_sd))
         self.velocity = velocity
 
+    @abstractmethod
     def transition(self, dt: Tensor, q: Sequence[Tensor]) -> Table:
         """Give the matrix that moves the state.
 
@@ -78,8 +80,8 @@ class Dynamics:
             The matrix, `orders` rows of `orders` entries; plain 0.0 and 1.0 where an
             entry does not depend on the time.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def noise(self, dt: Tensor, q: Sequence[Tensor]) -> Table:
         """Give the covariance of what the motion adds, as :meth:`transition` does.
 
@@ -90,7 +92,6 @@ class Dynamics:
         Returns:
             The covariance for one axis, symmetric; only `[a][b]` with `a <= b` is read.
         """
-        raise NotImplementedError
 
 
 class NearConstantVelocity(Dynamics):

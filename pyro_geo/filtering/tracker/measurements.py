@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,7 +31,7 @@ def wrapped_angle(angle: Tensor) -> Tensor:
     return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
 
 
-class Measurement:
+class Measurement(ABC):
     r"""A report :math:`y = h(x) + v` of a state, lanes last.
 
     Subclass it for a sensor of your own: say :meth:`predict` and :meth:`locate`, and
@@ -61,6 +62,7 @@ class Measurement:
         self.size = size
         self.reads = tuple(reads)
 
+    @abstractmethod
     def predict(self, x: Sequence[Tensor]) -> Tensor:
         """Predict the report of a state.
 
@@ -71,7 +73,6 @@ class Measurement:
         Returns:
             The report without noise, `(m, *lanes)`.
         """
-        raise NotImplementedError
 
     def residual(self, y: Tensor, prediction: Tensor) -> Tensor:
         """Subtract a prediction from a report.
@@ -85,6 +86,7 @@ class Measurement:
         """
         return y - prediction
 
+    @abstractmethod
     def locate(self, y: Tensor) -> Tensor:
         """Find the place that a track starts at.
 
@@ -94,7 +96,6 @@ class Measurement:
         Returns:
             A position that gives such a report, `(axes, *lanes)`.
         """
-        raise NotImplementedError
 
     def slope(self, x: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Differentiate :meth:`predict`; automatically, unless a subclass knows better.
