@@ -16,6 +16,7 @@ from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import evaluation_mode
 from pyro_geo.density.protocol import Data, Terms
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedModelError
+from pyro_geo.ops.arrays import same_values
 from pyro_geo.ops.random import private_randomness
 
 __all__ = ["ModuleDensity", "PotentialDensity"]
@@ -123,7 +124,7 @@ class ModuleDensity(_OnTensors):
         with torch.no_grad(), private_randomness(0):
             first, second = self._loss(q, data).sum(), self._loss(q, data).sum()
         # a loss of NaN is no sign of randomness
-        if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        if not same_values(first, second):
             raise UnsupportedModelError(
                 "the module's loss is not a function of its parameters",
                 where="argument module",

@@ -16,6 +16,7 @@ from pyro_geo._compat.torch import switch_validation_off, validates
 from pyro_geo.density._normal import normal_log_prob
 from pyro_geo.density.structure import first_line, is_deterministic, is_enumerable
 from pyro_geo.errors import ModelError
+from pyro_geo.ops.arrays import same_values
 
 __all__ = [
     "SiteStart",
@@ -110,9 +111,7 @@ def log_prob_of(name: str, site: Mapping[str, Any]) -> Tensor:
 
 def equal(first: Tensor | None, second: Tensor | None) -> bool:
     """Whether two log-probabilities are there and the same, NaN included."""
-    if first is None or second is None:
-        return False
-    return torch.equal(first.nan_to_num(), second.nan_to_num())
+    return first is not None and second is not None and same_values(first, second)
 
 
 def without_deterministics(sites: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from pyro_geo.engine.commits import StoreCommits, StoredRecord
 from pyro_geo.engine.sites import RecordedSites
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.io.store import RunStore
+from pyro_geo.ops.arrays import same_values
 from pyro_geo.ops.chunks import Sites
 
 __all__ = ["DrawRecord"]
@@ -157,7 +158,7 @@ class DrawRecord(StoredRecord):
             again["q"] = q
         rows = slice(chains[0], chains[-1] + 1)
         for name, value in again.items():
-            if name in kept and not _same_bits(kept[name][rows], value[:, :count]):
+            if name in kept and not same_values(kept[name][rows], value[:, :count]):
                 return name.removeprefix("stat ")
         return None
 
@@ -325,7 +326,3 @@ class DrawRecord(StoredRecord):
             self._stored(_POSTERIOR, plain, draws)
             | self._stored(_UNCONSTRAINED, transformed, draws)
         )
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())

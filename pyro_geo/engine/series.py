@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ __all__ = [
     "SeriesRecord",
 ]
 
-Compile = Literal["auto"] | bool
 _ALL = slice(None)
 
 

@@ -7,7 +7,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_geo._process import Seconds, ignored, one_thread
 from pyro_geo.density import Rung
+from pyro_geo.density.batched import Compile
 from pyro_geo.density.compiling import worthwhile_steps
 from pyro_geo.engine.attributes import Facts
 from pyro_geo.engine.densities import KnownDensity
@@ -33,10 +34,9 @@ from pyro_geo.engine.snapshots import StateCodec
 from pyro_geo.errors import CheckpointError
 from pyro_geo.io.names import Coords
 from pyro_geo.io.store import LABELS, REPORTS, RunStore
+from pyro_geo.ops.arrays import same_values
 
 __all__ = ["SeriesSession", "SeriesState"]
-
-Compile = Literal["auto"] | bool
 
 
 class SeriesState(NamedTuple):
@@ -137,13 +137,7 @@ class SeriesSession(Session):
         now = self.filter.reports(slice(done))
         stored = store.read(REPORTS, list(now))
         for name, value in now.items():
-            then = torch.from_numpy(stored[name])
-            same = value.dtype == then.dtype and value.shape == then.shape
-            if same and torch.equal(value.isnan(), then.isnan()):
-                same = torch.equal(value.nan_to_num(), then.nan_to_num())
-            else:
-                same = False
-            if not same:
+            if not same_values(value, torch.from_numpy(stored[name])):
                 raise CheckpointError(
                     "the store is of other reports",
                     where=f"{where}, argument {name}",
