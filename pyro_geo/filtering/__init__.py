@@ -2,25 +2,30 @@
 
 Modules:
     tracker: moving things whose sensors may lie.
+    droplet: the exact update of a cut normal by one bounded measurement.
 """
 
-from pyro_geo.filtering.tracker import (
-    Biased,
-    BoundedTracker,
+from pyro_geo.filtering.tracker.dynamics import (
     Cruise,
-    Decoy,
     Dynamics,
     Level,
-    Measurement,
     NearConstantVelocity,
+)
+from pyro_geo.filtering.tracker.ledger import RefusalLedger
+from pyro_geo.filtering.tracker.measurements import (
+    Measurement,
     Position,
-    Random,
     RangeBearing,
-    RefusalLedger,
+)
+from pyro_geo.filtering.tracker.sensors import (
+    Biased,
+    Decoy,
+    Random,
     SensorMode,
     Stuck,
-    Track,
 )
+from pyro_geo.filtering.tracker.track import Track
+from pyro_geo.filtering.tracker.tracker import BoundedTracker
 
 __all__ = [
     "Biased",
@@ -28,13 +33,13 @@ __all__ = [
     "Cruise",
     "Decoy",
     "Dynamics",
-    "RefusalLedger",
     "Level",
     "Measurement",
     "NearConstantVelocity",
     "Position",
     "Random",
     "RangeBearing",
+    "RefusalLedger",
     "SensorMode",
     "Stuck",
     "Track",

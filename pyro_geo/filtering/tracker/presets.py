@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyro_geo.checks import check_choice, check_number
+from pyro_geo.checks import check_number
+from pyro_geo.errors import ConfigurationError
 from pyro_geo.filtering.tracker.dynamics import (
     Cruise,
     Dynamics,
@@ -154,11 +156,22 @@ def preset(name: str, noise: float | tuple[float, ...]) -> Preset:
     Returns:
         The settings.
 
+    Raises:
+        ConfigurationError: there is no such preset.
+
     Example:
         >>> preset("terminal", 30.0).keep
         2
     """
-    check_choice("name", name, tuple(PRESETS))
+    if name not in PRESETS:
+        near = difflib.get_close_matches(str(name), PRESETS, 1)
+        raise ConfigurationError(
+            "unknown preset",
+            where="argument name",
+            found=repr(name),
+            expected=" or ".join(map(repr, PRESETS)),
+            todo=f"Did you mean {near[0]!r}?" if near else "Choose one of these.",
+        )
     for value in (noise,) if isinstance(noise, int | float) else noise:
         check_number("noise", value, strict=True)
     return PRESETS[name](noise)

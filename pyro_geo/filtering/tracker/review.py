@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pyro_geo.errors import (
     DegenerateCovarianceWarning,
+    ImproperFloorError,
     NonFiniteMeasurementWarning,
     PyroGeoWarning,
     TrackLostWarning,
@@ -13,7 +14,7 @@ from pyro_geo.errors import (
 from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.results import Steps
 
-__all__ = ["longest_refusal", "review"]
+__all__ = ["check_proper", "longest_refusal", "review"]
 
 _LONGEST = 25  # reports that are refused in a row, before a track may be lost
 _NAMED = 5
@@ -93,6 +94,26 @@ def review(steps: Steps) -> list[PyroGeoWarning]:
             )
         )
     return found
+
+
+def check_proper(proper: bool, where: str) -> None:
+    """Refuse an evidence where the reports have no density.
+
+    Args:
+        proper: whether they have one.
+        where: what asked for it.
+
+    Raises:
+        ImproperFloorError: they have none.
+    """
+    if not proper:
+        raise ImproperFloorError(
+            "the reports have no density",
+            where=where,
+            found="a mode with a floor relative to the peak, `rel`",
+            expected="modes whose densities integrate to one",
+            todo="Use Random(clutter=...) or Random() in place of Random(rel=...).",
+        )
 
 
 def _places(flags: Tensor) -> str:

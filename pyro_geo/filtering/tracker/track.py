@@ -13,8 +13,8 @@ from pyro_geo._process import Seconds
 from pyro_geo.checks import check_shape
 from pyro_geo.engine.attributes import RunTimes
 from pyro_geo.engine.series_session import SeriesState
-from pyro_geo.errors import ImproperFloorError
 from pyro_geo.filtering.tracker.ledger import RefusalLedger
+from pyro_geo.filtering.tracker.review import check_proper
 from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.results import Series, Steps
 
@@ -95,19 +95,10 @@ class Track(Series, RunTimes):
     def log_evidence(self) -> Tensor:
         """Log-density of each report given those before it, `(tracks, time)`.
 
-        Its sum over time is the log-evidence of a track.
-
-        Raises:
-            ImproperFloorError: the floor of a sensor mode is no density.
+        Its sum over time is the log-evidence of a track. Where the floor of a sensor
+        mode is no density, an :class:`~pyro_geo.errors.ImproperFloorError` says so.
         """
-        if "log_evidence" not in self._steps.shapes:
-            raise ImproperFloorError(
-                "the reports have no density",
-                where="Track.log_evidence",
-                found="a mode with a floor relative to the peak, `rel`",
-                expected="modes whose densities integrate to one",
-                todo="Use Random(clutter=...) or Random() in place of Random(rel=...).",
-            )
+        check_proper("log_evidence" in self._steps.shapes, "Track.log_evidence")
         return self._value("log_evidence")
 
     @property

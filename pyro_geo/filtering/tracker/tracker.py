@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -13,21 +12,16 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
-from pyro_geo.checks import (
-    check,
-    check_number,
-    check_shape,
-    known_options,
-)
-from pyro_geo.errors import ConfigurationError, ImproperFloorError
+from pyro_geo.checks import check, check_shape, known_options
 from pyro_geo.filtering.tracker.belief import Parameters
 from pyro_geo.filtering.tracker.dynamics import Dynamics
 from pyro_geo.filtering.tracker.evidence import Evidence, TrackReports
 from pyro_geo.filtering.tracker.measurements import Measurement
 from pyro_geo.filtering.tracker.numbers import covariance, fixed_numbers, numbers_of
 from pyro_geo.filtering.tracker.online import OnlineBelief, take
-from pyro_geo.filtering.tracker.presets import PRESETS, Preset
+from pyro_geo.filtering.tracker.presets import preset
 from pyro_geo.filtering.tracker.reports import as_reports, shaped_reports
+from pyro_geo.filtering.tracker.review import check_proper
 from pyro_geo.filtering.tracker.running import RunOptions, extend, run
 from pyro_geo.filtering.tracker.runs import Runs
 from pyro_geo.filtering.tracker.sensors import Biased, Random, SensorMode, Stuck
@@ -146,28 +140,15 @@ class BoundedTracker(PyroModule):
             **options: of the constructor, in place of those of the preset.
 
         Returns:
-            The tracker.
-
-        Raises:
-            ConfigurationError: there is no such preset.
+            The tracker. A preset that there is not is a
+            :class:`~pyro_geo.errors.ConfigurationError`.
 
         Example:
             >>> from pyro_geo.filtering import BoundedTracker
             >>> BoundedTracker.preset("terminal", noise=30.0).R.diagonal().tolist()
             [900.0, 900.0]
         """
-        if name not in PRESETS:
-            near = difflib.get_close_matches(str(name), PRESETS, 1)
-            raise ConfigurationError(
-                "unknown preset",
-                where="argument name",
-                found=repr(name),
-                expected=" or ".join(map(repr, PRESETS)),
-                todo=f"Did you mean {near[0]!r}?" if near else "Choose one of these.",
-            )
-        for number in (noise,) if isinstance(noise, int | float) else noise:
-            check_number("noise", number, strict=True)
-        found: Preset = PRESETS[name](noise)
+        found = preset(name, noise)
         sd = torch.tensor(found.noise, dtype=torch.float64)
         chosen = {k: v for k, v in found._asdict().items() if k != "noise"}
         return cls(**{"R": torch.diag(sd * sd), **chosen, **options})
@@ -369,10 +350,8 @@ class BoundedTracker(PyroModule):
                 some minutes once; it pays from some ten thousand steps on.
 
         Returns:
-            The reports.
-
-        Raises:
-            ImproperFloorError: a mode of the sensor has no proper density.
+            The reports. A mode of the sensor without a proper density is an
+            :class:`~pyro_geo.errors.ImproperFloorError`.
 
         Example:
             >>> import pyro.distributions as dist
@@ -386,14 +365,7 @@ class BoundedTracker(PyroModule):
             >>> trace.stochastic_nodes, trace.observation_nodes
             (['R', 'track'], ['y'])
         """
-        if not self.runs.proper:
-            raise ImproperFloorError(
-                "the reports have no density",
-                where="BoundedTracker as a model",
-                found="a mode with a floor relative to the peak, `rel`",
-                expected="modes whose densities integrate to one",
-                todo="Use Random(clutter=...) or Random() in place of Random(rel=...).",
-            )
+        check_proper(self.runs.proper, "BoundedTracker as a model")
         size = self.runs.plan.measurement.size
         reports = shaped_reports(y, t, dt, size=size)
         params = self.parameters_now()
