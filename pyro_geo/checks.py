@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pyro_geo._pyro_words import words_for
 from pyro_geo.errors import ConfigurationError, PyroGeoError, ShapeError
@@ -23,6 +23,7 @@ __all__ = [
     "check_count",
     "check_number",
     "check_shape",
+    "handled_types",
     "known_options",
     "shown_options",
 ]
@@ -206,6 +207,26 @@ def known_options(
         return result
 
     return checked
+
+
+def handled_types(function: Any) -> list[str]:
+    """Name the classes that a `functools.singledispatch` function has a case for.
+
+    Args:
+        function: whose case for any object refuses it.
+
+    Returns:
+        Names in alphabetical order, for its message.
+
+    Example:
+        >>> @functools.singledispatch
+        ... def area(shape): ...
+        >>> @area.register
+        ... def _(shape: float): ...
+        >>> handled_types(area)
+        ['float']
+    """
+    return sorted({cls.__name__ for cls in function.registry} - {"object"})
 
 
 def shown_options(owner: object, left_out: Sequence[str] = ()) -> list[str]:

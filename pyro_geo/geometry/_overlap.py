@@ -12,6 +12,7 @@ from torch import Tensor, distributions
 from torch.nn.functional import logsigmoid
 
 from pyro_geo._compat.torch import categorical_of
+from pyro_geo.checks import handled_types
 from pyro_geo.errors import UnsupportedError
 
 __all__ = ["log_overlap", "supported_families"]
@@ -59,7 +60,7 @@ def _check_same(p: Any, q: Any, good: bool) -> None:
 
 def supported_families() -> list[str]:
     """Names of the classes that have an overlap."""
-    return sorted({cls.__name__ for cls in member.registry} - {"object"})
+    return handled_types(member)
 
 
 # -- families --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, distributions
 
+from pyro_geo.checks import handled_types
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.ops.special import log_beta_tails, log_gammainc_pair, log_gammaincc
 
@@ -20,8 +21,7 @@ _LOG_2 = math.log(2)
 
 def supported_bases() -> list[str]:
     """Names of the distributions whose tails are known."""
-    known = {cls.__name__ for cls in _tails.registry} - {"object"}
-    return sorted(known | {"InverseGamma", "LogNormal", "Weibull"})
+    return sorted({*handled_types(_tails), "InverseGamma", "LogNormal", "Weibull"})
 
 
 def log_tails(base: Any, x: Tensor) -> tuple[Tensor, Tensor]:

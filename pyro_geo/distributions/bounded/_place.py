@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributions
 from torch.nn.functional import logsigmoid
 
+from pyro_geo.checks import handled_types
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.geometry.tails import log_tails
 from pyro_geo.ops.special import log_beta_tails, log_gammainc_pair
@@ -29,8 +30,7 @@ _SEARCH = 20  # steps of Newton's method, kept in brackets
 
 def quantile_bases() -> list[str]:
     """Names of the distributions whose quantiles are known."""
-    known = {cls.__name__ for cls in _place.registry} - {"object"}
-    return sorted(known | {"InverseGamma", "LogNormal", "Weibull"})
+    return sorted({*handled_types(_place), "InverseGamma", "LogNormal", "Weibull"})
 
 
 def signed_tail(base: Any, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributions
 
 from pyro_geo._compat.torch import categorical_of
+from pyro_geo.checks import handled_types
 from pyro_geo.errors import UnsupportedError
 
 __all__ = ["log_power_integral"]
@@ -18,12 +19,11 @@ __all__ = ["log_power_integral"]
 @singledispatch
 def log_power_integral(fn: Any, power: Tensor) -> Tensor:
     """Logarithm of the integral of a density to the power `1 + power`."""
-    known = sorted({c.__name__ for c in log_power_integral.registry} - {"object"})
     raise UnsupportedError(
         "no closed form for the integral of a power of a density",
         where="argument base",
         found=type(fn).__name__,
-        expected=f"one of {', '.join(known)}",
+        expected=f"one of {', '.join(handled_types(log_power_integral))}",
         todo="Use BoundedLikelihood, which needs no integral.",
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributions
 
 from pyro_geo._compat.pyro import mask_of
-from pyro_geo.checks import check, check_choice
+from pyro_geo.checks import check, check_choice, handled_types
 from pyro_geo.distributions.bounded._place import quantile_bases
 from pyro_geo.distributions.bounded.laplace import BoundedLaplace
 from pyro_geo.distributions.bounded.level import BoundedLevelSet
@@ -116,8 +116,7 @@ def BoundedMeasure(  # noqa: N802 - it makes a distribution, as a class does
 
 @singledispatch
 def _bounded(base: Any, spec: _Spec) -> Any:
-    known = {cls.__name__ for cls in _bounded.registry} - {"object"}
-    names = ", ".join(sorted(known | set(quantile_bases())))
+    names = ", ".join(sorted({*handled_types(_bounded), *quantile_bases()}))
     raise UnsupportedError(
         "a base has no bounded version",
         where="argument base",
