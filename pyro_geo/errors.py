@@ -24,6 +24,10 @@ __all__ = [
     "EmptyEnsembleError",
     "EnergyLedgerWarning",
     "FallbackWarning",
+    "HGFDomainError",
+    "HGFGraphError",
+    "HGFNegativePrecisionError",
+    "HGFShapeError",
     "ImproperFloorError",
     "InitializationError",
     "LayoutMismatchError",
@@ -261,6 +265,23 @@ class NonFiniteMeasurementWarning(PyroGeoWarning):
 
 class TrackLostWarning(ConvergenceWarning):
     """A track went many steps without a report that it believes."""
+
+
+# Hierarchical Gaussian filters
+class HGFShapeError(ShapeError):
+    """Inputs and parameters of a filter do not have shapes that go together."""
+
+
+class HGFDomainError(PyroGeoError, ValueError):
+    """An input or a parameter of a filter is outside its range."""
+
+
+class HGFNegativePrecisionError(PyroGeoError, ArithmeticError):
+    """An update that may fail has left a belief without a positive precision."""
+
+
+class HGFGraphError(ModelError):
+    """The states of a network have a cycle, an edge twice, or no observed node."""
 
 
 # Unlearning

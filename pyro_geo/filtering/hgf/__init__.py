@@ -1,0 +1,1 @@
+"""Hierarchical Gaussian filters: beliefs of a state whose rate of change is hidden."""
