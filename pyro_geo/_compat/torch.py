@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -33,9 +35,9 @@ __all__ = [
     "initialise_layer",
     "is_batchedtensor",
     "load_forward_mode",
-    "make_fx",
     "pytree",
     "switch_validation_off",
+    "trace_graph",
     "validates",
     "version_of",
 ]
@@ -54,6 +56,25 @@ def _check_input(self: Any, input: Tensor, batch_sizes: Tensor | None) -> None:
 
 RNN_CHECK: tuple[Any, str, Any] = (torch.nn.RNNBase, "check_input", _check_input)
 """Class, name of a method and its replacement, where types are cast after the check."""
+
+
+def trace_graph(function: Callable[..., Any], *examples: Tensor) -> GraphModule:
+    """Record the operations of a function of tensors.
+
+    `make_fx` notes a shape beside every operation, and makes a mode of fake tensors for
+    each of them. A mode looks up the lines of the whole call stack when it is made, and
+    that takes more than half of a trace; it takes the mode of the context where there
+    is one.
+
+    Args:
+        function: called once with the examples.
+        *examples: tensors of the shapes to come.
+
+    Returns:
+        The graph.
+    """
+    with tracing(TracingContext(FakeTensorMode())):
+        return make_fx(function)(*examples)
 
 
 def compile_graph(

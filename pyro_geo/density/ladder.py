@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pyro_geo._compat.torch import compile_graph, make_fx
+from pyro_geo._compat.torch import compile_graph, trace_graph
 from pyro_geo._process import Seconds, uninterrupted
 from pyro_geo.density._lane_memory import separate_lane_memory
 from pyro_geo.density._lane_order import make_lanes_interchangeable
@@ -346,7 +346,7 @@ def _graph_of(
     views = _distinct(leaves)
     try:
         with torch.enable_grad(), tracing(role):
-            graph = make_fx(probe)(*views)
+            graph = trace_graph(probe, *views)
         graph.graph.eliminate_dead_code()
         separate_lane_memory(graph)
         if role == "inputs":

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch._inductor.config as config
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_geo._compat import torch as compat
 
@@ -55,9 +57,37 @@ def test_a_dispatch_mode_sees_every_operation_and_which_are_views():
 
 
 def test_a_function_can_be_traced_to_a_graph_whose_nodes_know_shapes():
-    graph = compat.make_fx(lambda x: (2 * x).sum(-1))(torch.ones(3, 2))
+    graph = compat.trace_graph(lambda x: (2 * x).sum(-1), torch.ones(3, 2))
     shapes = [tuple(n.meta["val"].shape) for n in graph.graph.nodes if n.op != "output"]
     assert shapes == [(3, 2), (3, 2), (3,)]
+
+
+def test_a_trace_makes_one_mode_of_fake_tensors(monkeypatch):
+    """Each looks up the lines of the whole call stack, which took half of a trace."""
+    made = []
+    init = FakeTensorMode.__init__
+
+    def count(self, **options):
+        made.append(self)
+        init(self, **options)
+
+    def steps(x):
+        for _ in range(5):
+            x = torch.func.vmap(torch.func.grad(torch.sin))(x) @ x.diag()
+        return x
+
+    x = torch.ones(2)
+    monkeypatch.setattr(FakeTensorMode, "__init__", count)
+    ours = compat.trace_graph(steps, x)
+    assert len(made) == 1
+    theirs = make_fx(steps)(x)
+    assert len(made) > 10
+    assert ours.code == theirs.code
+    for one, other in zip(ours.graph.nodes, theirs.graph.nodes, strict=True):
+        if one.op != "output":
+            assert one.meta["val"].shape == other.meta["val"].shape
+            assert one.meta["val"].stride() == other.meta["val"].stride()
+            assert one.meta["val"].dtype == other.meta["val"].dtype
 
 
 def test_the_unsafe_write_by_index_is_what_a_graph_holds():
@@ -66,7 +96,7 @@ def test_the_unsafe_write_by_index_is_what_a_graph_holds():
         return y.index_put((torch.tensor([1]),), x)
 
     x = torch.ones(1)
-    targets = {n.target for n in compat.make_fx(write)(x).graph.nodes}
+    targets = {n.target for n in compat.trace_graph(write, x).graph.nodes}
     assert torch.ops.aten.index_put.default in targets
     y, index = torch.zeros(3), (torch.tensor([1]),)
     assert compat.UNSAFE_INDEX_PUT(y, index, x).tolist() == [0.0, 1.0, 0.0]
@@ -80,12 +110,14 @@ def test_a_trace_does_not_see_what_happens_while_modes_are_disabled():
             number = x.item()
         return y * number
 
-    graph = compat.make_fx(read)(torch.ones(2))
+    graph = compat.trace_graph(read, torch.ones(2))
     assert graph(torch.ones(2)).tolist() == [2.5, 2.5]
 
 
 def test_inductor_compiles_a_graph_and_gives_a_list():
-    graph = compat.make_fx(lambda x, y: [x * y, x + y])(torch.ones(4), torch.ones(4))
+    graph = compat.trace_graph(
+        lambda x, y: [x * y, x + y], torch.ones(4), torch.ones(4)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         call = compat.compile_graph(graph, [torch.ones(4), torch.ones(4)])
@@ -102,7 +134,9 @@ def test_inductor_has_the_settings_that_are_changed(monkeypatch):
         return graph
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", record)
-    compat.compile_graph(compat.make_fx(lambda x: x)(torch.ones(1)), [torch.ones(1)])
+    compat.compile_graph(
+        compat.trace_graph(lambda x: x, torch.ones(1)), [torch.ones(1)]
+    )
     assert seen == [(1, True, "from_example_inputs")]
 
 
@@ -194,7 +228,7 @@ def test_constants_are_made_outside_all_modes():
             kept.append(torch.ones(2).exp() + 1)
         return 2 * x
 
-    graph = compat.make_fx(traced)(torch.ones(()))
+    graph = compat.trace_graph(traced, torch.ones(()))
     names = [str(node.target) for node in graph.graph.nodes if node.op != "output"]
     assert names == ["x_1", "aten.mul.Tensor"]
     assert float(kept[0].sum()) == pytest.approx(2 * (torch.e + 1))
