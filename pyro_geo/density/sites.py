@@ -17,6 +17,7 @@ from pyro_geo.density._normal import normal_log_prob
 from pyro_geo.density.structure import first_line, is_deterministic, is_enumerable
 from pyro_geo.errors import ModelError
 from pyro_geo.ops.arrays import same_values
+from pyro_geo.ops.random import seed_torch
 
 __all__ = [
     "SiteStart",
@@ -49,7 +50,7 @@ class SiteStart(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"].encode("utf-8", "surrogatepass")  # any text is a name
-        torch.manual_seed(self.seed ^ zlib.crc32(name))
+        seed_torch(self.seed ^ zlib.crc32(name))
         if isinstance(msg["fn"], dist.ImproperUniform) and msg["value"] is None:
             transform = torch.distributions.biject_to(msg["fn"].support)
             shape = transform.inverse_shape(msg["fn"].shape())
