@@ -1,5 +1,6 @@
 """What every test stands on: one thread, fixed seeds, clean global state."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 from pyro.infer.util import is_validation_enabled
 from pyro.util import get_rng_state, set_rng_state
 
+from pyro_geo.ops.random import seed_generators
+
 # Two workers share two cores; a thread pool in each would only get in the way.
 torch.set_num_threads(1)
 
@@ -19,6 +22,15 @@ SEED = int(os.environ.get("PYRO_GEO_SEED", "0"))
 settings.register_profile("fixed", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
 settings.load_profile("nightly" if SEED else "fixed")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector away from modules and tests: they live to the end.
+
+    It would walk through some million objects many hundred times in a run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
@@ -39,7 +51,7 @@ def _global_state() -> Iterator[None]:
     dtype = torch.float32
     validation = is_validation_enabled()
     pyro.clear_param_store()
-    pyro.set_rng_seed(SEED)
+    seed_generators(SEED)
     yield
     pyro.clear_param_store()
     pyro.enable_validation(validation)
