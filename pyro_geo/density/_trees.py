@@ -29,9 +29,12 @@ def flatten(tree: Tree, into: list[Tensor]) -> None:
     """Append the leaves of a tree to a list, from left to right."""
     if isinstance(tree, Tensor):
         into.append(tree)
-    elif isinstance(tree, tuple | list):
+    elif isinstance(tree, (tuple, list)):
         for branch in tree:
-            flatten(branch, into)
+            if isinstance(branch, Tensor):  # most are: a call less for each
+                into.append(branch)
+            else:
+                flatten(branch, into)
     else:
         raise UnsupportedError(
             "cannot pass this through the ladder",

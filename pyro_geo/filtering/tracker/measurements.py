@@ -204,20 +204,19 @@ class RangeBearing(Measurement):
         """Turn to the target; see :meth:`Measurement.slope`."""
         east, north, square = self._seen(x[0])
         far = square.rsqrt()
-        away = torch.stack([east, north]) * far
-        across = torch.stack([-north, east]) / square
-        return (torch.stack([away, across]),)
+        away, across = [east * far, north * far], [-north / square, east / square]
+        return (torch.stack([*away, *across]).unflatten(0, (2, 2)),)
 
     def locate_slope(self, y: Tensor) -> Tensor:
         """Turn to the target; see :meth:`Measurement.locate_slope`."""
         cos, sin = torch.cos(y[1]), torch.sin(y[1])
-        rows = [torch.stack([cos, -y[0] * sin]), torch.stack([sin, y[0] * cos])]
-        return torch.stack(rows)
+        rows = [cos, -y[0] * sin, sin, y[0] * cos]
+        return torch.stack(rows).unflatten(0, (2, 2))
 
     def residual(self, y: Tensor, prediction: Tensor) -> Tensor:
         """Subtract, going the short way round; see :meth:`Measurement.residual`."""
-        gap = y - prediction
-        return torch.stack([gap[0], wrapped_angle(gap[1])])
+        gap = wrapped_angle(y[1] - prediction[1])
+        return torch.stack([y[0] - prediction[0], gap])
 
     def locate(self, y: Tensor) -> Tensor:
         """Go the distance in that direction; see :meth:`Measurement.locate`."""

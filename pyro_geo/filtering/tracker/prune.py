@@ -46,8 +46,9 @@ def flat(mean: Blocks, cov: Blocks) -> tuple[Tensor, Tensor]:
         Mean `(n, tracks)` and covariance `(n, n, tracks)`.
     """
     orders = range(len(mean))
-    rows = [torch.cat([block(cov, len(mean), a, b) for b in orders], 1) for a in orders]
-    return torch.cat(mean), torch.cat(rows)
+    blocks = [block(cov, len(mean), a, b) for a in orders for b in orders]
+    square = torch.stack(blocks).unflatten(0, (len(mean), len(mean)))
+    return torch.cat(mean), square.transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 
 def mode_prob(slots: Slots, weight: Tensor) -> Tensor:
@@ -60,32 +61,40 @@ def mode_prob(slots: Slots, weight: Tensor) -> Tensor:
     Returns:
         Probabilities in the order in which the modes were given, `(modes, tracks)`.
     """
+    if slots.modes == 1 and weight.shape[0] == 1:
+        return weight
     sums = [weight[start:stop].sum(0) for start, stop in slots.slot_spans]
     return torch.stack([sums[slots.order.index(k)] for k in range(slots.modes)])
 
 
-def unsound(cov: Tensor) -> Tensor:
+def unsound(cov: Blocks, orders: int) -> Tensor:
     """Find covariances that are not positive definite, after a jitter of one millionth.
 
     Args:
-        cov: `(n, n, tracks)`.
+        cov: blocks of `(axes, axes, tracks)`.
+        orders: vectors in the state.
 
     Returns:
         Whether each is not, or is not finite, `(tracks,)`.
     """
-    size = cov.shape[0]
-    variance = torch.stack([cov[i, i] for i in range(size)])
-    bad = ~((variance > 0) & (variance < torch.finfo(cov.dtype).max)).all(0)
-    sd = torch.where(bad, 1.0, variance).sqrt()
-    rest = cov / (sd[:, None] * sd)
-    while True:
-        pivot = rest[0, 0] + _JITTER
+    axes = range(cov[0].shape[0])
+    places = [(a, i) for a in range(orders) for i in axes]
+    whole = [[block(cov, orders, a, b)[i, j] for b, j in places] for a, i in places]
+    size = range(len(places))
+    largest = torch.finfo(cov[0].dtype).max
+    bad = torch.zeros_like(whole[0][0], dtype=torch.bool)
+    for i in size:
+        bad = bad | ~((whole[i][i] > 0) & (whole[i][i] < largest))
+    sd = [torch.where(bad, 1.0, whole[i][i]).sqrt() for i in size]
+    rest = [[whole[i][j] / (sd[i] * sd[j]) for j in range(i + 1)] for i in size]
+    for k in size:
+        pivot = rest[k][k] + _JITTER
         bad = bad | ~(pivot > 0)
-        if rest.shape[0] == 1:
-            return bad
-        column = rest[1:, 0]
-        square = column[:, None] * column / torch.where(bad, 1.0, pivot)
-        rest = rest[1:, 1:] - square
+        pivot = torch.where(bad, 1.0, pivot)
+        for i in size[k + 1 :]:
+            for j in range(k + 1, i + 1):
+                rest[i][j] = rest[i][j] - rest[i][k] * rest[j][k] / pivot
+    return bad
 
 
 class Kept(NamedTuple):

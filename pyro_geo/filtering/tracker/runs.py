@@ -284,9 +284,11 @@ class Runs:
 
         slots = self.plan.slots
         after = kept(slots, lanes, told, use)
-        mean, cov = flat(*mixture(after.weight, after.mean, after.cov))
-        sick = (told.learned.bad & use).flatten(0, 1).any(0) | unsound(cov)
-        bad = belief.started & (sick | ~torch.isfinite(mean).all(0))
+        mean, cov = mixture(after.weight, after.mean, after.cov)
+        sick = (told.learned.bad & use).flatten(0, 1).any(0) | unsound(cov, len(mean))
+        for x in mean:
+            sick = sick | ~torch.isfinite(x).all(0)
+        bad = belief.started & sick
         again = bad | ~belief.started
         fresh = self._first(params, y)
         bias = after.bias
@@ -306,17 +308,16 @@ class Runs:
             known,
             (-ahead).clamp(min=0.0),
         )
-        first = flat(tuple(x[:, 0, 0] for x in fresh.mean), fresh.mixed)
-        modes = torch.where(
-            again,
-            mode_prob(slots, fresh.weight.sum(1)),
-            mode_prob(slots, after.weight.sum(1)),
-        )
+        # chosen block by block: what is put together is written once
+        began = tuple(x[:, 0, 0] for x in fresh.mean)
+        mean, cov = _chosen(again, began, mean), _chosen(again, fresh.mixed, cov)
+        mean, cov = flat(_known(known, mean), _known(known, cov))
+        modes = mode_prob(slots, new.weight.sum(1))
         learned = use & ~again
         return new, StepInfo(
-            torch.where(known, torch.where(again, first[0], mean), math.nan),
-            torch.where(known, torch.where(again, first[1], cov), math.nan),
-            torch.where(again, fresh.weight.sum(0), after.weight.sum(0)),
+            mean,
+            cov,
+            new.weight.sum(0),
             modes,
             modes[0],
             torch.where(learned, told.nis, math.nan),
@@ -344,3 +345,7 @@ def _possible(fault: SensorMode, noise: Tensor) -> bool:
 
 def _chosen(again: Tensor, fresh: Blocks, old: Blocks) -> Blocks:
     return tuple(torch.where(again, f, o) for f, o in zip(fresh, old, strict=True))
+
+
+def _known(known: Tensor, blocks: Blocks) -> Blocks:
+    return tuple(torch.where(known, x, math.nan) for x in blocks)
