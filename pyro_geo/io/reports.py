@@ -25,6 +25,7 @@ from pyro_geo.io.arviz import get_group
 from pyro_geo.io.store import check_run, open_run
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
     from pyro_geo._compat.arviz import ArvizData
@@ -64,6 +65,7 @@ def write_report(
     tables: "Mapping[str, Rows] | None" = None,
     curves: Sequence[Curves] = (),
     chain_name: str = "chain",
+    places: "np.ndarray | None" = None,
 ) -> Path:
     """Write a one-file HTML report of a run.
 
@@ -93,6 +95,8 @@ def write_report(
             or a list of rows of which the first is the header.
         curves: pictures of lines, after the tables.
         chain_name: what a chain stands for, where it is not a Markov chain.
+        places: positions that the reports of a filter stand for, `(series, time,
+            axes)`, where they are no positions themselves.
 
     Returns:
         The path.
@@ -131,7 +135,11 @@ def write_report(
     )
     page.add("Curves", *(_picture(lines) for lines in curves))
     if filtered is not None:
-        add_series(page, filtered, stats, get_group(idata, "observed_data"), chain_name)
+        seen = get_group(idata, "observed_data")
+        if seen is not None and places is not None:
+            lead = filtered["mean"].dims[:2]
+            seen = seen.assign(place=((*lead, "axis"), places))
+        add_series(page, filtered, stats, seen, chain_name)
         stats = None
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         weighted = None if particles is None else particles.compute()

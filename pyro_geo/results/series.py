@@ -301,7 +301,12 @@ class Series(Facts):
             notes=self.notes,
             tables={"Summary": self.summary(), **(tables or {})},
             chain_name=self._axis,
+            places=self._places(),
         )
+
+    def _places(self) -> Any:
+        """Positions that the reports stand for, where they are none themselves."""
+        return None
 
 
 def _factor(cov: Tensor) -> Tensor:

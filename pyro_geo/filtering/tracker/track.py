@@ -270,6 +270,15 @@ class Track(Series, RunTimes):
             own = {"Against the truth": self.score(truth), **own}
         return super().report(path, {**own, **(tables or {})})
 
+    def _places(self) -> Any:
+        """Positions that the reports stand for, where one report tells it."""
+        sensor = self.tracker.runs.plan.measurement
+        if sensor.identity or sensor.size < len(self._place):
+            return None
+        y = self._value("y").movedim(-1, 0)
+        place = torch.where(y.isfinite().all(0), sensor.locate(y), torch.nan)
+        return to_numpy(place.movedim(0, -1))
+
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, 0.0).sum(1) / where.sum(1)

@@ -1,5 +1,6 @@
 """The part of a report about the steps of a filter."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,8 @@ def add_series(
         page: the page to add to.
         filtered: `mean` and `cov`, leading axes series and time.
         stats: statistics of the steps.
-        reports: `y`, with the axis `channel`.
+        reports: `y`, with the axis `channel`, and `place` where reports are no
+            positions but stand for them.
         series_name: what a series is called.
     """
     count, steps = filtered["mean"].shape[:2]
@@ -100,9 +102,10 @@ def _map(
         return ""
     place = [names.index(axis) for axis in axes]
     mean, cov = mean[:, place], cov[:, place][:, :, place]
-    points = None
-    if seen is not None and [str(c) for c in seen["channel"].values] == axes:
-        points = np.asarray(seen["y"].values, dtype=float)
+    dots = _places(axes, seen)
+    points = (
+        np.stack([dots[axis] for axis in axes], 1) if set(axes) <= set(dots) else None
+    )
     refused = _refused(own, len(mean))
     png = plane(mean, cov, points, refused, (axes[0], axes[1]))
     ends = mean[np.isfinite(mean).all(1)]
@@ -119,19 +122,25 @@ def _map(
     return html.figure(png, alt, caption)
 
 
+def _places(axes: Sequence[str], seen: "xr.Dataset | None") -> dict[str, np.ndarray]:
+    """Reports of components of the state, or what they say of the position."""
+    if seen is None:
+        return {}
+    if "place" in seen:
+        return dict(zip(axes, np.asarray(seen["place"].values, float).T, strict=True))
+    names = [str(channel) for channel in seen["channel"].values]
+    return dict(zip(names, np.asarray(seen["y"].values, float).T, strict=True))
+
+
 def _states(part: "xr.Dataset", seen: "xr.Dataset | None") -> str:
     """Picture components of the state over time."""
     names, mean, cov = _moments(part)
     times, lines = _times(part, seen), []
-    channels = [] if seen is None else [str(c) for c in seen["channel"].values]
+    seen_of = _places(str(part.attrs.get("plane", "")).split(), seen)
     for k, name in enumerate(names[:_STATES]):
         width = 1.96 * np.sqrt(np.maximum(cov[:, k, k], 0))
-        dots = None
-        if seen is not None and name in channels:
-            y = np.asarray(seen["y"].values, dtype=float)
-            dots = y[:, channels.index(name)]
         low, high = mean[:, k] - width, mean[:, k] + width
-        lines.append(Line(name, mean[:, k], low, high, dots))
+        lines.append(Line(name, mean[:, k], low, high, seen_of.get(name)))
     left = len(names) - len(lines)
     more = f" {left} further components are not shown." if left else ""
     alt = ", ".join(f"{line.name} ends at {line.centre[-1]:.4g}" for line in lines)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pyro_geo.errors import ShapeError
-from pyro_geo.filtering import BoundedTracker
+from pyro_geo.filtering import BoundedTracker, NearConstantVelocity, RangeBearing
+from pyro_geo.filtering.tracker.measurements import Measurement
 from pyro_geo.io.arviz import get_group
 
 
@@ -125,6 +126,63 @@ def test_the_report_shows_path_states_modes_and_ledger(tmp_path):
     assert first < second
     assert len(re.findall("<img", page)) == 2 * 5
     assert "ellipses of 95 % probability" in page
+
+
+def drawn_reports(monkeypatch, track, path):
+    """What the map and the first panels of the report are given to draw."""
+    maps, panels = [], []
+
+    def plane(mean, cov, reports, refused, labels):
+        maps.append(reports)
+        return b""
+
+    def over_time(times, lines):
+        panels.append({line.name: line.dots for line in lines})
+        return b""
+
+    monkeypatch.setattr("pyro_geo.io._report.series.plane", plane)
+    monkeypatch.setattr("pyro_geo.io._report.series.over_time", over_time)
+    page = track.report(path).read_text()
+    return maps[0], panels[0], page
+
+
+def test_reports_of_range_and_bearing_are_on_the_map(tmp_path, monkeypatch):
+    t = torch.arange(12.0).double()
+    path = torch.stack([20 + 3 * t, -5 + 2 * t], -1)
+    sensor = RangeBearing((4.0, -1.0))
+    y = sensor.predict([path.T]).T.clone()
+    y[4] = torch.nan
+    noise = torch.tensor([0.1, 0.01]).double().diag()
+    tracker = BoundedTracker(NearConstantVelocity(0.1), sensor, noise)
+    track = tracker.filter(y, t, progress_bar=False)
+    points, dots, page = drawn_reports(monkeypatch, track, tmp_path / "r.html")
+    path[4] = torch.nan
+    np.testing.assert_allclose(points, path, atol=1e-9)
+    np.testing.assert_allclose(dots["x"], path[:, 0], atol=1e-9)
+    assert dots["vx"] is None
+    assert "Dots are reports" in page
+
+
+class Bearing(Measurement):
+    """A direction alone, which tells no place."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def predict(self, x):
+        return torch.atan2(x[0][1], x[0][0])[None]
+
+    def locate(self, y):
+        return torch.stack([torch.cos(y[0]), torch.sin(y[0])])
+
+
+def test_a_report_that_tells_no_place_is_on_no_map(tmp_path, monkeypatch):
+    tracker = BoundedTracker(NearConstantVelocity(0.1), Bearing(), 0.01)
+    track = tracker.filter(torch.linspace(0, 1, 9)[:, None].double(), **QUIET)
+    points, dots, page = drawn_reports(monkeypatch, track, tmp_path / "b.html")
+    assert points is None
+    assert dots["x"] is None
+    assert "Dots are reports" not in page
 
 
 @pytest.mark.slow
