@@ -9,14 +9,19 @@ the posterior is the prior, to the bit: the measurement is severed.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check, check_choice, check_shape
+from pyro_geo.checks import check_choice, check_shape
 from pyro_geo.errors import EmptyDropletError
+from pyro_geo.filtering._droplet_moments import (
+    Problem,
+    double,
+    moments_of,
+    second_moment,
+)
 
 __all__ = [
     "DropletUpdate",
@@ -28,8 +33,6 @@ __all__ = [
 
 Likelihood = Literal["capped", "truncated"]
 
-_NODES = 24  # of Gauss and Legendre in a segment
-_FAR = 40.0  # standard deviations beyond which a normal has no mass in double precision
 _HALVINGS = 100
 
 
@@ -114,7 +117,7 @@ def scalar_droplet_update(
     check_shape("m", m.shape, "(..., n)", good=n > 0)
     check_shape("P", P.shape[-2:], (n, n))
     check_shape("H", H.shape[-1:], (n,))
-    problem = _Problem.of(m, P, H, nu, R, cap_nats, radius)
+    problem = Problem.of(m, P, H, nu, R, cap_nats, radius)
     reach = severing_distance(H, P, R, cap_nats, radius)
     severed = ~(nu.abs() < reach) if likelihood == "capped" else ~nu.isfinite()
     if likelihood == "truncated":
@@ -127,13 +130,13 @@ def scalar_droplet_update(
                 expected="an innovation within severing_distance",
                 todo="Use likelihood='capped', which severs such a measurement.",
             )
-    moments = _moments(problem, severed, n, truncated=likelihood == "truncated")
+    moments = moments_of(problem, severed, n, truncated=likelihood == "truncated")
     g = problem.g
     outer = g[..., :, None] * g[..., None, :]
     rest = problem.P - outer
     covariance = moments.inner[..., None, None] * rest
     covariance = covariance + moments.variance[..., None, None] * outer
-    shrink = _second_moment(n, problem.radius**2)[..., None, None]
+    shrink = second_moment(n, problem.radius**2)[..., None, None]
     keep = severed[..., None]
     mean = problem.m + moments.mean[..., None] * g
     evidence = torch.where(nu.isfinite(), -problem.cap, 0.0)
@@ -160,14 +163,25 @@ def vector_droplet_update(
 ) -> DropletUpdate:
     r"""Update a droplet by the components of a measurement, one after the other.
 
-    The measurement is whitened by the Cholesky factor of `R`; each component carries
-    at most `cap_nats` and is followed by a droplet of its own.
+    With :math:`R = L L^\top`, component :math:`i` of the whitened measurement is
+
+    .. math:: L^{-1} (y - h(m)) = L^{-1} H (x - m) + e, \qquad e \sim N(0, I)
+
+    and :func:`scalar_droplet_update` takes them in turn, each at the centre that the
+    one before has left. Each carries at most `cap_nats`, the whole at most :math:`k`
+    times that, and each is severed alone: what one sensor of several says is refused
+    and the others are heard. Without cap and radius this is the Kalman filter, in any
+    order. Otherwise the order of the components counts, since each is followed by a
+    droplet of its own and the Cholesky factor explains a component by those before it:
+    put the ones that are trusted most first. A joint update with one cap would refuse
+    the components together; :func:`least_information` says whether it would.
 
     Args:
         m: centre, `(..., n)`.
         P: matrix of the droplet, `(..., n, n)`.
         H: Jacobian of the measurement, `(..., k, n)`, the same for all components.
-        nu: innovation :math:`y - h(m)`, `(..., k)`.
+        nu: innovation :math:`y - h(m)`, `(..., k)`; a component that is not finite is
+            severed, and the others are taken as if it had not been measured.
         R: covariance of the noise, `(..., k, k)`.
         cap_nats: of each component, see :func:`scalar_droplet_update`.
         radius: of the droplet.
@@ -185,20 +199,32 @@ def vector_droplet_update(
     check_shape("H", H.shape, "(..., k, n)", good=count > 0)
     check_shape("R", R.shape[-2:], (count, count))
     check_shape("nu", nu.shape[-1:], (count,))
-    tril = torch.linalg.cholesky(R.double())
+    known = nu.isfinite()
+    both = known[..., :, None] & known[..., None, :]
+    # a component without a number must not tell of the others
+    noise = torch.where(both, R.double(), torch.eye(count).to(R.device, torch.float64))
+    tril = torch.linalg.cholesky(noise)
     rows = torch.linalg.solve_triangular(tril, H.double(), upper=False)
-    start = m
-    white = torch.linalg.solve_triangular(tril, nu.double()[..., None], upper=False)
-    white = white[..., 0]
+    gap = torch.where(known, nu.double(), 0.0)[..., None]
+    white = torch.linalg.solve_triangular(tril, gap, upper=False)[..., 0]
+    white = torch.where(known, white, math.nan)
+    start = centre = m.double()
+    scale = P.double()
     evidence, severed, update = torch.zeros(()), torch.tensor(True), None
     for i in range(count):
         row = rows[..., i, :]
-        left = white[..., i] - (row * (m - start).double()).sum(-1)
-        update = scalar_droplet_update(m, P, row, left, 1.0, cap_nats, radius)
-        m, P = update.mean, update.scale
+        left = white[..., i] - (row * (centre - start)).sum(-1)
+        update = scalar_droplet_update(centre, scale, row, left, 1.0, cap_nats, radius)
+        centre, scale = update.mean, update.scale
         evidence, severed = evidence + update.log_evidence, severed & update.severed
     assert update is not None
-    return update._replace(log_evidence=evidence, severed=severed)
+    return DropletUpdate(
+        centre.to(m),
+        scale.to(P),
+        update.covariance.to(P),
+        evidence.to(m),
+        severed,
+    )
 
 
 def severing_distance(
@@ -229,8 +255,8 @@ def severing_distance(
     """
     row, matrix = H.double(), P.double()
     s = (row * (matrix @ row[..., None])[..., 0]).sum(-1).sqrt()
-    noise = _double(R, s)
-    return _double(radius, s) * s + (2 * _double(cap_nats, s) * noise).sqrt()
+    noise = double(R, s)
+    return double(radius, s) * s + (2 * double(cap_nats, s) * noise).sqrt()
 
 
 def least_information(
@@ -263,7 +289,7 @@ def least_information(
     jacobian = H.double() @ torch.linalg.cholesky(P.double())
     a = torch.linalg.solve_triangular(noise, jacobian, upper=False)
     b = torch.linalg.solve_triangular(noise, nu.double()[..., None], upper=False)
-    rho = _double(radius, a)
+    rho = double(radius, a)
     with torch.no_grad():
         u, s, vh = torch.linalg.svd(a, full_matrices=False)
         place = (u.mT @ b)[..., 0]  # (..., min(k, n))
@@ -289,138 +315,3 @@ def _secular_root(s: Tensor, place: Tensor, radius: Tensor) -> Tensor:
         longer = length(middle) > radius
         low, high = torch.where(longer, middle, low), torch.where(longer, high, middle)
     return torch.where(inside, 0.0, 0.5 * (low + high))
-
-
-# -- quadrature ------------------------------------------------------------------------
-
-
-class _Problem(NamedTuple):
-    """A scalar update in double precision."""
-
-    m: Tensor
-    P: Tensor
-    g: Tensor  # (..., n), P H' / s
-    s: Tensor  # (...), as are all below
-    nu: Tensor
-    R: Tensor
-    cap: Tensor
-    radius: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        m: Tensor,
-        P: Tensor,
-        H: Tensor,
-        nu: Tensor,
-        R: Tensor | float,
-        cap: Tensor | float,
-        radius: Tensor | float,
-    ) -> _Problem:
-        matrix, row = P.double(), H.double()
-        column = (matrix @ row[..., None])[..., 0]
-        s = (row * column).sum(-1).sqrt()
-        numbers = [_double(x, s) for x in (R, cap, radius)]
-        for name, value in (("R", R), ("cap_nats", cap), ("radius", radius)):
-            good = isinstance(value, Tensor) or value > 0
-            check(good, name, value, "above 0")
-        return cls(m.double(), matrix, column / s[..., None], s, nu.double(), *numbers)
-
-
-class _Moments(NamedTuple):
-    mean: Tensor
-    variance: Tensor
-    inner: Tensor
-    log_evidence: Tensor
-
-
-def _double(value: Tensor | float, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64, device=like.device)
-
-
-@lru_cache(maxsize=1)
-def _rule() -> tuple[Tensor, Tensor]:
-    import numpy as np
-
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    return torch.as_tensor(nodes), torch.as_tensor(weights)
-
-
-def _moments(
-    problem: _Problem, severed: Tensor, n: int, *, truncated: bool
-) -> _Moments:
-    """Moments of the place `u` along the measurement, and of what is across it."""
-    s, R, cap, radius = problem.s, problem.R, problem.cap, problem.radius
-    shape = torch.broadcast_shapes(
-        s.shape, severed.shape, R.shape, cap.shape, radius.shape
-    )
-    nu = torch.where(severed, 0.0, problem.nu).expand(shape)
-    s, R, cap, radius = (x.expand(shape) for x in (s, R, cap, radius))
-    kalman = nu * s / (s**2 + R)  # posterior of u without cap and radius
-    width = (R / (s**2 + R)).sqrt()
-    end = torch.minimum(radius, kalman.abs() + _FAR)
-    kinks = _kinks(nu, s, R, cap, kalman, width, end)
-    # u = end sin(angle): a root at the end of the ball is smooth in the angle
-    # segments need not move with the parameters: the integrand has no jumps
-    angles = (kinks / end).detach().clamp(-1.0, 1.0).asin().sort(0).values
-    x, w = _rule()
-    x, w = (t.to(s.device).reshape(-1, 1, *[1] * s.dim()) for t in (x, w))
-    middle, half = 0.5 * (angles[1:] + angles[:-1]), 0.5 * (angles[1:] - angles[:-1])
-    angle = middle + half * x  # (nodes, segments, ...)
-    u = end * angle.sin()
-    weight = w * half * end * angle.cos()
-    left = torch.where(radius == end, (radius * angle.cos()) ** 2, radius**2 - u**2)
-    info = (nu - s * u) ** 2 / (2 * R)
-    log_like = -torch.minimum(info, cap)
-    if truncated:
-        log_like = torch.where(info <= cap, log_like, -math.inf)
-    log_prior = -0.5 * u**2 + _log_mass(n - 1, left)
-    log_joint = log_prior + log_like
-    top = log_joint.detach().amax((0, 1))
-    joint = weight * (log_joint - top).exp()
-    total = joint.sum((0, 1))
-    prior_top = log_prior.detach().amax((0, 1))
-    prior_total = (weight * (log_prior - prior_top).exp()).sum((0, 1))
-    evidence = total.log() + top - prior_total.log() - prior_top
-    mean = (joint * u).sum((0, 1)) / total
-    variance = (joint * (u - mean) ** 2).sum((0, 1)) / total
-    inner = (joint * _second_moment(n - 1, left)).sum((0, 1)) / total
-    return _Moments(mean, variance, inner, evidence)
-
-
-def _kinks(
-    nu: Tensor,
-    s: Tensor,
-    R: Tensor,
-    cap: Tensor,
-    kalman: Tensor,
-    width: Tensor,
-    end: Tensor,
-) -> Tensor:
-    """Ends of the segments: kinks, and marks around each narrow part, unsorted."""
-    noise = (2 * cap * R).sqrt()
-    marks = [-end, end, nu / s]
-    marks += [(nu + sign * part * noise) / s for sign in (-1, 1) for part in (0.5, 1)]
-    steps = (1, 2, 4, 8, 16)
-    marks += [torch.full_like(s, float(sign * k)) for sign in (-1, 1) for k in steps]
-    marks += [kalman + sign * k * width for sign in (-1, 1) for k in steps]
-    marks += [torch.zeros_like(s), kalman, 0.5 * end, -0.5 * end]
-    stacked = torch.stack(marks)
-    return torch.maximum(torch.minimum(stacked, end), -end)
-
-
-def _log_mass(dim: int, square: Tensor) -> Tensor:
-    """Logarithm of the chance that a normal of `dim` is within a squared radius."""
-    if dim == 0:
-        return torch.zeros_like(square)
-    half = torch.full_like(square, dim / 2)
-    return torch.special.gammainc(half, (square / 2).clamp(min=1e-300)).log()
-
-
-def _second_moment(dim: int, square: Tensor) -> Tensor:
-    """Variance, in each direction, of a normal of `dim` cut at a squared radius."""
-    if dim == 0:
-        return torch.zeros_like(square)
-    x = (square / 2).clamp(min=1e-30)
-    upper = torch.special.gammainc(torch.full_like(x, dim / 2 + 1), x)
-    return upper / torch.special.gammainc(torch.full_like(x, dim / 2), x)

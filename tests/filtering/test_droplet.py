@@ -23,6 +23,7 @@ from pyro_geo.filtering.droplet import (
 )
 
 DOUBLE = torch.float64
+TIGHT: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
 INF = math.inf
 
 
@@ -263,16 +264,55 @@ def test_vector_limits_and_severing() -> None:
     update = vector_droplet_update(m, P, H, nu, R)
     S = H @ P @ H.mT + R
     gain = torch.linalg.solve(S, H @ P).mT
-    tight: Any = {"rtol": 1e-11, "atol": 1e-11}
-    torch.testing.assert_close(update.mean, m + (gain @ nu[..., None])[..., 0], **tight)
-    torch.testing.assert_close(update.covariance, P - gain @ H @ P, **tight)
+    torch.testing.assert_close(update.mean, m + (gain @ nu[..., None])[..., 0], **TIGHT)
+    torch.testing.assert_close(update.covariance, P - gain @ H @ P, **TIGHT)
     far = vector_droplet_update(m, P, H, nu + 1e6, R, 3.0, 2.0)
     assert far.severed.all()
     assert torch.equal(far.mean, m)
     assert torch.equal(far.scale, P)
     single = vector_droplet_update(m, P, H[:, :1], nu[:, :1], R[:1, :1], 3.0, 2.0)
     scalar = scalar_droplet_update(m, P, H[:, 0], nu[:, 0], R[0, 0], 3.0, 2.0)
-    torch.testing.assert_close(single.mean, scalar.mean, **tight)
+    torch.testing.assert_close(single.mean, scalar.mean, **TIGHT)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_component_without_a_number_is_as_if_not_measured(missing, bad) -> None:
+    m, P, _, _, _ = problem(3, 2, 4)
+    generator = torch.Generator().manual_seed(missing)
+    H = torch.randn(4, 3, 2, generator=generator, dtype=DOUBLE)
+    root = torch.randn(4, 3, 3, generator=generator, dtype=DOUBLE)
+    R = root @ root.mT + 0.2 * torch.eye(3, dtype=DOUBLE)
+    nu = torch.randn(4, 3, generator=generator, dtype=DOUBLE)
+    nu[1:3, missing] = bad  # the others are all there
+    update = vector_droplet_update(m, P, H, nu, R, 2.0, 2.5)
+    rest = [i for i in range(3) if i != missing]
+    few = vector_droplet_update(
+        m, P, H[:, rest], nu[:, rest], R[:, rest][:, :, rest], 2.0, 2.5
+    )
+    whole = vector_droplet_update(m[::3], P[::3], H[::3], nu[::3], R[::3], 2.0, 2.5)
+    for name in ("mean", "scale", "covariance", "log_evidence"):
+        found = getattr(update, name)
+        torch.testing.assert_close(found[1:3], getattr(few, name)[1:3], **TIGHT)
+        torch.testing.assert_close(found[::3], getattr(whole, name), **TIGHT)
+    assert not update.severed.any()
+    none = vector_droplet_update(m, P, H, torch.full_like(nu, bad), R, 2.0, 2.5)
+    assert none.severed.all()
+    assert torch.equal(none.scale, P)
+    assert (none.log_evidence == 0).all()
+
+
+def test_a_vector_is_taken_in_double_precision() -> None:
+    """Eight components: the rounding of each would add up."""
+    m, P, _, _, _ = problem(2, 3, 1)
+    H = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    R, nu = 0.5 * torch.eye(8, dtype=DOUBLE), H.sum(-1)
+    m, P, H, nu, R = (x.float() for x in (m[0], P[0], H, nu, R))
+    single = vector_droplet_update(m, P, H, nu, R, 3.0, 2.0)
+    m, P, H, nu, R = (x.double() for x in (m, P, H, nu, R))
+    double = vector_droplet_update(m, P, H, nu, R, 3.0, 2.0)
+    assert torch.equal(single.mean, double.mean.float())
+    assert torch.equal(single.scale, double.scale.float())
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 3), (2, 2), (2, 4), (4, 2)])
