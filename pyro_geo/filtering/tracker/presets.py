@@ -149,7 +149,9 @@ def preset(name: str, noise: float | tuple[float, ...]) -> Preset:
     Args:
         name: `terminal` (aircraft near an airport), `en_route` (aircraft that cruise),
             `lidar` (range and bearing of a vehicle), `rover` (a slow robot with a
-            satellite receiver), `level` (a scalar that walks and jumps).
+            satellite receiver), `level` (a scalar that walks and jumps; reports that
+            are all shifted alike for a while look like a jump and are followed, unless
+            `dynamics` are given that have none).
         noise: standard deviation of a nominal report; for `lidar` that of the distance
             and of the angle.
 

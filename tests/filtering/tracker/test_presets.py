@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyro_geo.errors import ConfigurationError
+from pyro_geo.filtering import BoundedTracker
 from pyro_geo.filtering.tracker.dynamics import Cruise, Level, NearConstantVelocity
 from pyro_geo.filtering.tracker.measurements import Position
 from pyro_geo.filtering.tracker.presets import PRESETS, preset
@@ -150,3 +151,21 @@ def test_reports_of_a_quiet_walk_need_no_preset():
     plain = Runs([NearConstantVelocity(0.1)], Position(2), 4.0 * E64)
     _, told = follow(plain, y)
     assert (stacked(told, "mean")[20:, :2] - truth[20:]).norm(dim=1).mean() < 2.0
+
+
+def test_a_level_that_may_jump_follows_a_shift_and_one_that_may_not_refuses_it():
+    """Reports cannot tell the two apart: what is believed of the level decides."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(20, 60, 1, generator=generator, dtype=torch.float64)
+    shifted = slice(30, 50)
+    y[:, shifted] += 8.0
+    options: Any = {"dt": 1.0, "progress_bar": False}
+    jumping = BoundedTracker.preset("level", noise=1.0).filter(y, **options)
+    steady = BoundedTracker.preset("level", noise=1.0, dynamics=[Level(0.04)])
+    refusing = steady.filter(y, **options)
+    late = slice(45, 50)
+    assert float(jumping.mean[:, late].median()) == pytest.approx(8.0, abs=0.5)
+    assert float(jumping.p_nominal[:, late].median()) > 0.9
+    inside = refusing.mean.abs() < 1.96 * refusing.cov[..., 0].sqrt()
+    assert float(inside[:, shifted].double().mean()) > 0.9
+    assert float(refusing.p_nominal[:, shifted].median()) < 0.01
