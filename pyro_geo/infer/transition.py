@@ -73,21 +73,25 @@ class Trajectory(NamedTuple):
 
 
 def start_trajectory(
-    metric: PositiveDefinite, chains: ChainState, momentum: Tensor
+    metric: PositiveDefinite,
+    chains: ChainState,
+    momentum: Tensor,
+    inertia: Tensor | float = 1.0,
 ) -> Trajectory:
     """Leave the chains' positions with a fresh velocity.
 
     Args:
-        metric: covariance of velocities.
+        metric: covariance of velocities, times the inertia.
         chains: where the chains are.
         momentum: standard normal numbers, `(chains, dim)`.
+        inertia: factor of the kinetic energy, `()`.
 
     Returns:
         The trajectories before their first step.
     """
-    # |momentum|^2 / 2 is v' Sigma^-1 v / 2, as v is the root of Sigma times it
+    # |momentum|^2 / 2 is c v' Sigma^-1 v / 2, as v is the root of Sigma / c times it
     energy = chains.potential + 0.5 * momentum.square().sum(-1)
-    velocity = metric.sample(momentum)
+    velocity = metric.sample(momentum) / inertia**0.5
     return Trajectory(
         chains.q,
         velocity,
@@ -140,18 +144,21 @@ def leapfrog(
     return trajectory._replace(q=q, velocity=v, potential=value, grad=grad)
 
 
-def energy_error(metric: PositiveDefinite, trajectory: Trajectory) -> Trajectory:
+def energy_error(
+    metric: PositiveDefinite, trajectory: Trajectory, inertia: Tensor | float = 1.0
+) -> Trajectory:
     """Measure how far the total energy is from what it was at the start.
 
     Args:
-        metric: covariance of velocities.
+        metric: covariance of velocities, times the inertia.
         trajectory: under way.
+        inertia: factor of the kinetic energy, `()`.
 
     Returns:
         The trajectories with their error.
     """
     kinetic = 0.5 * metric.root_solve(trajectory.velocity).square().sum(-1)
-    error = trajectory.potential + kinetic - trajectory.energy
+    error = trajectory.potential + inertia * kinetic - trajectory.energy
     # a chain would never leave a point of infinite density, so it must not enter one
     error = torch.where(error.isnan() | (error == -torch.inf), torch.inf, error)
     return trajectory._replace(error=error)
@@ -191,11 +198,14 @@ def hmc_transition(
     active: Tensor,
     first: Tensor,
     last: Tensor,
+    inertia: Tensor | float = 1.0,
 ) -> tuple[ChainState, Trajectory]:
     """Make one transition of every chain, or a part of one, pure in its tensors.
 
     A long trajectory is cut into parts of a few steps each, so that one graph serves
-    all lengths: `first` and `last` say which part this is.
+    all lengths: `first` and `last` say which part this is. The `inertia` changes the
+    energy alone and not the steps: these keep volume and can be followed back, so that
+    any inertia leaves the density invariant.
 
     Args:
         potential: batched potential, `(chains, dim) -> (chains,)`.
@@ -208,6 +218,7 @@ def hmc_transition(
         active: 1 for each step to make and 0 for each to leave out, `(steps,)`.
         first: whether trajectories start here, `()`.
         last: whether they end here and are accepted or not, `()`.
+        inertia: factor of the kinetic energy, `()`.
 
     Returns:
         The chains and the trajectories.
@@ -215,7 +226,7 @@ def hmc_transition(
     References:
         Neal (2011), MCMC using Hamiltonian dynamics, 1206.1901, figure 2.
     """
-    fresh = start_trajectory(metric, chains, momentum)
+    fresh = start_trajectory(metric, chains, momentum, inertia)
     trajectory = Trajectory(
         *(
             torch.where(first, new, old)
@@ -223,7 +234,7 @@ def hmc_transition(
         )
     )
     trajectory = leapfrog(potential, metric, trajectory, step_size, active)
-    trajectory = energy_error(metric, trajectory)
+    trajectory = energy_error(metric, trajectory, inertia)
     return metropolis(chains, trajectory, uniform, last), trajectory
 
 
@@ -273,6 +284,7 @@ class TransitionLoop:
         q = chains.q
         flag = torch.ones((), dtype=torch.bool, device=q.device)
         self._flags = (~flag, flag)
+        self._unit = torch.ones((), dtype=q.dtype, device=q.device)
         # row i makes i + 1 steps and leaves the others out
         ones = torch.ones(unroll, unroll, dtype=q.dtype, device=q.device)
         rows = ones.tril()
@@ -299,6 +311,7 @@ class TransitionLoop:
             self._active[0],
             flag,
             flag,
+            self._unit,
             rung=target.rung,
         )
 
@@ -320,6 +333,7 @@ class TransitionLoop:
         uniform: Tensor,
         step_size: Tensor,
         num_steps: int,
+        inertia: Tensor | None = None,
     ) -> tuple[ChainState, Trajectory]:
         """Make one transition of `num_steps` leapfrog steps.
 
@@ -330,11 +344,13 @@ class TransitionLoop:
             uniform: uniform numbers for the acceptance, `(chains,)`.
             step_size: `(chains,)`.
             num_steps: at least 1.
+            inertia: factor of the kinetic energy, `()`; 1 if None.
 
         Returns:
             The chains after the transition, and the ends of their trajectories.
         """
         trajectory, no, yes = self._blank, *self._flags
+        inertia = self._unit if inertia is None else inertia
         done = 0
         while done < num_steps:
             part = min(self.unroll, num_steps - done)
@@ -348,6 +364,7 @@ class TransitionLoop:
                 self._active[part - 1],
                 yes if done == 0 else no,
                 yes if done + part == num_steps else no,
+                inertia,
             )
             done += part
         return chains, trajectory

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyro_geo.geometry.block_matrices import BlockLowRank
 from pyro_geo.geometry.matrices import (
     Cholesky,
     Dense,
@@ -17,7 +18,7 @@ from pyro_geo.geometry.matrices import (
 )
 from tests.cases import numbers
 
-FORMS: Any = ("diagonal", "low_rank", "dense", "cholesky", "spectral")
+FORMS: Any = ("diagonal", "low_rank", "blocks", "dense", "cholesky", "spectral")
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
 
 
@@ -43,7 +44,21 @@ def example(form: str, dim: int, seed: int = 0) -> tuple[Any, torch.Tensor]:
     vectors = torch.linalg.qr(numbers(dim, rank, seed=seed + 1)).Q
     values = (0.5 * numbers(rank, seed=seed + 2)).exp()
     middle = torch.eye(dim).double() + vectors @ (values - 1).diag() @ vectors.mT
-    return LowRank(scale, vectors, values), scale.diag() @ middle @ scale.diag()
+    if form == "low_rank":
+        return LowRank(scale, vectors, values), scale.diag() @ middle @ scale.diag()
+    # blocks of the coordinates 0, 2, 4, ... in pairs, and of each other one alone
+    even, odd = list(range(0, dim, 2)), list(range(1, dim, 2))
+    blocks = [even[i : i + 2] for i in range(0, len(even), 2)] + [[i] for i in odd]
+    members = torch.tensor([block + [-1] * (2 - len(block)) for block in blocks])
+    roots = torch.eye(2, dtype=torch.float64).repeat(len(blocks), 1, 1)
+    root = torch.zeros(dim, dim, dtype=torch.float64)
+    for i, block in enumerate(blocks):
+        size = len(block)
+        roots[i, :size, :size] = positive_definite(2, seed + 5 + i)[:size, :size]
+        index = torch.tensor(block)
+        root[index[:, None], index] = roots[i, :size, :size]
+    matrix = BlockLowRank.from_blocks(members, roots, vectors, values)
+    return matrix, root @ middle @ root
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -105,7 +120,7 @@ def test_every_form_has_the_one_interface():
         return matrix.dim
 
     names = {n for n in vars(PositiveDefinite) if not n.startswith("_")}
-    forms = (Diagonal, LowRank, Dense, Cholesky, Spectral)
+    forms = (Diagonal, LowRank, BlockLowRank, Dense, Cholesky, Spectral)
     assert all(hasattr(form, name) for form in forms for name in names)
     one = torch.ones(2)
     assert takes(Diagonal(one)) + takes(Cholesky(one.diag())) == 4

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.infer.mcmc.hmc.arrival import Points
+from pyro_geo.infer.mcmc.hmc.inertia import InertiaSearch, inertia_of
 from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
 from pyro_geo.infer.mcmc.hmc.schedule import Schedule
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch
@@ -32,12 +33,14 @@ class Tuning(NamedTuple):
         trajectory_length: mean length, `()`.
         metric: covariance of velocities.
         centre: mean of the draws of warm-up, `(dim,)`.
+        inertia: factor of the kinetic energy, `()`.
     """
 
     step_size: Tensor
     trajectory_length: Tensor
     metric: Metric
     centre: Tensor
+    inertia: Tensor
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Adaptation:
         step: search for the common step size.
         length: search for the trajectory length.
         centre: running mean of positions, `(dim,)`.
+        inertia: search for the inertia.
+        members: coordinates of each block of a metric of blocks, `(blocks, width)`.
         iteration: transitions so far.
         fixed_step: step size given by the user.
         fixed_length: trajectory length given by the user.
@@ -83,6 +88,8 @@ class Adaptation:
     step: DualAveraging
     length: LengthSearch
     centre: Tensor
+    inertia: InertiaSearch = InertiaSearch()
+    members: Tensor | None = None
     complete: bool = True
     iteration: int = 0
     fixed_step: float | None = None
@@ -129,6 +136,12 @@ class Adaptation:
             sizes = torch.where(self.searching, self.step_sizes, sizes)
         return length, shared, sizes
 
+    def inertia_at(self, step_size: float) -> float:
+        """Inertia that goes with a step size; 1 where the chains are not together."""
+        if self.approaching:
+            return 1.0
+        return inertia_of(self.inertia.frequency, step_size)
+
     def set_searching(self, searching: Tensor) -> None:
         """Take down which chains have not arrived, `(chains,)`."""
         self.searching, self.complete = searching, not bool(searching.any())
@@ -142,7 +155,13 @@ class Adaptation:
         like = self.centre
         step = self.fixed_step or averaged(self.step)
         length = self.fixed_length or math.exp(self.length.mean)
-        return Tuning(like.new_tensor(step), like.new_tensor(length), self.metric, like)
+        return Tuning(
+            like.new_tensor(step),
+            like.new_tensor(length),
+            self.metric,
+            like,
+            like.new_tensor(self.inertia_at(step)),
+        )
 
     def copy(self) -> Adaptation:
         """Copy, so that a block of warm-up can be run again."""
@@ -163,6 +182,7 @@ def start_adaptation(
     *,
     may_raise: bool = False,
     placed: bool = False,
+    members: Tensor | None = None,
 ) -> Adaptation:
     """Begin with scales taken from the slopes where the chains start.
 
@@ -176,6 +196,7 @@ def start_adaptation(
         fixed_length: trajectory length if it is not to be adapted.
         may_raise: whether warm-up may raise the target.
         placed: whether the user said where the chains start.
+        members: coordinates of each block, for a metric of blocks.
 
     Returns:
         The state of a warm-up before its first transition.
@@ -195,13 +216,14 @@ def start_adaptation(
         target,
         may_raise and fixed_step is None,
         placed,
-        diagonal_as(kind, scale, rank),
+        diagonal_as(kind, scale, rank, members),
         torch.full_like(chains.potential, step),
         torch.zeros_like(chains.potential, dtype=torch.bool),
         torch.zeros_like(chains.potential, dtype=torch.bool),
         restart(step),
         LengthSearch(log_length, log_length),
         chains.q.mean(0),
+        members=members,
         fixed_step=fixed_step,
         fixed_length=fixed_length,
         stride=-(-chains.q.numel() * steps // _MOST_NUMBERS),

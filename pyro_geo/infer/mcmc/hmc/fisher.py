@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_geo.geometry.block_matrices import BlockLowRank
 from pyro_geo.geometry.matrices import Dense, Diagonal, LowRank
 from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind
 
@@ -23,10 +24,17 @@ __all__ = ["fit_metric", "fisher_scale", "geometric_mean"]
 
 _RIDGE = 1e-10  # of a covariance in units of its own diagonal
 _WIDEST = 1e10  # ratio of a scale to one
+_BLOCK_RIDGE = 1e-4  # of a block in units of its own diagonal
 _PRIOR_DRAWS = 1e-3  # weight of the identity, in draws per dimension
 
 
-def fit_metric(kind: MetricKind, q: Tensor, grad: Tensor, rank: int) -> Metric | None:
+def fit_metric(
+    kind: MetricKind,
+    q: Tensor,
+    grad: Tensor,
+    rank: int,
+    members: Tensor | None = None,
+) -> Metric | None:
     """Fit a metric to points and their gradients, about their means.
 
     Args:
@@ -34,6 +42,7 @@ def fit_metric(kind: MetricKind, q: Tensor, grad: Tensor, rank: int) -> Metric |
         q: points, `(n, dim)`.
         grad: gradients of the log-density or the potential there, `(n, dim)`.
         rank: of a low-rank metric.
+        members: coordinates of each block, for a metric of blocks.
 
     Returns:
         The metric in the points' dtype, or None where they determine none.
@@ -50,12 +59,17 @@ def fit_metric(kind: MetricKind, q: Tensor, grad: Tensor, rank: int) -> Metric |
     if kind == "diagonal":
         return _cast(Diagonal(scale), dtype)
     x, y = q / scale, grad * scale
-    fit = _dense if kind == "dense" else _low_rank
     try:
-        metric = fit(scale, x, y, rank)
+        if kind == "dense":
+            metric = _dense(scale, x, y)
+        elif kind == "low_rank":
+            metric = LowRank(scale, *_directions(x, y, rank))
+        else:
+            assert members is not None
+            metric = _blocks(scale, x, y, rank, members)
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  documented
         return None
-    if not all(bool(t.isfinite().all()) for t in metric):
+    if not all(bool(t.isfinite().all()) for t in metric):  # indices are finite too
         return None
     return _cast(metric, dtype)
 
@@ -73,8 +87,8 @@ def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
     r"""Solve :math:`\Sigma B \Sigma = A` for positive-definite matrices.
 
     Args:
-        a: `(dim, dim)`.
-        b: `(dim, dim)`.
+        a: `(*batch, dim, dim)`.
+        b: `(*batch, dim, dim)`.
 
     Returns:
         The geometric mean of `a` and the inverse of `b`.
@@ -88,10 +102,10 @@ def geometric_mean(a: Tensor, b: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(b)
     values, vectors = torch.linalg.eigh(factor.mT @ a @ factor)
     half = torch.linalg.solve_triangular(factor.mT, vectors, upper=True)
-    return (half * values.clamp(min=0).sqrt()) @ half.mT
+    return (half * values.clamp(min=0).sqrt().unsqueeze(-2)) @ half.mT
 
 
-def _dense(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> Dense:
+def _dense(scale: Tensor, x: Tensor, y: Tensor) -> Dense:
     dim = len(scale)
     cov_x, cov_y = _moments(x), _moments(y)
     covariance = geometric_mean(cov_x, cov_y)
@@ -115,7 +129,34 @@ def _moments(x: Tensor) -> Tensor:
     return moments * (1 - share) + eye * size * (share * 1e-2 + _RIDGE)
 
 
-def _low_rank(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> LowRank:
+def _blocks(
+    scale: Tensor, x: Tensor, y: Tensor, rank: int, members: Tensor
+) -> BlockLowRank:
+    """Fit each block by itself, then the directions in which that does not suffice."""
+    there = members >= 0  # (blocks, width)
+    index, dim = members.clamp(min=0), x.shape[1]
+    eye = torch.eye(members.shape[1], dtype=x.dtype, device=x.device)
+    pair = there[:, :, None] & there[:, None, :]
+
+    def moments(rows: Tensor) -> Tensor:
+        parts = rows[:, index].movedim(0, 1)  # (blocks, n, width)
+        found = parts.mT @ parts / len(rows) + _BLOCK_RIDGE * eye
+        return torch.where(pair, found, eye)
+
+    # back to the units of the coordinates: one symmetric root of the whole
+    sizes = torch.where(there, scale[index], 1.0)
+    middle = geometric_mean(moments(x), moments(y))
+    whole = sizes[:, :, None] * middle * sizes[:, None, :]
+    values, vectors = torch.linalg.eigh(0.5 * (whole + whole.mT))
+    root = (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
+    root = torch.where(pair, 0.5 * (root + root.mT), eye)
+    none = x.new_zeros(dim, 0), x.new_zeros(0)
+    plain = BlockLowRank.from_blocks(members, root, *none)
+    directions = _directions(plain.root_solve(x * scale), plain.sample(y / scale), rank)
+    return plain._replace(vectors=directions[0], values=directions[1])
+
+
+def _directions(x: Tensor, y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Fit in the subspace where draws or scores vary most, the identity elsewhere."""
     n = len(x)
     _, _, of_x = torch.linalg.svd(x, full_matrices=False)
@@ -137,8 +178,9 @@ def _low_rank(scale: Tensor, x: Tensor, y: Tensor, rank: int) -> LowRank:
         missing = rank - len(values)
         values = torch.cat([values, values.new_ones(missing)])
         vectors = torch.cat([vectors, vectors.new_zeros(len(vectors), missing)], 1)
-    return LowRank(scale, vectors.contiguous(), values)
+    return vectors.contiguous(), values
 
 
 def _cast(metric: Metric, dtype: torch.dtype) -> Metric:
-    return type(metric)(*(t.to(dtype).contiguous() for t in metric))
+    parts = (t.to(dtype) if t.is_floating_point() else t for t in metric)
+    return type(metric)(*(t.contiguous() for t in parts))

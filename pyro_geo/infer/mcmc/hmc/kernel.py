@@ -16,7 +16,7 @@ from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer.mcmc.hmc.adaptation import Tuning, start_adaptation
-from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of
+from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of, plate_blocks
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.infer.mcmc.hmc.review import review_draws, review_warmup, warmup_notes
 from pyro_geo.infer.mcmc.hmc.starts import (
@@ -56,7 +56,10 @@ class HMC(Kernel):
     squares across chains (the second is the ChEES criterion), and the
     metric :math:`\Sigma` from draws and gradients together: the one of least Fisher
     divergence solves :math:`\Sigma\,\mathrm{cov}(\nabla U)\,\Sigma = \mathrm{cov}(q)`.
-    All of it is frozen before the first draw that counts. Prefer it for any posterior
+    The kinetic energy is multiplied by a number that is measured with them, with which
+    a normal density in its own metric keeps its energy at steps of any size: in many
+    dimensions steps are longer for it. All of it is frozen before the first draw that
+    counts. Prefer it for any posterior
     with continuous parameters; where the minima of a loss form a surface and that
     surface is wanted, use :class:`~pyro_geo.infer.DIMS`.
 
@@ -75,10 +78,12 @@ class HMC(Kernel):
         step_size: largest leapfrog step in units of the metric; adapted if None.
         trajectory_length: mean length in units of the metric, where a quarter of a
             period of a normal density is 1.57; adapted if None.
-        metric: `"diagonal"`, `"dense"`, `"low_rank"` (diagonal plus rank 32), or
-            `"auto"`: dense up to 100 dimensions, low rank above, where warm-up makes
-            at least 10 draws per dimension, or 320; diagonal otherwise. The result's
-            attributes say which.
+        metric: `"diagonal"`, `"dense"`, `"low_rank"` (diagonal plus rank 32),
+            `"blocks"` (dense for each element of a plate, plus rank 32), or `"auto"`:
+            dense up to 100 dimensions where warm-up makes at least 10 draws per
+            dimension; else blocks, where there are some and at least 50 draws for
+            each coordinate of one; else low rank from 320 draws on, or diagonal. The
+            result's attributes say which.
         target_accept_prob: acceptance rate that the step size is adapted to. If None
             it is 0.8, and warm-up goes on with 0.95 and then 0.99 where transitions
             diverge or chains stand still for long. A rate that is given is kept.
@@ -193,10 +198,11 @@ class HMC(Kernel):
         if tuning is not None:
             burn_in = group.warmup_steps // 2
             return Warmup(state._replace(burn_in=burn_in), finished=burn_in == 0)
+        members = plate_blocks(target.layout).to(target.device)
         adaptation = start_adaptation(
             chains,
             group.warmup_steps,
-            options.kind(target.dim, count * group.warmup_steps),
+            options.kind(target.dim, count * group.warmup_steps, members.shape[1]),
             options.rank(target.dim),
             options.first_target,
             options.step_size,
@@ -204,6 +210,7 @@ class HMC(Kernel):
             may_raise=options.target_accept_prob is None,
             # a function of the user's own says where chains start, too
             placed=group.initial is not None or callable(self.init_strategy),
+            members=members,
         )
         return self._settle(state._replace(adaptation=adaptation), 0, None)
 
@@ -241,7 +248,13 @@ class HMC(Kernel):
             )
             before = current
             current, trajectory = step(
-                adaptation.metric, before, momenta[i], uniforms[i], sizes, steps
+                adaptation.metric,
+                before,
+                momenta[i],
+                uniforms[i],
+                sizes,
+                steps,
+                sizes.new_tensor(adaptation.inertia_at(middle)),
             )
             time = steps * middle
             current = observe(
@@ -320,7 +333,13 @@ class HMC(Kernel):
         rows: list[tuple[Tensor, ...]] = []
         for i, steps in enumerate(lengths):
             current, trajectory = step(
-                tuning.metric, current, momenta[i], uniforms[i], sizes, steps
+                tuning.metric,
+                current,
+                momenta[i],
+                uniforms[i],
+                sizes,
+                steps,
+                tuning.inertia,
             )
             rows.append(
                 (current.q, current.potential, trajectory.energy, trajectory.error)
@@ -363,6 +382,7 @@ class HMC(Kernel):
             "metric": kind_of(tuning.metric),
             "step_size": float(tuning.step_size),
             "trajectory_length": float(tuning.trajectory_length),
+            "inertia": float(tuning.inertia),
             "target_accept_prob": states[0].target,
             "restarted_chains": sum(state.restarted for state in states),
             "stuck_chains": sum(state.stuck for state in states),

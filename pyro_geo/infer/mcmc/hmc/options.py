@@ -13,6 +13,7 @@ __all__ = ["HMCOptions"]
 
 _DENSE_DIM = 100  # above this a dense metric costs more than it brings
 _DRAWS_PER_DIM = 10
+_DRAWS_PER_BLOCK = 50  # and dimension of it: the last window keeps a quarter
 _RANK = 32
 
 
@@ -31,7 +32,8 @@ class HMCOptions:
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, strict=True)
         check_number("trajectory_length", self.trajectory_length, strict=True)
-        check_choice("metric", self.metric, ("auto", "diagonal", "dense", "low_rank"))
+        kinds = ("auto", "diagonal", "dense", "low_rank", "blocks")
+        check_choice("metric", self.metric, kinds)
         check_number("target_accept_prob", self.target_accept_prob, 0, 1, strict=True)
         check_number("jitter", self.jitter, 0, 1)
         check_count("max_leapfrog", self.max_leapfrog)
@@ -45,12 +47,13 @@ class HMCOptions:
         given = self.target_accept_prob
         return FIRST_TARGET if given is None else given
 
-    def kind(self, dim: int, draws: int) -> MetricKind:
+    def kind(self, dim: int, draws: int, width: int = 1) -> MetricKind:
         """Choose the metric for a dimension and the draws of warm-up at hand.
 
         Args:
             dim: dimension.
             draws: of all chains together.
+            width: coordinates that an element of a plate has.
 
         Returns:
             The kind of metric.
@@ -60,6 +63,8 @@ class HMCOptions:
         # a metric fitted to too few draws is worse than a plainer one
         if dim <= _DENSE_DIM and draws >= _DRAWS_PER_DIM * dim:
             return "dense"
+        if width > 1 and draws >= _DRAWS_PER_BLOCK * width:
+            return "blocks"
         return "low_rank" if draws >= _DRAWS_PER_DIM * _RANK else "diagonal"
 
     def rank(self, dim: int) -> int:

@@ -27,11 +27,18 @@ from pyro_geo.infer.mcmc.hmc.arrival import (
     searching,
 )
 from pyro_geo.infer.mcmc.hmc.fisher import fit_metric
+from pyro_geo.infer.mcmc.hmc.inertia import inertia_update
 from pyro_geo.infer.mcmc.hmc.metric import diagonal_as
 from pyro_geo.infer.mcmc.hmc.schedule import CYCLE
 from pyro_geo.infer.mcmc.hmc.trajectory import LengthSearch, jumps, length_update
 from pyro_geo.infer.mcmc.hmc.trouble import next_target, shorter, troubled
-from pyro_geo.infer.step_size import averaged, coarse_update, restart, update
+from pyro_geo.infer.step_size import (
+    DualAveraging,
+    averaged,
+    coarse_update,
+    restart,
+    update,
+)
 from pyro_geo.infer.transition import LARGEST_ERROR, ChainState, Trajectory
 
 __all__ = ["observe", "raise_target", "restart_lost_chains"]
@@ -40,6 +47,10 @@ _MOST_ROWS = 4_000  # that one metric is fitted to
 # Part of the warm-up after which steps are judged. Before, the metric is too poor for
 # any step; much later, too little is left to adapt to a higher target.
 _FIRST_CHECK = 0.4
+# Logarithm of the longest step: a sixth of a period of a normal density. Where the
+# inertia lets every step be accepted, longer ones would make trajectories of one or two
+# steps, whose lengths cannot be told apart.
+_LONGEST_STEP = 0.0
 _LONGEST = 1e3  # step of a chain that is searching, in steps of the others
 
 
@@ -87,7 +98,9 @@ def _follow(
 ) -> None:
     """Adapt to the chains that have arrived; the others have their own step sizes."""
     accepted = float(state.arrived(acceptance).mean())
-    state.step = update(state.step, accepted, state.target)
+    # before the step size changes that they were made with
+    _follow_inertia(state, before, trajectory, acceptance)
+    state.step = _bounded(update(state.step, accepted, state.target))
     _follow_length(state, before, trajectory, acceptance, time)
     _keep_draws(state, after)
     rejected = (after.q == before.q).all(-1)
@@ -97,6 +110,13 @@ def _follow(
         # where the density is flat, each step is accepted and the sizes only grow
         sizes = sizes.clamp(max=_LONGEST * math.exp(state.step.log_step))
         state.step_sizes = torch.where(state.searching, sizes, state.step_sizes)
+
+
+def _bounded(step: DualAveraging) -> DualAveraging:
+    """Keep the step short enough for lengths between its multiples to matter."""
+    return step._replace(
+        log_step=min(step.log_step, _LONGEST_STEP), mean=min(step.mean, _LONGEST_STEP)
+    )
 
 
 def _finish_stage(state: Adaptation, chains: ChainState, uniform: Tensor) -> ChainState:
@@ -271,6 +291,21 @@ def _follow_length(
     state.length = length_update(state.length, measured, len(q))
 
 
+def _follow_inertia(
+    state: Adaptation, chains: ChainState, trajectory: Trajectory, acceptance: Tensor
+) -> None:
+    step = state.plan()[1]
+    potential = trajectory.potential - chains.potential
+    kinetic = (trajectory.error - potential) / state.inertia_at(step)
+    state.inertia = inertia_update(
+        state.inertia,
+        state.arrived(potential),
+        state.arrived(kinetic),
+        state.arrived(acceptance),
+        step,
+    )
+
+
 def _finite_mean(q: Tensor) -> Tensor:
     finite = q.isfinite().all(-1, keepdim=True)
     return torch.where(finite, q, 0.0).sum(0) / finite.sum().clamp(min=1)
@@ -317,10 +352,11 @@ def _refit(state: Adaptation, q: Tensor, grad: Tensor, count: int) -> None:
     """Fit the metric to rows; keep the old one where they do not suffice."""
     # a dense metric has dim**2 numbers, too many for fewer points than this
     enough = count >= 3 * q.shape[1]
-    kind = state.kind if enough or state.kind == "low_rank" else "diagonal"
-    metric = fit_metric(kind, q, grad, state.rank)
+    sparse = state.kind in ("low_rank", "blocks")
+    kind = state.kind if enough or sparse else "diagonal"
+    metric = fit_metric(kind, q, grad, state.rank, state.members)
     if metric is None:
         return
     if isinstance(metric, Diagonal):
-        metric = diagonal_as(state.kind, metric.scale, state.rank)
+        metric = diagonal_as(state.kind, metric.scale, state.rank, state.members)
     state.metric = metric

@@ -83,7 +83,7 @@ def test_draws_are_from_the_density(target, metric):
     assert kind_of(fit.tuning.metric) == metric
     assert fit.attributes["metric"] == metric
     rate = float(fit.stats["acceptance_rate"].mean())
-    assert 0.65 < rate < 0.95
+    assert 0.65 < rate  # 1 where the metric is that of a normal density
     assert fit.notes == []
 
 

@@ -6,20 +6,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import constraints
 
+from pyro_geo.density import Layout, Target
+from pyro_geo.geometry.block_matrices import BlockLowRank
 from pyro_geo.geometry.matrices import Dense, Diagonal, LowRank
+from pyro_geo.infer import HMC
 from pyro_geo.infer.mcmc.hmc.fisher import fisher_scale, fit_metric, geometric_mean
-from pyro_geo.infer.mcmc.hmc.metric import diagonal_as, kind_of
+from pyro_geo.infer.mcmc.hmc.metric import diagonal_as, kind_of, plate_blocks
 from tests.cases import numbers
 from tests.geometry.test_matrices import positive_definite
 
 KINDS: Any = ("diagonal", "dense", "low_rank")
+PAIRS = torch.tensor([[0, 3], [1, 4], [2, -1]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "blocks"])
 def test_a_diagonal_may_be_written_as_any_kind(kind):
     scale = numbers(5).exp()
-    metric = diagonal_as(kind, scale, rank=2)
+    metric = diagonal_as(kind, scale, rank=2, members=PAIRS)
     assert kind_of(metric) == kind
     grad = numbers(3, 5, seed=1)
     torch.testing.assert_close(metric.matvec(grad), grad * scale.square())
@@ -148,3 +153,60 @@ def test_a_fit_keeps_the_dtype(kind):
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+# -- blocks -------------------------------------------------------------------------
+
+
+def supports(**shapes):
+    real = constraints.real
+    return {name: (torch.Size(shape), real) for name, shape in shapes.items()}
+
+
+def blocks_of(layout):
+    rows = plate_blocks(layout).tolist()
+    return sorted([i for i in row if i >= 0] for row in rows)
+
+
+def test_elements_of_plates_are_blocks():
+    dims = {"a": ("s",), "b": ("s",), "c": ("s", "t")}
+    layout = Layout.from_supports(supports(mu=(), a=(2,), b=(2, 2), c=(2, 3)), dims)
+    found = blocks_of(layout)
+    # mu; a and the two numbers of b for each s; each c alone
+    assert found[:3] == [[0], [1, 3, 4], [2, 5, 6]]
+    assert found[3:] == [[i] for i in range(7, 13)]
+    assert plate_blocks(layout).shape == (9, 3)
+
+
+def test_blocks_are_never_wide_and_lost_axes_make_none():
+    wide = Layout.from_supports(supports(w=(2, 20), mu=(9,)), {"w": ("s",)})
+    assert blocks_of(wide) == [[i] for i in range(49)]
+    # a site that has fewer axes than plates
+    odd = Layout.from_supports(supports(a=(2,), mu=()), {"a": ("s", "t")})
+    assert blocks_of(odd) == [[0, 1, 2]]
+
+
+def test_correlations_inside_blocks_are_known_from_few_points():
+    """Each pair hangs together in its own way; 12 points in 41 dimensions."""
+    pairs = 20
+    dim = 2 * pairs + 1
+    members = torch.tensor([[i, pairs + i] for i in range(pairs)] + [[dim - 1, -1]])
+    covariance = torch.zeros(dim, dim, dtype=torch.float64)
+    for i in range(pairs):
+        index = members[i]
+        covariance[index[:, None], index] = positive_definite(2, seed=i)
+    covariance[-1, -1] = 4.0
+    q = 3 * torch.rand(12, dim, generator=_generator(), dtype=torch.float64) + 10
+    metric = fit_metric("blocks", q, q @ torch.linalg.inv(covariance), 4, members)
+    assert isinstance(metric, BlockLowRank)
+    # the ridge is 1e-4 of a unit
+    torch.testing.assert_close(metric.dense(), covariance, rtol=2e-2, atol=2e-3)
+    assert metric.partners.dtype == torch.long
+
+
+def test_auto_takes_blocks_where_there_are_some():
+    options = HMC(Target.from_potential(lambda q: q.square().sum(), 2)).options
+    assert options.kind(1000, 100, 2) == "blocks"
+    assert options.kind(1000, 99, 2) == "diagonal"
+    assert options.kind(1000, 320, 7) == "low_rank"
+    assert options.kind(100, 1000, 2) == "dense"
