@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-__all__ = ["Seconds", "ignored", "one_thread", "uninterrupted"]
+__all__ = ["Seconds", "free_threads", "ignored", "one_thread", "uninterrupted"]
+
+_before: list[int] = []  # torch's number of threads outside of `one_thread`
 
 
 class Seconds(NamedTuple):
@@ -52,11 +54,31 @@ def one_thread() -> Iterator[None]:
     spared the pool of threads, which costs more than they do.
     """
     before = torch.get_num_threads()
+    _before.append(before)
     torch.set_num_threads(1)
     try:
         yield
     finally:
+        _before.pop()
         torch.set_num_threads(before)
+
+
+def free_threads() -> int:
+    """Count the threads for large work whose result does not depend on their number.
+
+    Such an operation, on lanes that know nothing of each other, may use them inside of
+    :func:`one_thread` too.
+
+    Returns:
+        What torch had before, its own number outside.
+
+    Example:
+        >>> with one_thread():
+        ...     inside = free_threads()
+        >>> inside == free_threads() == torch.get_num_threads()
+        True
+    """
+    return _before[0] if _before else torch.get_num_threads()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ __all__ = [
     "major_version",
     "pareto_k",
     "quiet",
+    "smoothed_weights",
     "to_container",
 ]
 
@@ -126,6 +127,33 @@ def pareto_k(log_weights: np.ndarray) -> float:
 
         # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
         return float(array_stats.psislw(-log_weights)[1])
+
+
+def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth importance ratios by a generalised Pareto distribution of their tail.
+
+    Args:
+        log_ratios: finite logarithms, `(data, draws)`.
+
+    Returns:
+        Logarithms of normalised weights, `(data, draws)`, and the shape of each tail,
+        `(data,)`.
+
+    Example:
+        >>> ratios = np.random.default_rng(0).normal(size=(2, 400))
+        >>> weights, shapes = smoothed_weights(ratios)
+        >>> np.exp(weights).sum(1).round(6).tolist(), shapes.shape
+        ([1.0, 1.0], (2,))
+    """
+    with quiet():
+        if major_version() < 1:
+            weights, shapes = import_arviz().psislw(log_ratios)
+            return np.asarray(weights), np.atleast_1d(shapes)
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
+
+        # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
+        weights, shapes = array_stats.psislw(-log_ratios)
+        return np.asarray(weights), np.atleast_1d(shapes)
 
 
 @contextmanager

@@ -14,26 +14,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+)
 from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
+    "check_sample",
     "TorchDispatchMode",
     "RNN_CHECK",
     "UNSAFE_INDEX_PUT",
     "categorical_of",
     "compile_graph",
     "constants",
+    "depends_on_leaf",
     "dirichlet_of_beta",
     "disable_modes",
     "draw_dirichlet",
     "initialise_layer",
     "is_batchedtensor",
+    "is_concrete",
     "load_forward_mode",
     "pytree",
     "switch_validation_off",
@@ -157,6 +164,25 @@ def load_forward_mode() -> None:
         torch.func.jvp(torch.sin, (one,), (one,))
 
 
+def is_concrete(*tensors: Tensor) -> bool:
+    """Tell whether values may be looked at: no trace, no transform, no fake tensor."""
+    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+        return False
+    return not any(
+        is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor) for x in tensors
+    )
+
+
+def depends_on_leaf(tensor: Tensor) -> bool:
+    """Tell whether a tensor has a derivative at any level of nested transforms."""
+    # `requires_grad` is that of the last level alone, which a mapped axis hides
+    while is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad:
+            return True
+        tensor = get_unwrapped(tensor)
+    return tensor.requires_grad
+
+
 def version_of(tensor: Tensor) -> int:
     """Count how often a tensor was changed in place."""
     return tensor._version
@@ -188,6 +214,17 @@ def validates(distribution: Any) -> bool:
 def switch_validation_off(distribution: Any) -> None:
     """Make a distribution accept every value, in place."""
     distribution._validate_args = False
+
+
+def check_sample(distribution: Any, value: Tensor) -> None:
+    """Refuse values outside of a distribution's support, if it checks values.
+
+    Args:
+        distribution: of the values.
+        value: raises `ValueError` where it has the wrong shape or range.
+    """
+    if validates(distribution):
+        distribution._validate_sample(value)
 
 
 def initialise_layer(layer: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Special functions of probabilities: divergences of coins, incomplete gammas."""
+"""Special functions: divergences of coins, incomplete gammas, Wright's omega."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pyro_geo.ops._incomplete_gamma import (
     log_gammainc_pair,
     log_gammaincc,
 )
+from pyro_geo.ops._wright_omega import wright_omega
 
 __all__ = [
     "binary_kl",
@@ -25,6 +26,7 @@ __all__ = [
     "log_gammainc_pair",
     "log_gammaincc",
     "log_xi",
+    "wright_omega",
 ]
 
 _HALVINGS = 1100  # enough for bisection between any two doubles

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pyro_geo._compat.arviz import pareto_k, quiet
+from pyro_geo._compat.arviz import pareto_k, quiet, smoothed_weights
 from pyro_geo.errors import ShapeError
 from pyro_geo.io.arviz import (
     get_group,
@@ -139,6 +139,9 @@ def called():
     for scale in (0.5, 1.0, 3.0):
         weights = scale * np.random.default_rng(4).normal(size=400)
         numbers[f"pareto_k {scale}"] = pareto_k(weights)
+        smoothed, shapes = smoothed_weights(weights[None])
+        numbers[f"smoothed {scale}"] = smoothed.max()
+        numbers[f"shape {scale}"] = shapes[0]
     numbers["pareto_k of few"] = pareto_k(np.random.default_rng(4).normal(size=30))
     assert np.isnan(pareto_k(np.arange(29.0)))
     assert np.isnan(pareto_k(np.zeros(400)))

@@ -42,6 +42,42 @@ def test_a_tensor_knows_whether_vmap_maps_it():
     assert seen == [(True, False)]
 
 
+def test_values_may_be_looked_at_outside_of_traces_and_transforms_alone():
+    seen = []
+
+    def look(x):
+        seen.append(compat.is_concrete(x))
+        return x.sum()
+
+    fixed = torch.ones(3)
+    look(fixed)
+    torch.func.vmap(look)(fixed)
+    torch.func.grad(look)(fixed)
+    compat.make_fx(lambda x: look(fixed) + x)(fixed)
+    torch.compile(look, backend="eager")(fixed)
+    assert seen == [True, False, False, False, False]
+
+
+def test_derivatives_are_seen_through_nested_transforms():
+    seen = []
+
+    def look(x):
+        seen.append((compat.depends_on_leaf(x * y), compat.depends_on_leaf(y)))
+        return (x * y).sum()
+
+    x, y = torch.ones(3), torch.ones(3)
+    mapped = torch.func.vmap(look)
+    look(x)
+    torch.func.grad(look)(x)
+    mapped(torch.ones(2, 3))
+    torch.func.vmap(torch.func.grad(look))(torch.ones(2, 3))
+    torch.func.grad(lambda z: mapped(z).sum())(torch.ones(2, 3))
+    torch.func.grad(lambda z: torch.func.grad(look)(z).sum())(x)
+    look(x.requires_grad_())
+    wanted = [False, True, False, True, True, True, True]
+    assert seen == [(has, False) for has in wanted]
+
+
 def test_a_dispatch_mode_sees_every_operation_and_which_are_views():
     seen = []
 
@@ -191,6 +227,10 @@ def test_a_distribution_can_be_kept_from_checking_values():
         normal.log_prob(torch.tensor(torch.nan))
     compat.switch_validation_off(normal)
     assert not compat.validates(normal)
+    compat.check_sample(normal, torch.tensor(torch.nan))
+    checking = torch.distributions.Normal(0.0, 1.0, validate_args=True)
+    with pytest.raises(ValueError, match="support"):
+        compat.check_sample(checking, torch.tensor(torch.nan))
     assert normal.log_prob(torch.tensor(torch.nan)).isnan()
 
 
