@@ -38,6 +38,7 @@ from pyro_geo.density._factors import (
     site_log_prob,
     units_of,
 )
+from pyro_geo.density._steps import datum_log_prob
 from pyro_geo.density.structure import is_enumerable
 
 __all__ = ["Enumerate", "Joint"]
@@ -150,17 +151,21 @@ class Joint:
         """
         return {f.name: self._likeliest(f).sum() for f in self.factors}
 
-    def pointwise(self) -> dict[str, Tensor]:
+    def pointwise(self, steps: bool = False) -> dict[str, Tensor]:
         """Log-likelihood of each unit of data, its discrete sites summed out.
 
         Data that share no discrete site are a unit each. The others are joined to the
         smallest units that share none.
 
+        Args:
+            steps: whether the steps of a sequence are data of their own, where its
+                site shares no discrete one.
+
         Returns:
             Name of the unit to its values, see :func:`units_of`; masked data count
             zero.
         """
-        return {name: self._each(unit) for name, unit in self.units().items()}
+        return {name: self._each(unit, steps) for name, unit in self.units().items()}
 
     def units(self) -> dict[str, Unit]:
         """Return the units of :meth:`pointwise`."""
@@ -225,10 +230,11 @@ class Joint:
         axes = tuple(names.index(symbol) for symbol in factor.summed)
         return factor.log_prob.amax(axes) if axes else factor.log_prob
 
-    def _each(self, unit: Unit) -> Tensor:
+    def _each(self, unit: Unit, steps: bool) -> Tensor:
         """Sum out the discrete sites of every entry of a unit."""
         if not any(f.summed for f in unit.factors):  # a single observed site
-            return unit.factors[0].full
+            factor = unit.factors[0]
+            return datum_log_prob(factor.name, factor.site, steps)
         plates = frozenset(self.symbol_of_plate[frame.name] for frame in unit.frames)
         log_prob: Any = self._contract(unit.factors, plates)
         unobserved = [f for f in unit.factors if not f.observed]

@@ -280,6 +280,27 @@ class BatchedDensity:
         q = self._check(q)
         return self.map(lambda one: self.density.pointwise(one, self.data), q)
 
+    def stepwise_log_likelihood(self, q: Tensor) -> dict[str, Tensor]:
+        r"""Log-likelihood of each step of the data that are sequences.
+
+        A distribution of a sequence (:class:`~pyro_geo.distributions.HGF`, the
+        responses of :mod:`pyro_geo.filtering.response`, your own) has a method
+        `log_prob_steps(value)` of shape `(*batch_shape, steps)`, which sums to its
+        log-density: :math:`\log p(y) = \sum_t \log p(y_t \mid y_{1:t-1})`. Masked,
+        expanded and `to_event` ones count too.
+
+        Args:
+            q: positions, `(chains, dim)`.
+
+        Returns:
+            As :meth:`pointwise_log_likelihood`, with a last axis of steps for every
+            observed site that is a sequence and depends on no discrete latent.
+        """
+        q, density = self._check(q), self.density
+        if not isinstance(density, ModelDensity):
+            return self.pointwise_log_likelihood(q)
+        return self.map(lambda one: density.pointwise(one, self.data, steps=True), q)
+
     def deterministics(self, q: Tensor) -> dict[str, Tensor]:
         """Values of the model's deterministic sites, site to `(chains, *shape)`."""
         q = self._check(q)

@@ -18,6 +18,7 @@ from pyro_geo.density._arguments import Arguments
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
 from pyro_geo.density._patches import mappable_pyro
+from pyro_geo.density._steps import datum_log_prob, step_axes
 from pyro_geo.density.dtypes import as_type
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.protocol import Data, Observation, Terms, cast
@@ -95,7 +96,6 @@ class ModelDensity:
         check_same_values(self.enumerated, enumerable_sites(second))
         self.latents = frozenset(self.layout.sites)
         sites = random_sites(first)
-        self.dims = {name: dims_of(name, site) for name, site in sites.items()}
         frames = [
             frame
             for site in sites.values()
@@ -103,6 +103,8 @@ class ModelDensity:
             if frame.vectorized
         ]
         self.coords = {frame.name: range(frame.size) for frame in frames}
+        steps = step_axes(sites, {frame.name: frame.size for frame in frames})
+        self.dims = {n: dims_of(n, site, steps.get(n)) for n, site in sites.items()}
         # plates take axes from the right; enumeration gets those left of all plates
         self._first_free_dim = min((frame.dim for frame in frames), default=0) - 1
         # under enumeration a deterministic site with another shape has several values
@@ -173,8 +175,15 @@ class ModelDensity:
                 return self._joint(values, data).site_log_probs()
             return self._site_log_probs(values, data)
 
-    def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
+    def pointwise(
+        self, q: Tensor, data: Data, *, steps: bool = False
+    ) -> dict[str, Tensor]:
         """Log-likelihood of each datum, or of data that share a discrete latent.
+
+        Args:
+            q: position, `(dim,)`.
+            data: tensors of the arguments.
+            steps: whether the steps of a sequence are data of their own.
 
         Returns:
             Observed site, or sites joined by plus signs, to values; masked data count
@@ -183,10 +192,10 @@ class ModelDensity:
         with self._mode(q):
             values = self.layout.constrain(q)
             if self.enumerated:
-                pointwise = self._joint(values, data, scaled=False).pointwise()
+                pointwise = self._joint(values, data, scaled=False).pointwise(steps)
             else:
                 pointwise = {
-                    name: scale_and_mask(log_prob_of(name, site), 1.0, site["mask"])
+                    name: datum_log_prob(name, site, steps)
                     for name, site in self._observed_sites(values, data)
                 }
         return {name: value.to(self.dtype) for name, value in pointwise.items()}

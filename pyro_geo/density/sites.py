@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -22,6 +23,7 @@ from pyro_geo.ops.random import seed_torch
 __all__ = [
     "SiteStart",
     "equal",
+    "explained",
     "log_prob_of",
     "unvalidated",
     "without_deterministics",
@@ -91,15 +93,26 @@ def log_prob_of(name: str, site: Mapping[str, Any]) -> Tensor:
 
     Returns:
         The log-probability, neither scaled nor masked.
+    """
+    with explained(name):
+        fn, value = site["fn"], site["value"]
+        if type(fn) in _NORMALS and "covariance_matrix" in vars(fn):
+            return normal_log_prob(value - fn.loc, fn.covariance_matrix)
+        return fn.log_prob(value)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Let an error in a distribution name its site.
+
+    Args:
+        name: of the site.
 
     Raises:
         ModelError: the distribution refused the value.
     """
     try:
-        fn, value = site["fn"], site["value"]
-        if type(fn) in _NORMALS and "covariance_matrix" in vars(fn):
-            return normal_log_prob(value - fn.loc, fn.covariance_matrix)
-        return fn.log_prob(value)
+        yield
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as reason:
         raise ModelError(
             "a site's log-probability cannot be computed",

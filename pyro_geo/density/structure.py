@@ -252,13 +252,26 @@ def _continuous_support(name: str, fn: Any) -> Any:
     )
 
 
-def dims_of(name: str, site: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name all axes of a site: its plates where it has one, ArviZ's own elsewhere."""
+def dims_of(
+    name: str, site: Mapping[str, Any], step: tuple[int, str | None] | None = None
+) -> tuple[str, ...]:
+    """Name all axes of a site: its plates where it has one, ArviZ's own elsewhere.
+
+    Args:
+        name: of the site.
+        site: its message in a trace.
+        step: axis of steps from the right and its name, where it is a sequence.
+
+    Returns:
+        One name for each axis.
+    """
     shape = site["value"].shape
     batch = len(shape) - len(site["fn"].event_shape)
     if is_marked_deterministic(site):
         batch = len(shape)  # Pyro counts all its axes as one event, plates included
     event = [f"{name}_dim_{axis}" for axis in range(batch, len(shape))]
+    if step is not None:
+        event[step[0]] = step[1] or event[step[0]]
     return (*batch_dims(name, shape[:batch], site["cond_indep_stack"]), *event)
 
 

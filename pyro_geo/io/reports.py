@@ -65,6 +65,7 @@ def write_report(
     tables: "Mapping[str, Rows] | None" = None,
     curves: Sequence[Curves] = (),
     chain_name: str = "chain",
+    series: "ArvizData | None" = None,
     places: "np.ndarray | None" = None,
 ) -> Path:
     """Write a one-file HTML report of a run.
@@ -95,6 +96,8 @@ def write_report(
             or a list of rows of which the first is the header.
         curves: pictures of lines, after the tables.
         chain_name: what a chain stands for, where it is not a Markov chain.
+        series: states over time that the draws imply, with a group `filtered`; pictured
+            after the curves.
         places: positions that the reports of a filter stand for, `(series, time,
             axes)`, where they are no positions themselves.
 
@@ -134,6 +137,11 @@ def write_report(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
     page.add("Curves", *(_picture(lines) for lines in curves))
+    if series is not None and (states := get_group(series, "filtered")) is not None:
+        numbers, reports = (
+            get_group(series, name) for name in ("sample_stats", "observed_data")
+        )
+        add_series(page, states, numbers, reports, str(states["mean"].dims[0]))
     if filtered is not None:
         seen = get_group(idata, "observed_data")
         if seen is not None and places is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from pyro_geo.checks import check
+from pyro_geo.checks import check, check_choice
 from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning, UnsupportedError
 from pyro_geo.ops.arrays import to_numpy
@@ -18,14 +18,27 @@ from pyro_geo.ops.chunks import map_chunks
 from pyro_geo.results.draws import Draws
 from pyro_geo.results.predictive import Replicator
 
-__all__ = ["arrays", "check_prior", "lazy_groups", "make_groups"]
+__all__ = [
+    "LogLikelihood",
+    "arrays",
+    "check_likelihood",
+    "check_prior",
+    "lazy_groups",
+    "make_groups",
+]
 
 Group = dict[str, np.ndarray]
+LogLikelihood = bool | Literal["step", "datum"]
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> Group:
     """Copy tensors to NumPy."""
     return {name: to_numpy(value) for name, value in tensors.items()}
+
+
+def check_likelihood(log_likelihood: LogLikelihood) -> None:
+    """Refuse anything but a truth value and the two kinds of data."""
+    check_choice("log_likelihood", log_likelihood, (True, False, "step", "datum"))
 
 
 def check_prior(prior: int) -> None:
@@ -35,7 +48,7 @@ def check_prior(prior: int) -> None:
 
 
 def lazy_groups(
-    folder: str | os.PathLike[str], predictions: bool, log_likelihood: bool
+    folder: str | os.PathLike[str], predictions: bool, log_likelihood: LogLikelihood
 ) -> Any:
     """Open draws that are in a store alone; what would load them is not offered.
 
@@ -75,7 +88,7 @@ def make_groups(
     draws: Draws,
     replicator: Replicator | None,
     *,
-    log_likelihood: bool,
+    log_likelihood: LogLikelihood,
     prior: int,
     posterior_predictive: bool,
 ) -> dict[str, Group]:
@@ -85,7 +98,7 @@ def make_groups(
         target: the density.
         draws: of equal weight, in memory.
         replicator: makes prior and predictive draws; None where there are none.
-        log_likelihood: whether to evaluate it.
+        log_likelihood: of what to evaluate it, if at all.
         prior: number of prior draws.
         posterior_predictive: whether to draw data.
 
@@ -98,7 +111,7 @@ def make_groups(
         "sample_stats": arrays(draws.stats()),
     }
     if log_likelihood:
-        groups["log_likelihood"] = _pointwise(target, draws)
+        groups["log_likelihood"] = _pointwise(target, draws, log_likelihood)
     if posterior_predictive:
         assert replicator is not None
         groups["posterior_predictive"] = _replicated(target, draws, replicator)
@@ -111,10 +124,12 @@ def make_groups(
     return {name: group for name, group in groups.items() if group}
 
 
-def _pointwise(target: Target, draws: Draws) -> Group:
+def _pointwise(target: Target, draws: Draws, per: LogLikelihood) -> Group:
     """Log-likelihood of each datum; nothing where positions were not kept."""
+    whole = target.pointwise_log_likelihood
+    fn = whole if per == "datum" else target.stepwise_log_likelihood
     try:
-        return arrays(_each(target.pointwise_log_likelihood, draws))
+        return arrays(_each(fn, draws))
     except UnsupportedError as reason:
         warnings.warn(str(reason), FallbackWarning, stacklevel=5)
         return {}

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pyro_geo.results._groups import arrays, check_prior, lazy_groups, make_groups
+from pyro_geo.results._groups import (
+    LogLikelihood,
+    arrays,
+    check_likelihood,
+    check_prior,
+    lazy_groups,
+    make_groups,
+)
 from pyro_geo.results._notebook import as_html
 from pyro_geo.results._tables import diagnose, tabulate
 from pyro_geo.results.predictive import Replicator
 from pyro_geo.results.samples import Samples
+from pyro_geo.results.series import Series
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +173,7 @@ class PosteriorDraws(Samples):
 
     def to_arviz(
         self,
-        log_likelihood: bool = True,
+        log_likelihood: LogLikelihood = True,
         *,
         prior: int = 0,
         posterior_predictive: bool = False,
@@ -175,7 +183,9 @@ class PosteriorDraws(Samples):
 
         Args:
             log_likelihood: also the likelihood of each datum at each draw, which
-                costs one evaluation of the model per draw.
+                costs one evaluation of the model per draw. Where data are sequences,
+                True or `"step"` gives that of each step, such as a trial, and
+                `"datum"` that of each sequence whole, such as a subject.
             prior: also this many draws of the model's sites and data from the prior.
             posterior_predictive: also data drawn from the model at each draw
                 (:meth:`posterior_predictive`).
@@ -199,6 +209,7 @@ class PosteriorDraws(Samples):
         from pyro_geo.io.arviz import to_arviz
 
         check_prior(prior)
+        check_likelihood(log_likelihood)
         drawn = bool(prior or posterior_predictive)
         folder = self._finished().folder
         if folder is not None:
@@ -236,6 +247,8 @@ class PosteriorDraws(Samples):
         path: str | Path,
         tables: Mapping[str, Any] | None = None,
         curves: Sequence[Curves] = (),
+        *,
+        series: Series | None = None,
     ) -> Path:
         """Write a report in one HTML file.
 
@@ -243,6 +256,8 @@ class PosteriorDraws(Samples):
             path: where to.
             tables: further tables to show, title to data frame.
             curves: further pictures of lines.
+            series: states over time that the draws imply, to be pictured, such as an
+                :class:`~pyro_geo.filtering.HGFSeries`.
 
         Returns:
             The path.
@@ -261,6 +276,7 @@ class PosteriorDraws(Samples):
             notes=self.notes,
             tables=dict(tables or {}),
             curves=curves,
+            series=None if series is None else series.to_arviz(),
             chain_name=self.chain_name,
         )
 

@@ -120,10 +120,15 @@ class Series(Facts):
     @property
     def state_names(self) -> list[str]:
         """Names of the components of the state."""
-        names = self.coords.get("state")
+        names = self.coords.get(self._state_axis)
         if names is None:
             names = range(self._steps.shapes["mean"][0])
         return [str(name) for name in names]
+
+    @property
+    def _state_axis(self) -> str:
+        """Name of the axis of the state's components."""
+        return (self.dims.get("mean") or ["state"])[0] or "state"
 
     @property
     def labels(self) -> list[object]:
@@ -257,25 +262,29 @@ class Series(Facts):
         if self._steps.folder is not None and not num_draws:
             return open_run(self._steps.folder)
         names = set(self._steps.shapes)
-        groups = {
+        groups: dict[str, Mapping[str, Tensor]] = {
             FILTERED: self._steps.read(["mean", "cov"]),
             "sample_stats": self.stats,
             REPORTS: self._steps.read([n for n in ("y", "t") if n in names]),
         }
+        draws = self._drawn(num_draws, seed)
+        if draws:
+            groups["posterior"] = draws
         arrays = {
             group: {name: to_numpy(value) for name, value in values.items()}
             for group, values in groups.items()
         }
-        if num_draws:
-            draws = self.get_samples(num_draws, True, seed=seed)
-            arrays["posterior"] = {n: to_numpy(value) for n, value in draws.items()}
         return series_to_arviz(
             arrays,
             sample_dims=self.sample_dims,
-            dims={"states": ["state"], **self.dims},
+            dims={"states": [self._state_axis], **self.dims},
             coords=self.coords,
             attrs=self.attributes,
         )
+
+    def _drawn(self, num_draws: int, seed: int | None) -> dict[str, Tensor]:
+        """Arrays of the group `posterior`, `(chains, draws, series, time, *shape)`."""
+        return self.get_samples(num_draws, True, seed=seed) if num_draws else {}
 
     def report(self, path: str | Path, tables: Mapping[str, Any] | None = None) -> Path:
         """Write a report in one HTML file.

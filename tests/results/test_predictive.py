@@ -350,14 +350,14 @@ def test_chunks_change_nothing_but_memory(result, monkeypatch):
     fit = result(regression, X, Y, q=q)
     whole = fit.to_arviz()
     sizes = []
-    kept = Target.pointwise_log_likelihood
+    kept = Target.stepwise_log_likelihood
 
     def counting(self, q):
         sizes.append(len(q))
         return kept(self, q)
 
     monkeypatch.setattr(chunks, "_NUMBERS", 30)
-    monkeypatch.setattr(Target, "pointwise_log_likelihood", counting)
+    monkeypatch.setattr(Target, "stepwise_log_likelihood", counting)
     parts = fit.to_arviz()
     assert max(sizes) <= 10  # the largest tensor of a draw has three numbers
     assert sum(sizes[1:]) == 150

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_geo.io._report import html
+from pyro_geo.io._report.beliefs import beliefs, cohort
 from pyro_geo.io._report.stats import flag_table, quantile_table
 from pyro_geo.io._report.tracks import Line, over_time, plane, shares
 
@@ -39,6 +40,7 @@ def add_series(
             positions but stand for them.
         series_name: what a series is called.
     """
+    axes = filtered["mean"].dims
     count, steps = filtered["mean"].shape[:2]
     page.card(f"{series_name}s", count)
     page.card("steps of each", steps)
@@ -46,19 +48,23 @@ def add_series(
         page.notes.append("There are no steps in this run.")
         return
     step = -(-steps // _POINTS)
+    if stats is not None:
+        every = {axes[1]: slice(None, None, step)}
+        page.add("Cohort", *cohort(filtered.isel(every), stats.isel(every)))
     order = _order(stats, count)
     for row in order[:_PICTURED]:
-        at = {filtered["mean"].dims[0]: int(row), "time": slice(None, None, step)}
+        at = {axes[0]: int(row), axes[1]: slice(None, None, step)}
         part = filtered.isel(at)
         own = None if stats is None else stats.isel(at)
         seen = None if reports is None else reports.isel(at)
-        label = part["mean"].coords[filtered["mean"].dims[0]].item()
+        label = part["mean"].coords[axes[0]].item()
         cut = f" Every {step}. step is shown." if step > 1 else ""
         page.add(
             f"{series_name.capitalize()} {label}",
             html.paragraph(cut.strip(), cut=True) if cut else "",
             _map(part, own, seen),
             _states(part, seen),
+            *([] if own is None else beliefs(own, _times(part, seen), seen)),
             *([] if own is None else _probabilities(own, _times(part, seen))),
             "" if own is None else _nats(own, _times(part, seen)),
         )
@@ -77,13 +83,24 @@ def _times(part: "xr.Dataset", seen: "xr.Dataset | None") -> np.ndarray:
     """Times of the steps: of this series, else those that all have."""
     if seen is not None and "t" in seen:
         return np.asarray(seen["t"].values, dtype=float)
-    return np.asarray(part["time"].values, dtype=float)
+    times = np.asarray(part[str(part["mean"].dims[0])].values)
+    numbers = np.issubdtype(times.dtype, np.number)
+    return times.astype(float) if numbers else np.arange(len(times), dtype=float)
 
 
 def _moments(part: "xr.Dataset") -> tuple[list[str], np.ndarray, np.ndarray]:
-    names = [str(name) for name in part["state"].values]
+    names = _names(part)
     mean = np.asarray(part["mean"].values, dtype=float)
     return names, mean, np.asarray(part["cov"].values, dtype=float)
+
+
+def _names(part: "xr.Dataset") -> list[str]:
+    """Names of the components of the state; numbers after the name of their axis."""
+    axis = part["mean"].dims[-1]
+    labels = part[axis].values
+    if axis != "state" and np.issubdtype(labels.dtype, np.number):
+        return [f"{axis} {label}" for label in labels]
+    return [str(label) for label in labels]
 
 
 def _refused(own: "xr.Dataset | None", steps: int) -> np.ndarray:
