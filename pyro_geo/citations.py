@@ -67,6 +67,36 @@ _RECORDS = {
   year    = {1988},
   doi     = {10.1109/9.1299}
 }""",
+    "hgf": """\
+@article{mathys2014hgf,
+  author  = {Mathys, Christoph D. and Lomakina, Ekaterina I. and Daunizeau, Jean and
+             Iglesias, Sandra and Brodersen, Kay H. and Friston, Karl J. and
+             Stephan, Klaas E.},
+  title   = {Uncertainty in perception and the {Hierarchical} {Gaussian} {Filter}},
+  journal = {Frontiers in Human Neuroscience},
+  volume  = {8},
+  pages   = {825},
+  year    = {2014},
+  doi     = {10.3389/fnhum.2014.00825}
+}""",
+    "ghgf": """\
+@article{weber2023ghgf,
+  author        = {Weber, Lilian Aline and Waade, Peter Thestrup and
+                   Legrand, Nicolas and M{\\o}ller, Anna Hedvig and
+                   Stephan, Klaas Enno and Mathys, Christoph},
+  title         = {The generalized {Hierarchical} {Gaussian} {Filter}},
+  year          = {2023},
+  eprint        = {2305.10937},
+  archivePrefix = {arXiv}
+}""",
+    "unbounded_hgf": """\
+@article{robust2026hgf,
+  title         = {Robust volatility updates for {Hierarchical} {Gaussian}
+                   {Filtering}},
+  year          = {2026},
+  eprint        = {2605.00966},
+  archivePrefix = {arXiv}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "ConvergenceWarning",
+    "CovariateError",
     "DegenerateCovarianceWarning",
     "DegenerateEnsembleWarning",
     "DiscreteSiteError",
@@ -282,6 +283,10 @@ class HGFNegativePrecisionError(PyroGeoError, ArithmeticError):
 
 class HGFGraphError(ModelError):
     """The states of a network have a cycle, an edge twice, or no observed node."""
+
+
+class CovariateError(ModelError):
+    """A formula cannot be read, or a covariate of a subject is missing."""
 
 
 # Unlearning

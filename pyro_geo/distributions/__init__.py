@@ -28,8 +28,10 @@ from pyro_geo.distributions.bounded.student import (
 )
 from pyro_geo.distributions.bounded.symmetric import BoundedSymmetric
 from pyro_geo.distributions.bounded.univariate import BoundedGamma, BoundedUnivariate
+from pyro_geo.distributions.hgf import HGF
 
 __all__ = [
+    "HGF",
     "BallReparam",
     "BoundedElliptical",
     "BoundedFlat",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_geo.density import Target, Terms
 from pyro_geo.ops.derivatives import BatchedLoss, value_and_grad
+from pyro_geo.testing._twins_hgf import classic_as_unbounded
 from pyro_geo.testing._twins_hmc import (
     AdaptsForever,
     ErasesModes,
@@ -42,6 +43,7 @@ __all__ = [
     "SharedNoise",
     "Twin",
     "always_accept",
+    "classic_as_unbounded",
     "early_turn",
     "flip_gradient",
     "flipped_acceptance",
@@ -74,12 +76,12 @@ class Twin(NamedTuple):
             kernel that warms up; `"target"`,
             a target to a target; `"root"`, a root of a covariance to the one used;
             `"loss"`, a batched loss to a batched loss; `"step"`, a step of a
-            dissipative flow to such a step.
+            dissipative flow to such a step; `"filter"`, a filter of series to one.
     """
 
     make: Callable[..., Any]
     gate: str
-    kind: Literal["kernel", "sampler", "target", "root", "loss", "step"]
+    kind: Literal["kernel", "sampler", "target", "root", "loss", "step", "filter"]
 
 
 # -- densities ----------------------------------------------------------------------
@@ -259,5 +261,6 @@ TWINS: dict[str, Twin] = {
     "no Jacobian": Twin(without_jacobian, "check_geweke", "target"),
     "twice the likelihood": Twin(twice_the_likelihood, "check_sbc", "target"),
     "no likelihood": Twin(without_likelihood, "check_sbc", "target"),
+    "classic as unbounded": Twin(classic_as_unbounded, "check_posterior", "filter"),
 }
 """Every twin by name, with its maker and the gate that must reject it."""

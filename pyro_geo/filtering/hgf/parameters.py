@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["HGFInputs", "HGFParameters", "Kind", "Predictive", "Update"]
 
-Kind = Literal["continuous", "binary"]
+Kind = Literal["continuous", "binary", "categorical"]
 Predictive = Literal["input", "state"]
 Update = Literal["unbounded", "classic", "ehgf", "ehgf_pyhgf", "moment", "collapsed"]
 
