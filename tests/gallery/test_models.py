@@ -312,3 +312,33 @@ def test_breast_cancer_is_split_and_standardised():
     # 212 of the 569 are malignant, the class that the larger cells point to
     assert int(y.sum() + module.held_out()[1].sum()) == 212
     assert x[y == 1, 0].mean() > x[y == 0, 0].mean()
+
+
+def test_reversal_task_reads_the_choices_of_real_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = ["subjID\ttrial\tchoice\toutcome", "7\t1\t1\t1", "7\t2\t2\t-1", "9\t1\t2\t1"]
+    (tmp_path / "prl_example.tsv").write_text("\n".join(rows))
+    monkeypatch.setenv("PYRO_GEO_DATA", str(tmp_path))
+    u, seen, y = load(FOLDER / "reversal_task.py").data()
+    assert y.tolist() == [[0.0, 1.0], [1.0, 0.0]]  # the second option
+    assert u.tolist() == [[0.0, 0.0], [1.0, 0.0]]  # a loss speaks for the other one
+    assert seen.tolist() == [[1.0, 1.0], [1.0, 0.0]]
+
+
+def test_cohort_s_people_are_found_where_they_are():
+    torch.set_default_dtype(torch.float64)
+    module = load(FOLDER / "volatility_cohort.py")
+    truth = module.truth()
+    u, y = module.data()
+    target = Target.from_model(module.model, u, y, compile=False)
+    sites = {name: truth[name].expand(2) for name in ("omega_mean", "omega_sd")}
+    sites |= {name: truth[name].expand(2) for name in ("omega_top", "noise_mean")}
+    z = (truth["omega"] - truth["omega_mean"]) / truth["omega_sd"]
+    noise = (truth["zeta"].log() - truth["noise_mean"]) / truth["noise_sd"]
+    sites["noise_sd"] = truth["noise_sd"].expand(2)
+    # each person's own numbers, and those of somebody else
+    sites["omega_z"] = torch.stack([z, z.flip(0)])
+    sites["noise_z"] = torch.stack([noise, noise.flip(0)])
+    own, other = target.log_likelihood(target.unconstrain(sites))
+    assert own > other + 10

@@ -12,12 +12,13 @@ from pyro_geo.io.store import check_run
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {path.stem: path for path in sorted((ROOT / "inference").glob("*.py"))}
 MODELS = {path.stem: path for path in sorted((ROOT / "models").glob("*.py"))}
-METHODS = {"dims": "DiMS", "hmc": "HMC"}
+METHODS = {"dims": "DiMS", "hmc": "HMC", "hgf": "HMC"}
 BASELINES = "MAP", "deep ensemble", "linearised Laplace"
 # DiMS needs no warm-up; for the others a few steps show that it runs
 CHAINS = ["--samples", "6", "--chains", "2"]
 OPTIONS = {
     "hmc": [*CHAINS, "--warmup", "20"],
+    "hgf": [*CHAINS, "--warmup", "20"],
     "saas": [*CHAINS, "--warmup", "20"],
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
     "tracking": [],
@@ -26,6 +27,7 @@ REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
 }
 NEEDED = {
+    "hgf": "hgf_filter",
     "saas": "def new_points(",
     "gibbs": "def loss(",
     "tracking": "def tracker(",
@@ -92,6 +94,9 @@ def test_a_program_writes_its_report(program, model, tmp_path):
     elif "def held_out" in MODELS[model].read_text():
         for method in (METHODS[program], *BASELINES):
             assert method in done.stdout
+    if program == "hgf":
+        assert "Leave-one-out over trials" in done.stdout
+        assert "Learning rate of each level. Bands" in report.read_text()
     if program == "saas":
         for row in ("posterior", "mode", "maximum likelihood", "matters"):
             assert row in done.stdout
