@@ -67,6 +67,20 @@ HEADLINES = (
         "smaller",
     ),
     (
+        "hgf_speed",
+        "value_and_grad/jax_scan@64",
+        "Speed of a hierarchical Gaussian filter of 64 series with its gradient, over "
+        "a scan in JAX",
+        "larger",
+    ),
+    (
+        "hgf_cohort",
+        "cohort_end_to_end/numpyro_scan",
+        "Posterior of a cohort of 20 people from start to end, over NumPyro's NUTS on "
+        "that scan; processor time",
+        "larger",
+    ),
+    (
         "durable",
         "store_overhead/logistic",
         "Time for storing every block, over the time for sampling",

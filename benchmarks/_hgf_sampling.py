@@ -1,0 +1,174 @@
+"""Our side of the cohort benchmark, and what is asked of any draws of a cohort."""
+
+import statistics
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from _bench import Row
+from _hgf_cohorts import Cohort, cohort_model, starts
+from _hmc_common import Draws, quality, row
+from torch import Tensor
+
+from pyro_geo._process import Seconds
+from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.infer import HMC, MCMC
+from pyro_geo.testing.gates import PosteriorCheck, compare_posterior
+
+__all__ = ["CHAINS", "OURS", "Fit", "covered", "gate_rows", "sample", "spent_rows"]
+
+CHAINS = 4
+LENGTH = 1.7  # of trajectories, near a quarter of a period: four chains adapt it badly
+OURS = "ours"
+
+
+class Fit(NamedTuple):
+    """A run of our sampler with everything included.
+
+    Attributes:
+        run: the run.
+        draws: site to `(chains, draws, *shape)`.
+        seconds: from the model to the draws.
+    """
+
+    run: MCMC
+    draws: dict[str, Tensor]
+    seconds: Seconds
+
+    @property
+    def arrays(self) -> Draws:
+        """The draws as arrays."""
+        return {name: value.numpy() for name, value in self.draws.items()}
+
+
+def sample(cohort: Cohort, samples: int, warmup: int, seed: int, **options: Any) -> Fit:
+    """Fit a cohort in double precision.
+
+    Args:
+        cohort: inputs and responses.
+        samples: draws per chain.
+        warmup: steps of adaptation.
+        seed: of the starts and of the run.
+        **options: of the runner.
+
+    Returns:
+        The fit, timed from the model on: tracing and compiling are in it.
+    """
+    before = Seconds.now()
+    run = MCMC(
+        HMC(cohort_model, trajectory_length=LENGTH),
+        samples,
+        warmup,
+        CHAINS,
+        seed=seed,
+        initial_params=starts(cohort, CHAINS, seed),
+        dtype=torch.float64,
+        progress_bar=False,
+        **options,
+    )
+    with warnings.catch_warnings():
+        # what the draws have not reached is among the figures
+        warnings.simplefilter("ignore", PyroGeoWarning)
+        run.run(cohort.inputs, cohort.responses)
+    draws = run.get_samples(group_by_chain=True)
+    return Fit(run, draws, Seconds.now() - before)
+
+
+def spent_rows(case: str, fits: list[Fit]) -> list[Row]:
+    """Say what fits have cost: medians, and parts of the first."""
+    cpu = [fit.seconds.cpu for fit in fits]
+    wall = [fit.seconds.wall for fit in fits]
+    run = fits[0].run
+    spread = {"sd": statistics.stdev(cpu)} if len(fits) > 1 else {}
+    attributes = run.attributes
+    about = (
+        f"{attributes['metric']} metric, step {attributes['step_size']:.2f}, "
+        f"inertia {attributes['inertia']:.2f}, {attributes['rung']}"
+    )
+    rows = [
+        row(
+            case,
+            OURS,
+            "end to end",
+            statistics.median(cpu),
+            "s",
+            seeds=len(fits),
+            wall=statistics.median(wall),
+            about=about,
+            draws=f"{CHAINS} x {run.num_samples}",
+            warmup=run.warmup_steps,
+            **spread,
+        ),
+        row(case, OURS, "gradients per chain", run.num_gradients / CHAINS, ""),
+        row(
+            case,
+            OURS,
+            "leapfrog steps per draw",
+            float(run.stats["n_steps"].double().mean()),
+            "",
+        ),
+    ]
+    for phase, value in run.timings.items():
+        rows.append(row(case, OURS, phase, value.cpu, "s", wall=value.wall))
+    return rows
+
+
+def gate_rows(
+    case: str, fit: Fit, reference: Draws | None, of: str
+) -> tuple[list[Row], PosteriorCheck | None]:
+    """Hold a fit against the gate: R-hat, effective size, and a reference.
+
+    Args:
+        case: the cohort.
+        fit: ours.
+        reference: draws of another sampler, or of ours in other coordinates.
+        of: whose they are.
+
+    Returns:
+        The rows and, where there is a reference, the comparison.
+    """
+    found = quality(fit.arrays)
+    divergences = float(fit.run.stats["diverging"].sum())
+    rows = [
+        row(case, OURS, "largest R-hat", found.r_hat, ""),
+        row(case, OURS, "smallest effective size", found.min_ess, ""),
+        row(case, OURS, "divergences", divergences, ""),
+    ]
+    if reference is None:
+        return rows, None
+    theirs = {name: torch.as_tensor(np.array(v)) for name, v in reference.items()}
+    check = compare_posterior(fit.draws, theirs)
+    share = float((check.scores.abs() / check.limits).max())
+    rows.append(row(case, f"{OURS} against {of}", "largest score/limit", share, ""))
+    note = "; ".join(check.failures[:3])
+    failed = float(len(check.failures))
+    rows.append(
+        row(case, f"{OURS} against {of}", "conditions failed", failed, "", note=note)
+        if note
+        else row(case, f"{OURS} against {of}", "conditions failed", failed, "")
+    )
+    return rows, check
+
+
+def covered(
+    draws: Mapping[str, Tensor], truth: Mapping[str, Tensor], level: float = 0.9
+) -> dict[str, tuple[int, int]]:
+    """Count true values inside central intervals.
+
+    Args:
+        draws: site to `(chains, draws, *shape)`.
+        truth: site to its value.
+        level: of the intervals.
+
+    Returns:
+        Site to values inside and values in all.
+    """
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    found = {}
+    for name, value in truth.items():
+        low, high = draws[name].flatten(0, 1).quantile(tails, 0)
+        inside = (value >= low) & (value <= high)
+        found[name] = int(inside.sum()), inside.numel()
+    return found
