@@ -22,6 +22,7 @@ PAGES = [
     "gibbs.md",
     "gp.md",
     "tracking.md",
+    "hgf.md",
 ]
 
 # these trace eight models, or the derivative of a large step: too long for every change
