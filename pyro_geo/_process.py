@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
+from filelock import FileLock
 
-__all__ = ["Seconds", "free_threads", "ignored", "one_thread", "uninterrupted"]
+__all__ = [
+    "Seconds",
+    "alone",
+    "free_threads",
+    "ignored",
+    "one_thread",
+    "uninterrupted",
+]
 
 _before: list[int] = []  # torch's number of threads outside of `one_thread`
 
@@ -44,6 +54,22 @@ class Seconds(NamedTuple):
 
     def __sub__(self, other: Seconds) -> Seconds:
         return Seconds(self.cpu - other.cpu, self.wall - other.wall)
+
+
+def alone(name: str) -> FileLock:
+    """Lock out this user's other processes on this machine.
+
+    Of several that need a compiled function, one then compiles it, and the others load
+    what it has stored.
+
+    Args:
+        name: of what is locked.
+
+    Returns:
+        The lock, a context manager.
+    """
+    user = getattr(os, "getuid", lambda: 0)()
+    return FileLock(Path(tempfile.gettempdir()) / f"pyro_geo_{user}_{name}.lock")
 
 
 @contextmanager

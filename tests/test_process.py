@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 
-from pyro_geo._process import uninterrupted
+from pyro_geo._process import alone, uninterrupted
 from pyro_geo.density.ladder import Lifted
 from pyro_geo.io.store import check_run
 
@@ -118,3 +119,9 @@ def test_ctrl_c_in_a_terminal_leaves_workers_quiet(tmp_path: Path) -> None:
     assert 0 < int(draws) < 100_000
     assert check_run(folder)["num_draws"] == int(draws)
     assert "Traceback" not in done.stderr
+
+
+def test_one_process_at_a_time_is_alone():
+    with alone("a test of locks"), pytest.raises(Timeout):
+        alone("a test of locks").acquire(timeout=0)
+    alone("a test of locks").acquire(timeout=0).lock.release()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ __all__ = [
     "Data",
     "Problem",
     "Results",
+    "SOURCES",
     "filter_blocks",
     "lanes_of",
-    "lock_path",
     "workspace",
     "workspace_size",
 ]
@@ -101,12 +99,7 @@ def _kernel(sources: int) -> Callable[..., int]:
     return numba.njit(nogil=True, cache=True)(filter_blocks)
 
 
-_SOURCES = _sources()
-filter_blocks = _kernel(_SOURCES)
+SOURCES = _sources()
+"""What the sources are known by."""
 
-
-def lock_path() -> str:
-    """Name the file that is locked while the function is compiled or loaded."""
-    user = getattr(os, "getuid", lambda: 0)()
-    name = f"pyro_geo_hgf_{user}_{_SOURCES:x}.lock"
-    return str(Path(tempfile.gettempdir()) / name)
+filter_blocks = _kernel(SOURCES)

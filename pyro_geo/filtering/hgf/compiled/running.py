@@ -8,10 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from pyro_geo._process import free_threads
+from pyro_geo._process import alone, free_threads
 
 __all__ = ["Options", "Wanted", "run"]
 
@@ -166,8 +165,7 @@ def run(
     width = kernels.lanes_of(dtype)
 
     if dtype not in _compiled:
-        # of several processes one compiles, and the others load what it has stored
-        with FileLock(kernels.lock_path()):
+        with alone(f"hgf_{kernels.SOURCES:x}"):
             kernels.filter_blocks(width, 0, 0, problem, data, out, arrays[0].ravel())
         _compiled.add(dtype)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_geo._compat.torch import depends_on_leaf
-from pyro_geo._process import one_thread
+from pyro_geo._process import alone, one_thread
 from pyro_geo.filtering.hgf.network.graph import Edge, Graph, Input, build_graph
 from pyro_geo.filtering.hgf.network.prediction import NetworkInputs, NetworkParameters
 from pyro_geo.filtering.hgf.network.scan import network_scan
@@ -159,7 +159,12 @@ def _loops(
     slope = np.zeros(theta.shape) if pulls else np.empty((0, 0))
     weights = [x.double().contiguous().numpy() for x in pulls] or [none, none]
     data = [*double[:2], observed.contiguous().numpy(), double[2]]
-    run_lanes(*[*data, *_layout_of(text), *weights, mu, pi, slope])
+    arguments = [*data, *_layout_of(text), *weights, mu, pi, slope]
+    if run_lanes.signatures:
+        run_lanes(*arguments)
+    else:  # compiled or loaded here
+        with alone("hgf_network"):
+            run_lanes(*arguments)
     found = (slope,) if pulls else (mu, pi)
     return tuple(torch.from_numpy(x).to(theta.dtype) for x in found)
 
