@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from gpytorch.means import ConstantMean
     from gpytorch.models import ExactGP
 
-__all__ = ["MaternGP", "dense_algebra"]
+__all__ = ["MaternGP", "Positive", "dense_algebra", "load_values"]
 
 
 class MaternGP(ExactGP):
@@ -55,19 +55,32 @@ class MaternGP(ExactGP):
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Set mean, outputscale, noise and lengthscale, and fix them."""
-        names = {
+        places = {
             "mean": "mean_module.constant",
             "outputscale": "covar_module.outputscale",
             "noise": "likelihood.noise",
             "lengthscale": "covar_module.base_kernel.lengthscale",
         }
-        trailing = {"noise": (-1,), "lengthscale": (-2,)}
-        for name, place in names.items():
-            value = values[name].detach()
-            for axis in trailing.get(name, ()):
-                value = value.unsqueeze(axis)
-            self.initialize(**{place: value})
-        self.requires_grad_(False)
+        load_values(self, values, places)
+
+
+def load_values(
+    gp: ExactGP, values: Mapping[str, Tensor], places: Mapping[str, str]
+) -> None:
+    """Set hyperparameters of a batched process to draws, and fix them.
+
+    Args:
+        gp: the process.
+        values: draws by name, with their axes in front.
+        places: where each of them is in the process.
+    """
+    trailing = {"noise": (-1,), "lengthscale": (-2,)}
+    for name, place in places.items():
+        value = values[name].detach()
+        for axis in trailing.get(name, ()):
+            value = value.unsqueeze(axis)
+        gp.initialize(**{place: value})
+    gp.requires_grad_(False)
 
 
 def dense_algebra() -> gpytorch.settings.fast_computations:

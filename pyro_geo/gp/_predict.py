@@ -15,7 +15,7 @@ from pyro_geo.ops.chunks import map_chunks
 if TYPE_CHECKING:
     from gpytorch.models import ExactGP
 
-__all__ = ["load_exact_gp", "predict"]
+__all__ = ["check_draws", "load_exact_gp", "predict"]
 
 _ENTRIES = 2**23  # of the largest matrix in one go: 64 MiB
 
@@ -52,7 +52,7 @@ def load_exact_gp(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> ExactG
     """
     from pyro_geo.gp._batch import MaternGP
 
-    batch = _check(samples, x, y)
+    batch = check_draws(samples, x, y)
     x, y = x.detach(), y.detach()
     gp = MaternGP(x.expand(*batch, *x.shape), y.expand(*batch, *y.shape), batch)
     gp.load({name: samples[name].to(x) for name in _AXES})
@@ -70,7 +70,8 @@ def predict(
     `log_prob` and `sample`, each for every point by itself.
 
     Args:
-        gp: what :func:`load_exact_gp` gives, or any batched `ExactGP`.
+        gp: what :func:`load_exact_gp` or :func:`load_gptd` gives, or any batched
+            `ExactGP`.
         x_new: inputs, `(m, num_dims)`; gradients flow back to them.
         observation_noise: predict observations, not the function behind them.
 
@@ -96,11 +97,14 @@ def predict(
     # large matrix for each draw: hence few points at a time.
     size = max(1, int((_ENTRIES / draws) ** 0.5))
 
+    to_rows = getattr(gp, "value_rows", lambda x: x)  # of a value model: see there
+
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        found: Any = gp(x.expand(*batch, *x.shape))
+        rows = to_rows(x.expand(*batch, *x.shape))
+        found: Any = gp(rows)
         if observation_noise:
             assert gp.likelihood is not None
-            found = gp.likelihood(found)
+            found = gp.likelihood(found, rows)
         return found.mean.reshape(draws, -1).mT, found.variance.reshape(draws, -1).mT
 
     with dense_algebra():
@@ -117,7 +121,7 @@ _AXES = {"mean": 0, "outputscale": 0, "noise": 0, "lengthscale": 1}
 """Hyperparameter to its number of axes behind those of the draws."""
 
 
-def _check(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> torch.Size:
+def check_draws(samples: Mapping[str, Tensor], x: Tensor, y: Tensor) -> torch.Size:
     """Check that shapes fit together and return the shape of the draws."""
     missing = sorted(set(_AXES) - set(samples))
     if missing:
