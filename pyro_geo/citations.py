@@ -97,6 +97,33 @@ _RECORDS = {
   eprint        = {2605.00966},
   archivePrefix = {arXiv}
 }""",
+    "bayes_control": """\
+@inproceedings{imani2018control,
+  author    = {Imani, Mahdi and Ghoreishi, Seyede Fatemeh and
+               Braga-Neto, Ulisses M.},
+  title     = {{Bayesian} Control of Large {MDPs} with Unknown Dynamics in
+               Data-Poor Environments},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {31},
+  year      = {2018}
+}""",
+    "gptd": """\
+@inproceedings{engel2003bayes,
+  author    = {Engel, Yaakov and Mannor, Shie and Meir, Ron},
+  title     = {{Bayes} Meets {Bellman}: The {Gaussian} Process Approach to Temporal
+               Difference Learning},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {154--161},
+  year      = {2003}
+}
+
+@inproceedings{engel2005reinforcement,
+  author    = {Engel, Yaakov and Mannor, Shie and Meir, Ron},
+  title     = {Reinforcement Learning with {Gaussian} Processes},
+  booktitle = {International Conference on Machine Learning},
+  pages     = {201--208},
+  year      = {2005}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

@@ -19,11 +19,13 @@ __all__ = [
     "CovariateError",
     "DegenerateCovarianceWarning",
     "DegenerateEnsembleWarning",
+    "DiscountError",
     "DiscreteSiteError",
     "DivergenceWarning",
     "EmptyDropletError",
     "EmptyEnsembleError",
     "EnergyLedgerWarning",
+    "EpisodeError",
     "FallbackWarning",
     "HGFDomainError",
     "HGFGraphError",
@@ -34,15 +36,20 @@ __all__ = [
     "LayoutMismatchError",
     "LossRangeError",
     "MissingCurvatureError",
+    "MissingExtraError",
     "ModelError",
+    "NonFiniteDataError",
     "NonFiniteLossError",
     "NonFiniteMeasurementWarning",
     "NotPositiveDefiniteError",
     "NotProperlyWeightedError",
     "ObjectiveShapeError",
+    "OfflinePlanningError",
+    "ParameterCoverageWarning",
     "PrecisionWarning",
     "PriorDependsOnDataError",
     "PriorError",
+    "PriorSupportError",
     "PyroGeoError",
     "PyroGeoWarning",
     "ReferenceMismatchError",
@@ -137,6 +144,10 @@ class CheckpointError(PyroGeoError, OSError):
 
 class WorkerError(PyroGeoError, RuntimeError):
     """Worker processes are lost faster than they finish tasks."""
+
+
+class MissingExtraError(PyroGeoError, ImportError):
+    """A package of an extra that was not installed is needed."""
 
 
 class PyroGeoWarning(_Explained, UserWarning):
@@ -287,6 +298,31 @@ class HGFGraphError(ModelError):
 
 class CovariateError(ModelError):
     """A formula cannot be read, or a covariate of a subject is missing."""
+
+
+# Values of states and control
+class NonFiniteDataError(PyroGeoError, ValueError):
+    """A transition holds a NaN or an infinity."""
+
+
+class DiscountError(PyroGeoError, ValueError):
+    """A discount is outside [0, 1], or 1 where nothing ends."""
+
+
+class EpisodeError(PyroGeoError, ValueError):
+    """The steps of an episode do not follow each other."""
+
+
+class PriorSupportError(PyroGeoError, ValueError):
+    """A posterior has no mass where the draws of the prior are."""
+
+
+class OfflinePlanningError(PyroGeoError, RuntimeError):
+    """Too few draws of the dynamics could be solved."""
+
+
+class ParameterCoverageWarning(ConvergenceWarning):
+    """The posterior has moved to where few solved draws are."""
 
 
 # Unlearning
