@@ -19,7 +19,12 @@ from pyro_geo.infer import DIMS
 
 FOLDER = Path(__file__).parents[2] / "models"
 PATHS = sorted(FOLDER.glob("*.py"))
-WORDS = {"pyro_geo.distributions", "pyro_geo.filtering"}
+WORDS = {
+    "pyro_geo.distributions",
+    "pyro_geo.filtering",
+    "pyro_geo.planning.boolean_network",
+    "pyro_geo.planning.environments",
+}
 WITH_TEST_DATA = [path for path in PATHS if "def held_out(" in path.read_text()]
 WITH_TRUTH = [path for path in PATHS if "def truth(" in path.read_text()]
 
