@@ -11,7 +11,8 @@ Sub-packages:
     infer: what a user calls on a model, with the batched runner in `infer.mcmc`.
     distributions: bounded measures and robust likelihoods.
     filtering: trackers that a lying sensor cannot capture.
-    gp: draws of Gaussian processes as GPyTorch models.
+    planning: decisions over time under unknown dynamics.
+    gp: values of states and draws of hyperparameters, as GPyTorch models.
     evaluation: scores of predictions and the plain baselines to compare with.
     geometry: curvature, positive-definite matrices, the Laplace approximation.
     optim: descent and Newton steps of many starts at once.

@@ -25,6 +25,10 @@ FOREIGN = {
         "GaussianMRF",
         "LinearKernel",
         "pyro_sample_from_prior",
+        "InducingPointKernel",
+        "VariationalStrategy",
+        "active_dims",
+        "sgpr_diagonal_correction",
     ),
 }
 

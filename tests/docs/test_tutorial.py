@@ -21,6 +21,7 @@ PAGES = [
     "hmc.md",
     "gibbs.md",
     "gp.md",
+    "gptd.md",
     "tracking.md",
     "hgf.md",
 ]
