@@ -27,6 +27,7 @@ __all__ = [
     "import_arviz",
     "major_version",
     "pareto_k",
+    "pareto_smooth",
     "quiet",
     "smoothed_weights",
     "to_container",
@@ -117,16 +118,37 @@ def pareto_k(log_weights: np.ndarray) -> float:
         >>> bool(pareto_k(np.random.default_rng(0).normal(size=400)) < 0.7)
         True
     """
+    return pareto_smooth(log_weights)[1]
+
+
+def pareto_smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Replace the largest importance weights by quantiles of their Pareto tail.
+
+    Args:
+        log_weights: finite logarithms, `(particles,)`, not normalised.
+
+    Returns:
+        Normalised logarithms, and the shape of the tail. Fewer than 30 weights, and
+        equal ones, have no tail: they are normalised alone, and the shape is NaN.
+
+    Example:
+        >>> smooth, k = pareto_smooth(np.random.default_rng(0).normal(size=400))
+        >>> round(float(np.exp(smooth).sum()), 6), bool(k < 0.7)
+        (1.0, True)
+    """
     if len(log_weights) < _FEWEST_WEIGHTS or np.ptp(log_weights) < 1e-12:
-        return math.nan
+        return log_weights - np.logaddexp.reduce(log_weights), math.nan
     arviz = import_arviz()
     with quiet():
         if major_version() < 1:
-            return float(np.asarray(arviz.psislw(log_weights)[1]))
-        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
+            smooth, k = arviz.psislw(log_weights.copy())
+        else:
+            from arviz_stats.base import array_stats  # type: ignore[import-not-found]
 
-        # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
-        return float(array_stats.psislw(-log_weights)[1])
+            # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
+            smooth, k = array_stats.psislw(-log_weights)
+    smooth = np.asarray(smooth)
+    return smooth - np.logaddexp.reduce(smooth), float(np.asarray(k))
 
 
 def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_geo._compat.arviz import pareto_k
+from pyro_geo._compat.arviz import pareto_k, pareto_smooth
 
-__all__ = ["ess", "khat", "log_mean", "next_temperature", "systematic"]
+__all__ = ["ess", "khat", "log_mean", "next_temperature", "smooth", "systematic"]
 
 _HALVINGS = 60
 
@@ -141,3 +141,29 @@ def khat(log_weights: Tensor) -> float:
     """
     positive = log_weights[log_weights > -math.inf]
     return pareto_k(positive.double().cpu().numpy())
+
+
+def smooth(log_weights: Tensor) -> tuple[Tensor, float]:
+    r"""Smooth the tail of importance weights, by ArviZ.
+
+    Args:
+        log_weights: `(particles,)`, not normalised; minus infinity drops one.
+
+    Returns:
+        Normalised logarithms, and the shape of the tail, of which :func:`khat` says
+        more.
+
+    References:
+        Vehtari et al. (2024), Pareto smoothed importance sampling, 1507.02646.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> weights, k = smooth(torch.randn(400, generator=generator))
+        >>> round(float(weights.exp().sum()), 4), k < 0.7
+        (1.0, True)
+    """
+    positive = log_weights > -math.inf
+    found, k = pareto_smooth(log_weights[positive].double().cpu().numpy())
+    result = torch.full_like(log_weights, -math.inf)
+    result[positive] = torch.as_tensor(found).to(log_weights)
+    return result, k

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,10 +9,9 @@ from torch import Tensor
 
 from pyro_geo.checks import check, check_count, check_shape
 from pyro_geo.planning.boolean_network.problem import NetworkControl
+from pyro_geo.planning.selectors import Select, mean_rule
 
 __all__ = ["Episodes", "NetworkRuns", "mean_rule", "no_control"]
-
-Select = Callable[[Tensor, Tensor], Tensor]
 
 
 class Episodes(NamedTuple):
@@ -33,25 +31,6 @@ class Episodes(NamedTuple):
     actions: Tensor
     costs: Tensor
     log_weights: Tensor
-
-
-def mean_rule(values: Tensor, log_weights: Tensor) -> Tensor:
-    """Take the action of largest posterior mean.
-
-    Args:
-        values: action values, `(runs, draws, A)`.
-        log_weights: posterior of the draws, `(runs, draws)`.
-
-    Returns:
-        Numbers of actions, `(runs,)`.
-
-    Example:
-        >>> values = torch.tensor([[[0.0, 1.0], [3.0, 0.0]]])
-        >>> mean_rule(values, torch.tensor([[0.5, 0.5]]).log())
-        tensor([0])
-    """
-    weights = log_weights.exp()[..., None].to(values)
-    return (weights * values).sum(-2).argmax(-1)
 
 
 def no_control(values: Tensor, log_weights: Tensor) -> Tensor:
