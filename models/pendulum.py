@@ -28,6 +28,18 @@ def model(s: Tensor, a: Tensor, y: Tensor | None = None) -> Tensor:
         return pyro.sample("y", dist.Normal(speed, NOISE), obs=y)
 
 
+def log_likelihood(theta: Tensor, s: Tensor, a: Tensor, s_next: Tensor) -> Tensor:
+    speed = plant().simulate(theta, s, a, torch.zeros_like(a))[..., 2]
+    return dist.Normal(speed, NOISE).log_prob(s_next[..., 2])
+
+
+def states(count: int, generator: torch.Generator) -> Tensor:
+    """Any angle with any speed that a swing reaches, where values are learned."""
+    u = 2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1
+    angle = torch.pi * u[:, 0]
+    return torch.stack([angle.cos(), angle.sin(), 8 * u[:, 1]], -1)
+
+
 def data(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     g, known, double = torch.Generator().manual_seed(seed), plant(), torch.float64
     a = 4 * torch.rand(STEPS, 1, generator=g, dtype=double) - 2

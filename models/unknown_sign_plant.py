@@ -28,6 +28,11 @@ def model(s: Tensor, a: Tensor, y: Tensor | None = None) -> Tensor:
         return pyro.sample("y", dist.Normal(mean, NOISE).to_event(1), obs=y)
 
 
+def log_likelihood(theta: Tensor, s: Tensor, a: Tensor, s_next: Tensor) -> Tensor:
+    mean = plant().simulate(theta, s, a, torch.zeros_like(s))
+    return dist.Normal(mean, NOISE).log_prob(s_next).sum(-1)
+
+
 def data(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     g, known = torch.Generator().manual_seed(seed), plant()
     double = torch.float64

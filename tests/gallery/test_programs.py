@@ -22,6 +22,7 @@ OPTIONS = {
     "saas": [*CHAINS, "--warmup", "20"],
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
     "tracking": [],
+    "control": ["--draws", "3", "--runs", "1", "--steps", "3"],
 }
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
@@ -31,6 +32,7 @@ NEEDED = {
     "saas": "def new_points(",
     "gibbs": "def loss(",
     "tracking": "def tracker(",
+    "control": "def log_likelihood(",
 }
 FITTING = [
     (program, model)
