@@ -81,6 +81,13 @@ HEADLINES = (
         "larger",
     ),
     (
+        "control",
+        "regret/known_late/median",
+        "Late cost of control of sixteen gene networks with four unknown rules, over "
+        "that with known rules",
+        "smaller",
+    ),
+    (
         "durable",
         "store_overhead/logistic",
         "Time for storing every block, over the time for sampling",
