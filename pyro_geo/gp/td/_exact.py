@@ -101,20 +101,6 @@ class ExactGPTD(ValueModel, ExactGP):
         self.prediction_strategy = None
         return self.eval()
 
-    def value(self, x: Tensor) -> MultivariateNormal:
-        """Posterior of the values of some nodes.
-
-        Args:
-            x: nodes, `(*batch, n, D)`; derivatives flow back to them.
-
-        Returns:
-            A normal distribution, batch shape `(*batch,)` and event shape `(n,)`.
-        """
-        self.eval()
-        rows = self.value_rows(x)
-        with dense_algebra(), debug(False):
-            return self(rows)
-
     def log_marginal(self) -> Tensor:
         """Logarithm of the evidence of the rewards, `(*batch,)`."""
         rows, reward = self._data()
@@ -175,6 +161,10 @@ class ExactGPTD(ValueModel, ExactGP):
                 [rows], reward, prior, new.likelihood
             )
         return new.eval()
+
+    def _predict(self, rows: Tensor) -> MultivariateNormal:
+        with dense_algebra(), debug(False):
+            return self(rows)
 
     def _data(self) -> tuple[Tensor, Tensor]:
         assert self.train_inputs is not None

@@ -47,7 +47,10 @@ class Posterior(NamedTuple):
 
 
 class InducingModel(ValueModel, GP):
-    """A value model that sees the data through values at inducing nodes.
+    r"""A value model that sees the data through values at inducing nodes.
+
+    .. math:: E f = m + a' \mu, \quad
+              \operatorname{cov} f = k - a' a + a' S a, \qquad a = L^{-1} k(Z, x)
 
     Args:
         transitions: what was seen.
@@ -62,12 +65,13 @@ class InducingModel(ValueModel, GP):
     def __init__(
         self,
         transitions: Transitions,
-        noise: Noise,
-        kernel: Kernel | None,
-        mean: Mean | None,
-        num_inducing: int | None,
-        inducing_points: Tensor | None,
-        learn_inducing: bool,
+        *,
+        noise: Noise = "reward",
+        kernel: Kernel | None = None,
+        mean: Mean | None = None,
+        num_inducing: int | None = None,
+        inducing_points: Tensor | None = None,
+        learn_inducing: bool = False,
     ) -> None:
         check_count("num_inducing", num_inducing)
         super().__init__()
@@ -109,21 +113,6 @@ class InducingModel(ValueModel, GP):
         """Prior of rows."""
         mean: Any = self.mean_module(x)
         return MultivariateNormal(mean, self.covar_module(x))
-
-    def value(self, x: Tensor) -> MultivariateNormal:
-        r"""Posterior of the values of some nodes.
-
-        .. math:: E f = m + a' \mu, \quad
-                  \operatorname{cov} f = k - a' a + a' S a, \qquad a = L^{-1} k(Z, x)
-
-        Args:
-            x: nodes, `(*batch, n, D)`; derivatives flow back to them.
-
-        Returns:
-            A normal distribution, batch shape `(*batch,)` and event shape `(n,)`.
-        """
-        self.eval()
-        return self._predict(self.value_rows(x))
 
     def residuals(self) -> Tensor:
         """Each reward less its prediction, standardised, `(*batch, T)`."""

@@ -40,6 +40,7 @@ class ValueModel(abc.ABC):
     mean_module: Any
     covar_module: Any
     named_priors: Any
+    eval: Any
     transitions: Transitions
 
     def _prior(
@@ -53,16 +54,21 @@ class ValueModel(abc.ABC):
         self.mean_module = TDMean(mean, *size)
         self.covar_module = TDKernel(kernel, *size)
 
-    @abc.abstractmethod
     def value(self, x: Tensor) -> MultivariateNormal:
         """Posterior of the values of some nodes.
 
         Args:
-            x: nodes, `(*batch, n, D)`.
+            x: nodes, `(*batch, n, D)`; derivatives flow back to them.
 
         Returns:
             A normal distribution, batch shape `(*batch,)` and event shape `(n,)`.
         """
+        self.eval()
+        return self._predict(self.value_rows(x))
+
+    @abc.abstractmethod
+    def _predict(self, rows: Tensor) -> MultivariateNormal:
+        """Posterior of rows, in evaluation mode."""
 
     @abc.abstractmethod
     def log_marginal(self) -> Tensor:

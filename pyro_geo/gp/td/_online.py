@@ -143,18 +143,6 @@ class OnlineGPTD(ValueModel, GP):
         self._learn(first)
         return self
 
-    def value(self, x: Tensor) -> MultivariateNormal:
-        """Posterior of the values of some nodes.
-
-        Args:
-            x: nodes, `(*batch, n, D)`; derivatives flow back to them.
-
-        Returns:
-            A normal distribution, batch shape `(*batch,)` and event shape `(n,)`.
-        """
-        self.eval()
-        return self._predict(self.value_rows(x))
-
     def log_marginal(self) -> Tensor:
         """Logarithm of the evidence, summed as the steps came in; no derivative."""
         self._started()

@@ -6,17 +6,13 @@ import math
 from typing import Any, NamedTuple, Self
 
 import torch
-from gpytorch.kernels import Kernel
-from gpytorch.means import Mean
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pyro_geo.checks import check_count
-from pyro_geo.gp._transitions import Transitions
 from pyro_geo.gp.td._cholesky import factor
 from pyro_geo.gp.td._defaults import maximise, reward_variance
 from pyro_geo.gp.td._inducing import CHUNK, InducingModel, Posterior, spread
-from pyro_geo.gp.td._likelihood import Noise
 from pyro_geo.gp.td._returns import Regression, regression
 
 __all__ = ["SparseGPTD"]
@@ -69,33 +65,13 @@ class SparseGPTD(InducingModel):
         processes. With rows of transitions and noise of returns: derived.
 
     Example:
+        >>> from pyro_geo.gp import Transitions
         >>> x = torch.linspace(0, 1, 201)[:, None]
         >>> steps = Transitions(x[:-1], x[1:], torch.ones(200), 0.9)
         >>> gp = SparseGPTD(steps, num_inducing=10).fit()
         >>> gp.value(x[:1]).mean.round().tolist()
         [10.0]
     """
-
-    def __init__(
-        self,
-        transitions: Transitions,
-        *,
-        noise: Noise = "reward",
-        kernel: Kernel | None = None,
-        mean: Mean | None = None,
-        num_inducing: int | None = None,
-        inducing_points: Tensor | None = None,
-        learn_inducing: bool = False,
-    ) -> None:
-        super().__init__(
-            transitions,
-            noise,
-            kernel,
-            mean,
-            num_inducing,
-            inducing_points,
-            learn_inducing,
-        )
 
     def fit(self, num_steps: int = 50, *, subset: int | None = 2048) -> Self:
         """Learn the hyperparameters by the bound, and condition on all transitions.

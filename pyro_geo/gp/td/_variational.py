@@ -81,12 +81,12 @@ class VariationalGPTD(InducingModel):
         check_number("degrees", degrees, strict=True)
         super().__init__(
             transitions,
-            noise,
-            kernel,
-            mean,
-            num_inducing,
-            inducing_points,
-            learn_inducing,
+            noise=noise,
+            kernel=kernel,
+            mean=mean,
+            num_inducing=num_inducing,
+            inducing_points=inducing_points,
+            learn_inducing=learn_inducing,
         )
         self.degrees = degrees if likelihood == "student_t" else math.inf
         size = self.inducing_points.shape[-2] + self._data.groups
