@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_geo.checks import check, check_shape
 from pyro_geo.planning.boolean_network.channel import Channel, floating
 from pyro_geo.planning.boolean_network.hypercube import (
+    bits_of,
     condition,
     evidence,
     mix_by,
@@ -328,8 +329,7 @@ class StateFilter(_Filter):
         """
         count = self.network.num_genes
         check_shape("y", y.shape, f"(..., {count})", y.shape[-1:] == (count,))
-        places = torch.arange(count - 1, -1, -1)
-        before = (belief.states[..., None] >> places) & 1  # (..., 1, n)
+        before = bits_of(belief.states, count)  # (..., 1, n)
         ahead = (
             self.network.step(before, self.values) ^ self.actions[action][..., None, :]
         )

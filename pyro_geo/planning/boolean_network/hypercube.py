@@ -20,6 +20,7 @@ from pyro_geo.checks import check, check_count, check_shape
 __all__ = [
     "LARGEST",
     "Evidence",
+    "bits_of",
     "condition",
     "evidence",
     "mix",
@@ -50,8 +51,25 @@ def state_bits(num_genes: int) -> Tensor:
     """
     check_count("num_genes", num_genes)
     check(num_genes <= LARGEST, "num_genes", num_genes, f"at most {LARGEST}")
-    states = torch.arange(2**num_genes)[:, None]
-    return (states >> torch.arange(num_genes - 1, -1, -1)) & 1
+    return bits_of(torch.arange(2**num_genes), num_genes)
+
+
+def bits_of(index: Tensor, num_genes: int) -> Tensor:
+    """Bits of states given by their indices, the inverse of :func:`state_index`.
+
+    Args:
+        index: indices, `(...)`, as integers.
+        num_genes: number of genes `n`.
+
+    Returns:
+        Bits, `(..., n)`, as integers.
+
+    Example:
+        >>> bits_of(torch.tensor(5), 3).tolist()
+        [1, 0, 1]
+    """
+    places = torch.arange(num_genes - 1, -1, -1, device=index.device)
+    return (index[..., None] >> places) & 1
 
 
 def state_index(bits: Tensor) -> Tensor:

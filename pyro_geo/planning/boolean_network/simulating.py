@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_count, check_shape
+from pyro_geo.planning.boolean_network.hypercube import state_index
 from pyro_geo.planning.boolean_network.problem import NetworkControl
 from pyro_geo.planning.selectors import Select, mean_rule
 
@@ -135,9 +136,7 @@ class NetworkRuns:
         Returns:
             The runs.
         """
-        k = self.truth.shape[-1]
-        powers = 2 ** torch.arange(k - 1, -1, -1)
-        own = q[(self.truth * powers).sum(-1)][:, None]  # (runs, 1, S, A)
+        own = q[state_index(self.truth)][:, None]  # (runs, 1, S, A)
         return self._run(select, own, self.truth[:, None])
 
     def _run(self, select: Select, q: Tensor, values: Tensor | None) -> Episodes:
