@@ -76,9 +76,10 @@ class _Filter:
         self,
         network: BooleanNetwork,
         actions: Tensor,
+        *,
         mutation: Tensor | float,
-        values: Tensor | None,
-        log_prior: Tensor | None,
+        values: Tensor | None = None,
+        log_prior: Tensor | None = None,
     ) -> None:
         count = network.num_genes
         good = actions.dim() == 2 and actions.shape[1] == count
@@ -162,7 +163,9 @@ class BeliefFilter(_Filter):
         log_prior: Tensor | None = None,
         initial: Tensor | None = None,
     ) -> None:
-        super().__init__(network, actions, mutation, values, log_prior)
+        super().__init__(
+            network, actions, mutation=mutation, values=values, log_prior=log_prior
+        )
         self.channel = channel
         self.image = network.image(self.values)  # (..., draws, S)
         self.flips = state_index(self.actions)
@@ -293,17 +296,6 @@ class StateFilter(_Filter):
         >>> rules.step(belief, torch.tensor(0), torch.ones(1)).log_weights.exp()
         tensor([0.1000, 0.9000])
     """
-
-    def __init__(
-        self,
-        network: BooleanNetwork,
-        actions: Tensor,
-        *,
-        mutation: Tensor | float,
-        values: Tensor | None = None,
-        log_prior: Tensor | None = None,
-    ) -> None:
-        super().__init__(network, actions, mutation, values, log_prior)
 
     def start(self, y: Tensor) -> NetworkBelief:
         """NetworkBelief at the first state.
