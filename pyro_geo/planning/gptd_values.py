@@ -83,10 +83,7 @@ def has_quadrature(plant: Plant) -> bool:
     Returns:
         Whether it is.
     """
-    from pyro_geo.planning.environments import Plant
-
-    standard = type(plant).draw_noise is Plant.draw_noise
-    return plant.noise_dim == 1 and getattr(plant, "normal_noise", standard)
+    return plant.noise_dim == 1 and plant.normal_noise
 
 
 def successor_noise(plant: Plant, count: int, seed: int) -> tuple[Tensor, Tensor]:

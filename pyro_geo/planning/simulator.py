@@ -141,5 +141,5 @@ class Simulator(Plant):
 
     @property
     def normal_noise(self) -> bool:
-        """Whether noise is standard normal, so that it has a quadrature."""
+        """Whether noise is standard normal, so that it may have a quadrature."""
         return self._noise is None

@@ -78,6 +78,11 @@ class Plant(ABC):
     def theta(self) -> Tensor:
         """The parameters that the plant was made with, `(P,)`."""
 
+    @property
+    def normal_noise(self) -> bool:
+        """Whether noise is standard normal, so that it may have a quadrature."""
+        return type(self).draw_noise is Plant.draw_noise
+
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw the noise of steps: standard normal numbers unless a plant says more.
 
