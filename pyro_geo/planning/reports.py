@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check_count
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.io.reports import Curves, write_report
-from pyro_geo.ops.random import substream
+from pyro_geo.ops.random import private_randomness, substream
 from pyro_geo.planning.backends import TabularBackend
 from pyro_geo.planning.controller import BayesController
 from pyro_geo.planning.library import OfflineLibrary
@@ -138,8 +138,7 @@ def _of_network(problem: Any) -> Study:
     planner = OfflinePlanner(sets, None, backend)
 
     def measure(s: Tensor, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with private_randomness(seed):
             return problem.channel.sample(s.long())
 
     return Study(

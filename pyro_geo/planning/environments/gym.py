@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from pyro_geo.checks import check, check_count, check_shape
 from pyro_geo.errors import MissingExtraError
+from pyro_geo.ops.random import private_randomness
 from pyro_geo.planning.boolean_network import NetworkControl, melanoma
 from pyro_geo.planning.environments.boolean import BooleanPlant
 from pyro_geo.planning.environments.linear_quadratic import (
@@ -247,8 +248,7 @@ class BooleanNetworkEnv(PlantEnv):
     def _observe(self) -> np.ndarray:
         channel, y = self.problem.channel, self._state
         if channel is not None:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                seed = torch.randint(2**31, (), generator=self._generator)
-                torch.manual_seed(int(seed))
+            seed = torch.randint(2**31, (), generator=self._generator)
+            with private_randomness(int(seed)), torch.no_grad():
                 y = channel.sample(self._state)
         return y.numpy().astype(self.observation_space.dtype)
