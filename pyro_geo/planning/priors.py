@@ -12,8 +12,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_geo._compat.pyro import Subsample
 from pyro_geo.checks import check, check_count, check_shape
+from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import ModelError
 from pyro_geo.ops.random import private_randomness, substream
 
@@ -287,14 +287,8 @@ def _latent(
 ) -> dict[str, Any]:
     with private_randomness(seed), torch.no_grad(), poutine.block():
         trace = poutine.trace(model).get_trace(*args, **kwargs)
-    nodes: dict[str, Any] = dict(trace.nodes)
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not isinstance(site["fn"], Subsample)
-    }
+    sites = random_sites(trace).items()
+    return {name: site for name, site in sites if not site["is_observed"]}
 
 
 def _same_law(first: Any, second: Any, value: Tensor) -> bool:
