@@ -119,9 +119,7 @@ def thompson_rule(values: Tensor, log_weights: Tensor) -> Tensor:
     edges = log_weights.double().softmax(-1).cumsum(-1)
     marks = (uniform[..., None] * edges[..., -1:]).contiguous()
     row = torch.searchsorted(edges.contiguous(), marks, right=True)
-    row = row.clamp(max=edges.shape[-1] - 1)[..., None]
-    own = values.gather(-2, row.expand(*row.shape[:-1], values.shape[-1]))
-    return own[..., 0, :].argmax(-1)
+    return _best_under(values, row.clamp(max=edges.shape[-1] - 1))
 
 
 def most_probable_rule(values: Tensor, log_weights: Tensor) -> Tensor:
@@ -139,9 +137,7 @@ def most_probable_rule(values: Tensor, log_weights: Tensor) -> Tensor:
         >>> most_probable_rule(values, torch.tensor([0.6, 0.4]).log())
         tensor(1)
     """
-    row = log_weights.argmax(-1)[..., None, None]
-    own = values.gather(-2, row.expand(*row.shape[:-1], values.shape[-1]))
-    return own[..., 0, :].argmax(-1)
+    return _best_under(values, log_weights.argmax(-1, keepdim=True))
 
 
 def prior_mean_rule(values: Tensor, log_weights: Tensor) -> Tensor:
@@ -240,3 +236,9 @@ def make_selector(select: str | Select, width: float = 0.5) -> Select:
     words = " or ".join(map(repr, [*_RULES, "ucb"])) + ", or a function"
     check(select in _RULES, "select", repr(select), words)
     return _RULES[select]
+
+
+def _best_under(values: Tensor, row: Tensor) -> Tensor:
+    """Best actions `(...)` under one draw each, whose numbers are `(..., 1)`."""
+    index = row[..., None].expand(*row.shape, values.shape[-1])
+    return values.gather(-2, index)[..., 0, :].argmax(-1)
