@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_count, check_number
+from pyro_geo.checks import check_count
 from pyro_geo.gp import Transitions
 from pyro_geo.ops.random import substream
 from pyro_geo.planning.backends import Learned
@@ -102,7 +102,6 @@ class GPTDPolicyIteration(GPTDValues):
             "horizon": horizon,
         }.items():
             check_count(name, value)
-        check_number("discount", discount, 0.0, 1.0)
         self.num_steps, self.successors = num_steps, successors
         self.max_sweeps, self.held_out, self.horizon = max_sweeps, held_out, horizon
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Explore", "GPSarsa"]
 
 Explore = Literal["epsilon", "softmax", "active", "thompson", "ucb"]
-_RULES = ("epsilon", "softmax", "active", "thompson", "ucb")
 
 
 class GPSarsa(GPTDValues):
@@ -84,7 +83,7 @@ class GPSarsa(GPTDValues):
         )
         check_count("num_episodes", num_episodes)
         check_count("episode_steps", episode_steps, 2)
-        check_choice("explore", explore, _RULES)
+        check_choice("explore", explore, get_args(Explore))
         check_number("temperature", temperature, strict=True)
         check_number("width", width)
         check_choice("noise", noise, ("reward", "return"))
