@@ -8,6 +8,7 @@ costs are compared in pairs.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,24 @@ def controllers(count: int) -> dict[str, Select]:
     return dict(zip(LEARNING, rules, strict=True))
 
 
+def myopic(problem: NetworkControl) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names of rules that look one and two steps ahead, and their action values."""
+    sets = problem.network.rule_sets()
+    for horizon, name in ((1, "myopic, one step"), (2, "myopic, two steps")):
+        yield name, problem.solve(sets, horizon=horizon).action_values
+
+
+@contextmanager
+def single() -> Iterator[None]:
+    """Compute in single precision inside this context."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def measure_network(problem: NetworkControl, num_runs: int) -> dict[str, torch.Tensor]:
     """Late costs of all controllers, `(runs,)` each."""
     sets = problem.network.rule_sets()
@@ -87,8 +106,7 @@ def measure_network(problem: NetworkControl, num_runs: int) -> dict[str, torch.T
     }
     for name, select in controllers(len(sets)).items():
         costs[name] = late(runs.unknown(select, q))
-    for horizon, name in ((1, "myopic, one step"), (2, "myopic, two steps")):
-        few = problem.solve(sets, horizon=horizon).action_values
+    for name, few in myopic(problem):
         costs[name] = late(runs.unknown(mean_rule, few))
     return costs
 
@@ -126,23 +144,16 @@ def rows_of(
 
 def measure(quick: bool, file: Path = FILE) -> Iterator[list[Row]]:
     """Measure every network of a file, noisy first."""
-    dtype = torch.get_default_dtype()
     for setting, channel in SETTINGS.items():
         print(
             f"late cost over known rules, {setting}: none, {', '.join(LEARNING)}, two"
         )
-        torch.set_default_dtype(torch.float32)
-        try:
+        with single():
             problems = load_networks(file, mutation=MUTATION, channel=channel)
-        finally:
-            torch.set_default_dtype(dtype)
         for problem in problems[: 1 if quick else None]:
-            torch.set_default_dtype(torch.float32)  # twice the speed; costs are exact
             start = time.process_time()
-            try:
+            with single():  # twice the speed; costs are exact
                 costs = measure_network(problem, 4 if quick else RUNS)
-            finally:
-                torch.set_default_dtype(dtype)
             rows = rows_of(problem.name, setting, costs, time.process_time() - start)
             shown = ["no control", *LEARNING, "myopic, two steps"]
             found = {

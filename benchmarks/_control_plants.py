@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pyro.distributions as dist
 import torch
 from _bench import Row
-from _control_networks import LEARNING, controllers
+from _control_networks import LEARNING, controllers, myopic
 from torch import Tensor
 
 from pyro_geo.errors import PyroGeoWarning
@@ -88,6 +88,19 @@ def episodes(
     return torch.tensor(costs)
 
 
+def regret_row(case: str, method: str, regret: Tensor) -> Row:
+    """Make the row of a rule, from its regret in each run."""
+    return {
+        "case": case,
+        "method": method,
+        "metric": "regret",
+        "value": float(regret.mean()),
+        "sd": float(regret.std()),
+        "seeds": len(regret),
+        "unit": "cost of an episode",
+    }
+
+
 def measure_plant(case: str, quick: bool) -> list[Row]:
     """All rules on one plant."""
     plant, prior = unknown_sign(NOISE), prior_of(case)
@@ -141,19 +154,8 @@ def measure_plant(case: str, quick: bool) -> list[Row]:
             f"  {case:14s} {name:24s} {float(regret.mean()):7.2f} +- {error:.2f}",
             flush=True,
         )
-        rows.append(
-            {
-                "case": case,
-                "method": name,
-                "metric": "regret",
-                "value": float(regret.mean()),
-                "sd": float(regret.std()),
-                "seeds": systems,
-                "unit": "cost of an episode",
-            }
-        )
-    rows.append(coverage(plant, prior, solved, exact, quick))
-    return [{**row, "case": case} for row in rows]
+        rows.append(regret_row(case, name, regret))
+    return [*rows, {**coverage(plant, prior, solved, exact, quick), "case": case}]
 
 
 def coverage(
@@ -203,25 +205,14 @@ def measure_melanoma(quick: bool) -> list[Row]:
     base = runs.known(q).costs.sum(0)
     few = controllers(len(sets))
     costs = {name: runs.unknown(few[name], q).costs.sum(0) for name in LEARNING}
-    for horizon, name in ((1, "myopic, one step"), (2, "myopic, two steps")):
-        near = problem.solve(sets, horizon=horizon).action_values
+    for name, near in myopic(problem):
         costs[name] = runs.unknown(mean_rule, near).costs.sum(0)
     costs["no control"] = runs.known(q, no_control).costs.sum(0)
     rows: list[Row] = []
     for name, cost in costs.items():
         regret = cost - base
         print(f"  melanoma       {name:24s} {float(regret.mean()):7.2f}", flush=True)
-        rows.append(
-            {
-                "case": "melanoma",
-                "method": name,
-                "metric": "regret",
-                "value": float(regret.mean()),
-                "sd": float(regret.std()),
-                "seeds": count,
-                "unit": "cost of an episode",
-            }
-        )
+        rows.append(regret_row("melanoma", name, regret))
     return rows
 
 
