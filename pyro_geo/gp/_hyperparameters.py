@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +14,7 @@ from pyro_geo.checks import check_choice
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.gp._predict import check_draws
 from pyro_geo.gp._rows import differences, nodes_of
-from pyro_geo.gp._transitions import Transitions
+from pyro_geo.gp._transitions import NOISES, Noise, Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pyro_geo.gp.td import ExactGPTD
 
 __all__ = ["TDNormal", "gptd_model", "load_gptd"]
-
-Noise = Literal["reward", "return"]
 
 
 class TDNormal:
@@ -50,7 +48,7 @@ class TDNormal:
     """
 
     def __init__(self, transitions: Transitions, noise: Noise = "reward") -> None:
-        check_choice("noise", noise, ("reward", "return"))
+        check_choice("noise", noise, NOISES)
         if transitions.batch_shape:
             raise UnsupportedError(
                 "a batch of transitions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from pyro_geo.gp._transition_checks import (
     weights_of,
 )
 
-__all__ = ["Transitions", "value_rows"]
+__all__ = ["NOISES", "Noise", "Transitions", "value_rows"]
+
+Noise = Literal["reward", "return"]  # see TDLikelihood
+NOISES = get_args(Noise)
 
 _CLOSE = 1e-6  # a successor that is stored as float32 is still the next state
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from pyro_geo.errors import NotPositiveDefiniteError
-from pyro_geo.gp._transitions import Transitions
-from pyro_geo.gp.td._likelihood import Noise, TDLikelihood
+from pyro_geo.gp._transitions import Noise, Transitions
+from pyro_geo.gp.td._likelihood import TDLikelihood
 from pyro_geo.gp.td._matern import Matern52
 
 __all__ = ["default_kernel", "default_likelihood", "default_mean", "maximise"]

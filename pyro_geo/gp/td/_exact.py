@@ -16,10 +16,9 @@ from torch import Tensor
 from pyro_geo.checks import check_count
 from pyro_geo.errors import ShapeError
 from pyro_geo.gp._batch import dense_algebra
-from pyro_geo.gp._transitions import Transitions
+from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._cholesky import log_normal
 from pyro_geo.gp.td._defaults import default_likelihood, maximise, reward_variance
-from pyro_geo.gp.td._likelihood import Noise
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._strategy import TDPredictionStrategy, noisy
 

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from pyro_geo.checks import check_count, check_shape
 from pyro_geo.gp._batch import dense_algebra
-from pyro_geo.gp._transitions import Transitions, value_rows
+from pyro_geo.gp._transitions import Noise, Transitions, value_rows
 from pyro_geo.gp.td._cholesky import factor
 from pyro_geo.gp.td._defaults import default_likelihood
-from pyro_geo.gp.td._likelihood import Noise
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._returns import Regression, regression
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from gpytorch.constraints import Interval
@@ -13,12 +13,10 @@ from torch import Tensor
 
 from pyro_geo.checks import check_choice
 from pyro_geo.errors import EpisodeError, UnsupportedError
-from pyro_geo.gp._transitions import Transitions
+from pyro_geo.gp._transitions import NOISES, Noise, Transitions
 from pyro_geo.gp.td._tridiagonal import TridiagonalLinearOperator
 
 __all__ = ["TDLikelihood"]
-
-Noise = Literal["reward", "return"]
 
 
 class TDLikelihood(GaussianLikelihood):
@@ -68,7 +66,7 @@ class TDLikelihood(GaussianLikelihood):
         noise_constraint: Interval | None = None,
         batch_shape: torch.Size = torch.Size(),  # noqa: B008 (as in GPyTorch)
     ) -> None:
-        check_choice("noise", noise, ("reward", "return"))
+        check_choice("noise", noise, NOISES)
         super().__init__(noise_prior, noise_constraint, batch_shape)
         self.kind = noise
         self.discount: Tensor | None = None

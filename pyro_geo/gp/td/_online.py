@@ -18,11 +18,10 @@ from torch import Tensor
 from pyro_geo.checks import check_count, check_number
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.gp._batch import dense_algebra
-from pyro_geo.gp._transitions import Transitions
+from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._defaults import default_likelihood
 from pyro_geo.gp.td._exact import ExactGPTD
 from pyro_geo.gp.td._inducing import spread
-from pyro_geo.gp.td._likelihood import Noise
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._recursion import Recursion
 

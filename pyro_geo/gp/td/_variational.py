@@ -11,11 +11,10 @@ from gpytorch.means import Mean
 from torch import Tensor
 
 from pyro_geo.checks import check_choice, check_count, check_number
-from pyro_geo.gp._transitions import Transitions
+from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._cholesky import factor
 from pyro_geo.gp.td._defaults import reward_variance
 from pyro_geo.gp.td._inducing import CHUNK, InducingModel, Posterior
-from pyro_geo.gp.td._likelihood import Noise
 
 __all__ = ["VariationalGPTD"]
 
