@@ -18,7 +18,13 @@ from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._likelihood import TDLikelihood
 from pyro_geo.gp.td._matern import Matern52
 
-__all__ = ["default_kernel", "default_likelihood", "default_mean", "maximise"]
+__all__ = [
+    "default_kernel",
+    "default_likelihood",
+    "default_mean",
+    "learned",
+    "maximise",
+]
 
 _exp: Any = torch.exp  # GPyTorch's annotation knows the softplus alone
 _LEAST = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -100,25 +106,46 @@ def reward_variance(transitions: Transitions) -> Tensor:
     return torch.where(found > 0, found, 1.0)
 
 
+def learned(
+    module: Module, transitions: Transitions
+) -> tuple[list[Parameter], list[float]]:
+    """Find the parameters that have a derivative, and a unit of each.
+
+    Those that are values, the constant mean say, come in the unit of the rewards; the
+    others are logarithms, or of order one.
+
+    Args:
+        module: that has the parameters.
+        transitions: whose rewards have the unit.
+
+    Returns:
+        Parameters and units.
+    """
+    scale = float(reward_variance(transitions).mean().sqrt())
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    units = [scale if name.endswith("constant") else 1.0 for name, _ in named]
+    return [parameter for _, parameter in named], units
+
+
 def maximise(
-    module: Module, objective: Callable[[], Tensor], scale: float, num_steps: int
+    module: Module,
+    objective: Callable[[], Tensor],
+    transitions: Transitions,
+    num_steps: int,
 ) -> None:
     """Raise an objective over the parameters of a module, by L-BFGS.
 
     Args:
         module: those of its parameters that have a derivative are changed.
         objective: a number.
-        scale: of parameters that are values, the constant mean say; the others are
-            logarithms, or of order one.
+        transitions: that give the units, see :func:`learned`.
         num_steps: at most so many iterations.
     """
     from scipy.optimize import minimize
 
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    if not named or not num_steps:
+    parameters, units = learned(module, transitions)
+    if not parameters or not num_steps:
         return
-    units = [scale if name.endswith("constant") else 1.0 for name, _ in named]
-    parameters = [parameter for _, parameter in named]
     seen: list[float] = []
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:

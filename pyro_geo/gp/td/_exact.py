@@ -18,7 +18,7 @@ from pyro_geo.errors import ShapeError
 from pyro_geo.gp._batch import dense_algebra
 from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._cholesky import log_normal
-from pyro_geo.gp.td._defaults import default_likelihood, maximise, reward_variance
+from pyro_geo.gp.td._defaults import default_likelihood, maximise
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._strategy import TDPredictionStrategy, noisy
 
@@ -89,12 +89,11 @@ class ExactGPTD(ValueModel, ExactGP):
         """
         check_count("num_steps", num_steps, 0)
         self.train()
-        scale = float(reward_variance(self.transitions).mean().sqrt())
         size = self.transitions.reward.numel()
         maximise(
             self,
             lambda: (self.log_marginal().sum() + self._log_priors()) / size,
-            scale,
+            self.transitions,
             num_steps,
         )
         self.prediction_strategy = None

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_geo.checks import check_count
 from pyro_geo.gp.td._cholesky import factor
-from pyro_geo.gp.td._defaults import maximise, reward_variance
+from pyro_geo.gp.td._defaults import maximise
 from pyro_geo.gp.td._inducing import CHUNK, InducingModel, Posterior, spread
 from pyro_geo.gp.td._returns import Regression, regression
 
@@ -92,12 +92,11 @@ class SparseGPTD(InducingModel):
         data = self._data
         if few is not steps:
             data = regression(few, self.likelihood.kind)
-        scale = float(reward_variance(steps).mean().sqrt())
         size = few.reward.numel()
         maximise(
             self,
             lambda: (self._bound(data).sum() + self._log_priors()) / size,
-            scale,
+            steps,
             num_steps,
         )
         self.eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check_choice, check_count, check_number
 from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._cholesky import factor
-from pyro_geo.gp.td._defaults import reward_variance
+from pyro_geo.gp.td._defaults import learned
 from pyro_geo.gp.td._inducing import CHUNK, InducingModel, Posterior
 
 __all__ = ["VariationalGPTD"]
@@ -192,11 +192,10 @@ class VariationalGPTD(InducingModel):
 
     def _groups(self, rate: float) -> list[dict[str, Any]]:
         """Give parameters that are values a rate in their unit."""
-        scale = float(reward_variance(self.transitions).mean().sqrt())
-        named = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        parameters, units = learned(self, self.transitions)
         return [
-            {"params": [p], "lr": rate * (scale if name.endswith("constant") else 1.0)}
-            for name, p in named
+            {"params": [p], "lr": rate * unit}
+            for p, unit in zip(parameters, units, strict=True)
         ]
 
     def _moments(self) -> tuple[Tensor, Tensor]:
