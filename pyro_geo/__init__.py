@@ -26,8 +26,9 @@ Example:
     'Target'
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyro_geo._lazy import importer
 
 if TYPE_CHECKING:
     from pyro_geo.citations import citation
@@ -37,30 +38,14 @@ __version__ = "0.1.0"
 
 __all__ = ["Layout", "Target", "__version__", "citation"]
 
-_HOME = {
-    "Layout": "pyro_geo.density",
-    "Target": "pyro_geo.density",
-    "citation": "pyro_geo.citations",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for.
-
-    Args:
-        name: the attribute.
-
-    Returns:
-        The object of that name.
-
-    Raises:
-        AttributeError: the package has no such name.
-    """
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
+__getattr__ = importer(
+    globals(),
+    {
+        "Layout": "pyro_geo.density",
+        "Target": "pyro_geo.density",
+        "citation": "pyro_geo.citations",
+    },
+)
 
 
 def __dir__() -> list[str]:

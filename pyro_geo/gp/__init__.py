@@ -9,9 +9,9 @@ model; prediction is done by GPyTorch. :func:`load_exact_gp` and :func:`load_gpt
 one batched model of all draws, and :func:`predict` mixes their predictions.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pyro_geo._lazy import importer
 from pyro_geo.gp._hyperparameters import TDNormal, gptd_model, load_gptd
 from pyro_geo.gp._predict import load_exact_gp, predict
 from pyro_geo.gp._saas import relevance, saas_hyperparameters
@@ -55,23 +55,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what needs GPyTorch when it is first asked for.
-
-    Args:
-        name: the attribute.
-
-    Returns:
-        The object of that name.
-
-    Raises:
-        AttributeError: the package has no such name.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("pyro_geo.gp.td"), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
+__getattr__ = importer(
+    globals(), {name: "pyro_geo.gp.td" for name in __all__ if name not in globals()}
+)
 
 
 def __dir__() -> list[str]:

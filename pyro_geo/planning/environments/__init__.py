@@ -11,9 +11,9 @@ Modules:
     gym: the environments.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pyro_geo._lazy import importer
 from pyro_geo.planning.environments.boolean import BooleanPlant
 from pyro_geo.planning.environments.linear_quadratic import (
     LinearQuadratic,
@@ -45,20 +45,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import an environment when it is first asked for.
-
-    Args:
-        name: the attribute.
-
-    Returns:
-        The class of that name.
-
-    Raises:
-        AttributeError: there is no such name.
-    """
-    if not (name.endswith("Env") and name in __all__):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("pyro_geo.planning.environments.gym"), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
+__getattr__ = importer(
+    globals(),
+    {
+        name: "pyro_geo.planning.environments.gym"
+        for name in __all__
+        if name not in globals()
+    },
+)
