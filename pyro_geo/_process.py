@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,6 +23,7 @@ __all__ = [
     "free_threads",
     "ignored",
     "one_thread",
+    "outside",
     "uninterrupted",
 ]
 
@@ -105,6 +108,34 @@ def free_threads() -> int:
         True
     """
     return _before[0] if _before else torch.get_num_threads()
+
+
+def outside(fn: Callable[..., Any], *inputs: Any, grad: bool) -> Any:
+    """Call a function where no trace and no transform is under way, in a thread.
+
+    These belong to a thread, and cannot be nested where an operation runs for one.
+
+    Args:
+        fn: runs on one thread of torch's.
+        *inputs: of the function.
+        grad: whether operations inside are recorded for derivatives.
+
+    Returns:
+        What the function returns.
+
+    Example:
+        >>> one = torch.ones((), requires_grad=True)
+        >>> outside(torch.exp, one, grad=False).requires_grad
+        False
+    """
+
+    def call() -> Any:
+        with torch.set_grad_enabled(grad), one_thread():
+            return fn(*inputs)
+
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(context.run, call).result()
 
 
 @contextmanager

@@ -10,12 +10,10 @@ square root of the number of steps.
 
 from __future__ import annotations
 
-import contextvars
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_geo._compat.torch import load_forward_mode, pytree
-from pyro_geo._process import one_thread
+from pyro_geo._process import outside
 from pyro_geo.density import Lifted, Rung
 from pyro_geo.errors import UnsupportedError
 from pyro_geo.filtering.tracker.belief import Belief, Parameters
@@ -167,29 +165,12 @@ def _together(belief: Any, moving: Sequence[Tensor]) -> Any:
 # -- the operation --------------------------------------------------------------------
 
 
-def _outside(fn: Callable[..., Any], *inputs: Any) -> Any:
-    """Call a function where no trace and no transform is under way, in a thread.
-
-    These belong to a thread, and cannot be nested where an operation runs for one.
-
-    Returns:
-        What the function returns.
-    """
-
-    def call() -> Any:
-        with torch.no_grad(), one_thread():
-            return fn(*inputs)
-
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(context.run, call).result()
-
-
 @torch.library.custom_op("pyro_geo::track_evidence", mutates_args=())
 def _evidence_op(
     params: list[Tensor], y: Tensor, observed: Tensor, dt: Tensor, number: int
 ) -> Tensor:
-    return _outside(_live[number].value, Parameters(*params), y, observed, dt)
+    inputs = Parameters(*params), y, observed, dt
+    return outside(_live[number].value, *inputs, grad=False)
 
 
 @_evidence_op.register_fake
@@ -209,7 +190,8 @@ def _gradient_op(
     number: int,
 ) -> list[Tensor]:
     inputs = Parameters(*params), weight, y, observed, dt
-    return [grad.clone() for grad in _outside(_live[number].gradient, *inputs)]
+    found = outside(_live[number].gradient, *inputs, grad=False)
+    return [grad.clone() for grad in found]
 
 
 @_gradient_op.register_fake

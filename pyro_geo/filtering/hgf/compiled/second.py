@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_geo._process import one_thread
+from pyro_geo._process import outside
 from pyro_geo.filtering.hgf.compiled.running import Options
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind, Update
 
@@ -110,11 +108,4 @@ def second_derivatives(*args: Any) -> tuple[Tensor, ...]:
     Returns:
         By the parameters, by the inputs of each lane, and by the three weights.
     """
-
-    def call() -> tuple[Tensor, ...]:
-        with torch.enable_grad(), one_thread():
-            return _products(*args)
-
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(context.run, call).result()
+    return outside(_products, *args, grad=True)

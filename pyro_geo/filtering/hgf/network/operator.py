@@ -7,10 +7,8 @@ unbounded update runs in compiled loops inside it, others in torch.
 
 from __future__ import annotations
 
-import contextvars
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_geo._compat.torch import depends_on_leaf
-from pyro_geo._process import alone, one_thread
+from pyro_geo._process import alone, one_thread, outside
 from pyro_geo.filtering.hgf.network.graph import Edge, Graph, Input, build_graph
 from pyro_geo.filtering.hgf.network.prediction import NetworkInputs, NetworkParameters
 from pyro_geo.filtering.hgf.network.scan import network_scan
@@ -221,7 +219,7 @@ def _pull(
         leaves = _leaves(theta, u, time, d_mu, d_pi)
         return _slopes(leaves, observed, *options, again=False)
 
-    return _apart(call)
+    return outside(call, grad=True)
 
 
 def _pull_shape(
@@ -249,7 +247,7 @@ def _second(
         product = torch.stack([(slope * a).sum() for slope, a in along]).sum()
         return torch.autograd.grad(product, leaves, materialize_grads=True)
 
-    return _apart(call)
+    return outside(call, grad=True)
 
 
 def _second_shape(
@@ -262,18 +260,6 @@ def _second_shape(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in (theta, u, time, d_mu, d_pi))
-
-
-def _apart(call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Differentiate in a thread of its own, where no trace and no transform sees it."""
-
-    def run() -> tuple[Tensor, ...]:
-        with torch.enable_grad(), one_thread():
-            return call()
-
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(context.run, run).result()
 
 
 def _mapped(name: str) -> Any:
