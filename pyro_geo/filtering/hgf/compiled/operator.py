@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo._compat.torch import depends_on_leaf
+from pyro_geo.filtering.hgf._operators import LastDerivative
 from pyro_geo.filtering.hgf.compiled.registered import (
     NUM_DATA,
     OPERATORS,
@@ -38,25 +39,12 @@ def _of_rows(by_u: Tensor, u: Tensor) -> Tensor | None:
     return by_u.unflatten(0, (-1, u.shape[0])).sum(0)
 
 
-class _Second(torch.autograd.Function):
-    """Second derivatives, by the filter in operations of torch; there are no third."""
-
-    generate_vmap_rule = True
+class _Second(LastDerivative):
+    """Second derivatives, by the filter in operations of torch."""
 
     @staticmethod
     def forward(*args: Any) -> Any:
         return OPERATORS.hgf_second(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(
-            "the compiled filter has two derivatives; "
-            'backend="torch" has as many as are asked for'
-        )
 
 
 class _Pull(torch.autograd.Function):

@@ -6,11 +6,13 @@ and `theta` have one row for each lane.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_geo.filtering.hgf._operators import register
 from pyro_geo.filtering.hgf.compiled.running import Options, Wanted, run
 from pyro_geo.filtering.hgf.compiled.second import second_derivatives
 from pyro_geo.filtering.hgf.parameters import HGFInputs
@@ -110,57 +112,7 @@ def _second_shape(theta: Tensor, u: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in (along, along_u, *pulls))
 
 
-def _per_lane(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """Put the lanes of a mapped axis after one another."""
-    x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.flatten(0, 1)
-
-
-def _mapped(name: str) -> Any:
-    """Write the batching rule of an operator: more lanes."""
-
-    def rule(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        tensors = [x for x in args if isinstance(x, Tensor)]
-        rest = args[len(tensors) :]
-        lanes = tensors[0].numel() // tensors[0].shape[-1]
-        lanes //= 1 if dims[0] is None else size
-        data = tensors[1:NUM_DATA]
-        if any(dim is not None for dim in dims[1:NUM_DATA]):
-            data = [
-                _own_rows(x, dim, size, lanes)
-                for x, dim in zip(data, dims[1:NUM_DATA], strict=True)
-            ]
-        others = [
-            _per_lane(x, dim, size)
-            for x, dim in zip(
-                [tensors[0], *tensors[NUM_DATA:]],
-                [dims[0], *dims[NUM_DATA : len(tensors)]],
-                strict=True,
-            )
-        ]
-        found = getattr(torch.ops.pyro_geo, name)(others[0], *data, *others[1:], *rest)
-        if isinstance(found, Tensor):
-            return found.unflatten(0, (size, lanes)), 0
-        parts = tuple(x.unflatten(0, (size, lanes)) for x in found)
-        return parts, (0,) * len(parts)
-
-    return rule
-
-
-def _own_rows(x: Tensor, dim: int | None, size: int, lanes: int) -> Tensor:
-    """Give every lane a row of its own, as the rows differ along the mapped axis."""
-    x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.repeat(1, lanes // x.shape[1], 1).flatten(0, 1)
-
-
-def _register(name: str, schema: str, run: Any, shape: Any) -> None:
-    full = f"pyro_geo::{name}"
-    torch.library.define(full, schema)
-    torch.library.impl(full, "CPU", run)
-    torch.library.register_fake(full, shape)
-    torch.library.register_vmap(full, _mapped(name))
-
+_register = partial(register, rows=NUM_DATA - 1)
 
 _register(
     "hgf_surprise", f"({_DATA}, {_OPTIONS}) -> Tensor", _surprise, _surprise_shape

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_geo._compat.torch import depends_on_leaf
 from pyro_geo._process import alone, one_thread, outside
+from pyro_geo.filtering.hgf._operators import LastDerivative, register
 from pyro_geo.filtering.hgf.network.graph import Edge, Graph, Input, build_graph
 from pyro_geo.filtering.hgf.network.prediction import NetworkInputs, NetworkParameters
 from pyro_geo.filtering.hgf.network.scan import network_scan
@@ -262,45 +263,19 @@ def _second_shape(
     return tuple(torch.empty_like(x) for x in (theta, u, time, d_mu, d_pi))
 
 
-def _mapped(name: str) -> Any:
-    """Write the batching rule of an operation: more lanes."""
-
-    def rule(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        rows = [
-            x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(args[:-_NUM_OPTIONS], dims[:-_NUM_OPTIONS], strict=True)
-        ]
-        lanes = rows[0].shape[1]
-        flat = [x.reshape(size * lanes, *x.shape[2:]) for x in rows]
-        found = getattr(torch.ops.pyro_geo, name)(*flat, *args[-_NUM_OPTIONS:])
-        parts = tuple(x.unflatten(0, (size, lanes)) for x in found)
-        return parts, (0,) * len(parts)
-
-    return rule
-
-
-def _register(name: str, schema: str, run: Any, shape: Any) -> None:
-    full = f"pyro_geo::{name}"
-    torch.library.define(full, schema)
-    torch.library.impl(full, "CPU", run)
-    torch.library.register_fake(full, shape)
-    torch.library.register_vmap(full, _mapped(name))
-
-
-_register(
+register(
     "hgf_network",
     f"({_DATA}, {_OPTIONS}) -> (Tensor, Tensor)",
     _beliefs,
     _beliefs_shape,
 )
-_register(
+register(
     "hgf_network_pull",
     f"({_DATA}, {_PULL}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
     _pull,
     _pull_shape,
 )
-_register(
+register(
     "hgf_network_second",
     f"({_DATA}, {_PULL}, Tensor a_theta, Tensor a_u, Tensor a_time, {_OPTIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -309,25 +284,12 @@ _register(
 )
 
 
-class _Second(torch.autograd.Function):
-    """Second derivatives; there are no third."""
-
-    generate_vmap_rule = True
+class _Second(LastDerivative):
+    """Second derivatives, by the filter in operations of torch."""
 
     @staticmethod
     def forward(*args: Any) -> Any:
         return torch.ops.pyro_geo.hgf_network_second(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(
-            "the compiled filter has two derivatives; "
-            'backend="torch" has as many as are asked for'
-        )
 
 
 class _Pull(torch.autograd.Function):
