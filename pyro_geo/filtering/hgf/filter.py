@@ -168,7 +168,7 @@ def hgf_filter(
         update=call.update,
         normalise=call.normalise,
     )
-    return path._replace(surprise=settled(path.surprise, call))
+    return path._replace(surprise=settled(path.surprise, call.unsound))
 
 
 def hgf_surprise(

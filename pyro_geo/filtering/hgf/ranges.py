@@ -12,7 +12,7 @@ from pyro_geo._compat.torch import is_concrete
 from pyro_geo.errors import HGFDomainError
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind
 
-__all__ = ["check_inputs", "check_parameters", "place_of", "without_unsound"]
+__all__ = ["check_inputs", "check_parameters", "largest", "place_of", "without_unsound"]
 
 
 def place_of(bad: Tensor, names: Sequence[str]) -> str:
@@ -104,6 +104,18 @@ def check_inputs(
     _refuse(bad, "time_step", time_step, "a positive number", axes, todo)
 
 
+def largest(dtype: torch.dtype) -> float:
+    """Return the largest number of a filter; its inverse is the least precision.
+
+    Args:
+        dtype: a floating type.
+
+    Returns:
+        The number.
+    """
+    return 1e100 if dtype == torch.float64 else 1e15
+
+
 def without_unsound(
     parameters: HGFParameters, inputs: HGFInputs, kind: Kind
 ) -> tuple[HGFParameters, HGFInputs, Tensor]:
@@ -122,7 +134,7 @@ def without_unsound(
         Both with other values where they have to be, and which series they are,
         `(*batch,)`, without the axis of classes.
     """
-    limit = 1e100 if parameters.omega.dtype == torch.float64 else 1e15
+    limit = largest(parameters.omega.dtype)
     # all in one tensor, so that each operation runs once
     noise = parameters.input_precision.unsqueeze(-1)
     given = [

@@ -262,7 +262,7 @@ def run_surprise(call: Call) -> Tensor:
             value_coupled=call.value_coupled,
         )
         _refuse_nan(call, value)
-        return settled(value, call)
+        return settled(value, call.unsound)
     mu, pi = run_scan(call)
     refuse_failure(call, mu, pi)
     value = surprise(
@@ -275,7 +275,7 @@ def run_surprise(call: Call) -> Tensor:
         update=call.update,
         normalise=call.normalise,
     )
-    return settled(value, call)
+    return settled(value, call.unsound)
 
 
 def run_total(call: Call, signs: Tensor | None = None) -> Tensor:
@@ -355,19 +355,20 @@ def refuse_failure(call: Call, mu: Tensor, pi: Tensor) -> None:
     )
 
 
-def settled(surprise: Tensor, call: Call) -> Tensor:
+def settled(surprise: Tensor, unsound: Tensor | None) -> Tensor:
     """Turn the NaN of series whose update has failed into what was asked for.
 
     Args:
         surprise: of each step, NaN from the failure on, `(*batch, T)`.
-        call: that gave it.
+        unsound: series whose values no filter can run on, `(*batch,)`; None where NaN
+            is to stay, that is without `on_invalid="-inf"`.
 
     Returns:
-        The surprise; with `on_invalid="-inf"` it is infinite where it was NaN and for
-        all steps of unsound parameters, and the whole series has a gradient of 0.
+        The surprise, infinite where it was NaN and for all steps of unsound series; the
+        whole of such a series has a gradient of 0.
     """
-    if call.unsound is None:
+    if unsound is None:
         return surprise
-    bad = surprise.isnan() | call.unsound.unsqueeze(-1)
+    bad = surprise.isnan() | unsound.unsqueeze(-1)
     kept = torch.where(bad, torch.inf, surprise.detach())
     return torch.where(bad.any(-1, keepdim=True), kept, surprise)

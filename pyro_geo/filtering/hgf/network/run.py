@@ -21,11 +21,13 @@ from pyro_geo.filtering.hgf.network.trajectory import (
     network_trajectory,
 )
 from pyro_geo.filtering.hgf.parameters import Predictive, Update
+from pyro_geo.filtering.hgf.ranges import largest
 from pyro_geo.filtering.hgf.run import (
     OnInvalid,
     run_scan,
     run_surprise,
     run_total,
+    settled,
 )
 
 __all__ = [
@@ -70,9 +72,10 @@ def run_network(
     if on_invalid == "raise":
         _refuse_failed(graph, pi)
     found = network_trajectory(graph, parameters, inputs, mu, pi, predictive=predictive)
-    surprise = torch.where(lost.unsqueeze(-1), torch.nan, found.surprise)
     if on_invalid == "-inf":
-        surprise = _settled(surprise)
+        surprise = settled(found.surprise, lost)
+    else:
+        surprise = torch.where(lost.unsqueeze(-1), torch.nan, found.surprise)
     return found._replace(surprise=surprise)
 
 
@@ -101,15 +104,10 @@ def run_network_surprise(
     """
     parameters, inputs, lost = _without_nonsense(parameters, inputs)
     chain = as_chain(graph, parameters, inputs, update, predictive, backend)
-    if chain is None:
-        mu, pi = _scan(graph, parameters, inputs, update, backend)
-        surprise = network_trajectory(
-            graph, parameters, inputs, mu, pi, predictive=predictive
-        ).surprise
-    else:
-        surprise = run_surprise(chain.call)
-    surprise = torch.where(lost.unsqueeze(-1), torch.nan, surprise)
-    return _settled(surprise)
+    if chain is not None:
+        return settled(run_surprise(chain.call), lost)
+    value = _surprise(graph, parameters, inputs, update, predictive, backend)
+    return settled(value, lost)
 
 
 def run_network_total(
@@ -134,19 +132,13 @@ def run_network_total(
     Returns:
         The sum, infinite with derivatives of zero where the filter failed, `(*batch,)`.
     """
-    kept, finite, lost = _without_nonsense(parameters, inputs)
-    chain = as_chain(graph, kept, finite, update, predictive, backend)
-    if chain is None:
-        return run_network_surprise(
-            graph,
-            parameters,
-            inputs,
-            update=update,
-            predictive=predictive,
-            backend=backend,
-        ).sum(-1)
-    total = torch.where(lost, torch.nan, run_total(chain.call))
-    return _settled(total.unsqueeze(-1)).squeeze(-1)
+    parameters, inputs, lost = _without_nonsense(parameters, inputs)
+    chain = as_chain(graph, parameters, inputs, update, predictive, backend)
+    if chain is not None:
+        total = run_total(chain.call)
+        return torch.where(total.isnan() | lost, torch.inf, total)
+    value = _surprise(graph, parameters, inputs, update, predictive, backend)
+    return settled(value, lost).sum(-1)
 
 
 def _beliefs(
@@ -165,6 +157,21 @@ def _beliefs(
     return mu[..., back], pi[..., back]
 
 
+def _surprise(
+    graph: Graph,
+    parameters: NetworkParameters,
+    inputs: NetworkInputs,
+    update: Update,
+    predictive: Predictive,
+    backend: NetworkBackend,
+) -> Tensor:
+    """Find the surprise of a network that is no chain, NaN where it failed."""
+    mu, pi = _scan(graph, parameters, inputs, update, backend)
+    return network_trajectory(
+        graph, parameters, inputs, mu, pi, predictive=predictive
+    ).surprise
+
+
 def _scan(
     graph: Graph,
     parameters: NetworkParameters,
@@ -179,13 +186,6 @@ def _scan(
     return network_scan(graph, parameters, inputs, update=update)
 
 
-def _settled(surprise: Tensor) -> Tensor:
-    """Make the surprise infinite where it is NaN, of a series without a gradient."""
-    bad = surprise.isnan()
-    kept = torch.where(bad, torch.inf, surprise.detach())
-    return torch.where(bad.any(-1, keepdim=True), kept, surprise)
-
-
 def _without_nonsense(
     parameters: NetworkParameters, inputs: NetworkInputs
 ) -> tuple[NetworkParameters, NetworkInputs, Tensor]:
@@ -197,19 +197,15 @@ def _without_nonsense(
     Returns:
         Parameters, inputs, and True for the series that are replaced.
     """
-    limit = 1e100 if parameters.mu0.dtype == torch.float64 else 1e15
+    limit = largest(parameters.mu0.dtype)
     bad = torch.zeros_like(parameters.mu0[..., 0], dtype=torch.bool)
     for name, value in parameters._asdict().items():
         good = value.abs() <= limit  # which NaN is not
         if name in ("pi0", "input_precision"):
             good = good & (value >= 1 / limit)
         bad = bad | ~good.all(-1)
-    ones = NetworkParameters(*(torch.ones_like(value) for value in parameters))
     kept = NetworkParameters(
-        *(
-            torch.where(bad.unsqueeze(-1), one, value)
-            for one, value in zip(ones, parameters, strict=True)
-        )
+        *(torch.where(bad.unsqueeze(-1), 1.0, value) for value in parameters)
     )
     finite = inputs.u.abs() <= limit
     lost = (~finite).any(-1).any(-1)
