@@ -11,8 +11,7 @@ from torch import Tensor
 from pyro_geo._compat.torch import check_sample, validates
 from pyro_geo.filtering.hgf.checks import Numbers
 from pyro_geo.filtering.hgf.choices import UnitSquare
-from pyro_geo.filtering.hgf.filter import hgf_filter
-from pyro_geo.filtering.hgf.run import prepare, run_total
+from pyro_geo.filtering.hgf.run import prepare, run_total, run_trajectory
 
 __all__ = ["BinaryAgent"]
 
@@ -70,17 +69,17 @@ class BinaryAgent(UnitSquare):
     ) -> None:
         checked = validates(self) if validate_args is None else validate_args
         options = {"on_invalid": "-inf", "validate": checked} | options
-        rest = omega, kappa, mu0, pi0
+        call = prepare(u, omega, kappa, mu0, pi0, None, kind="binary", **options)
         # tracing leaves out what the log-density does not read, all of the beliefs
         super().__init__(
-            hgf_filter(u, *rest, kind="binary", **options),
+            run_trajectory(call),
             zeta,
             observed=answered,
             nan_policy=nan_policy,
             validate_args=validate_args,
         )
-        self._call = prepare(u, *rest, None, kind="binary", **options)
-        self._zeta = torch.as_tensor(zeta).to(self._call.parameters.omega)
+        self._call = call
+        self._zeta = torch.as_tensor(zeta).to(call.parameters.omega)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BinaryAgent:
         """Return the same distribution with a larger batch.

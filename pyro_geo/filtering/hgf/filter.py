@@ -13,12 +13,10 @@ from pyro_geo.filtering.hgf.run import (
     Backend,
     OnInvalid,
     prepare,
-    refuse_failure,
-    run_scan,
     run_surprise,
-    settled,
+    run_trajectory,
 )
-from pyro_geo.filtering.hgf.trajectory import HGFState, HGFTrajectory, trajectory
+from pyro_geo.filtering.hgf.trajectory import HGFState, HGFTrajectory
 
 __all__ = ["hgf_filter", "hgf_surprise"]
 
@@ -156,19 +154,7 @@ def hgf_filter(
         num_classes=num_classes,
         validate=validate,
     )
-    mu, pi = run_scan(call)
-    refuse_failure(call, mu, pi)
-    path = trajectory(
-        call.parameters,
-        call.inputs,
-        mu,
-        pi,
-        kind=call.kind,
-        predictive=call.predictive,
-        update=call.update,
-        normalise=call.normalise,
-    )
-    return path._replace(surprise=settled(path.surprise, call.unsound))
+    return run_trajectory(call)
 
 
 def hgf_surprise(

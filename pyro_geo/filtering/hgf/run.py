@@ -31,7 +31,12 @@ from pyro_geo.filtering.hgf.parameters import (
 )
 from pyro_geo.filtering.hgf.ranges import place_of, without_unsound
 from pyro_geo.filtering.hgf.scan import scan
-from pyro_geo.filtering.hgf.trajectory import HGFState, surprise
+from pyro_geo.filtering.hgf.trajectory import (
+    HGFState,
+    HGFTrajectory,
+    surprise,
+    trajectory,
+)
 from pyro_geo.filtering.hgf.volatility import FALLIBLE, UPDATES
 
 __all__ = [
@@ -40,10 +45,10 @@ __all__ = [
     "OnInvalid",
     "compiles",
     "prepare",
-    "refuse_failure",
     "run_scan",
     "run_surprise",
     "run_total",
+    "run_trajectory",
     "settled",
 ]
 
@@ -241,6 +246,30 @@ def run_scan(call: Call) -> tuple[Tensor, Tensor]:
     )
 
 
+def run_trajectory(call: Call) -> HGFTrajectory:
+    """Filter with the backend of the call, and derive all that follows from beliefs.
+
+    Args:
+        call: to run.
+
+    Returns:
+        Beliefs, predictions, surprise and prediction errors of every step.
+    """
+    mu, pi = run_scan(call)
+    _refuse_failure(call, mu, pi)
+    path = trajectory(
+        call.parameters,
+        call.inputs,
+        mu,
+        pi,
+        kind=call.kind,
+        predictive=call.predictive,
+        update=call.update,
+        normalise=call.normalise,
+    )
+    return path._replace(surprise=settled(path.surprise, call.unsound))
+
+
 def run_surprise(call: Call) -> Tensor:
     """Find the surprise with the backend of the call, in one pass where it can.
 
@@ -264,7 +293,7 @@ def run_surprise(call: Call) -> Tensor:
         _refuse_nan(call, value)
         return settled(value, call.unsound)
     mu, pi = run_scan(call)
-    refuse_failure(call, mu, pi)
+    _refuse_failure(call, mu, pi)
     value = surprise(
         call.parameters,
         call.inputs,
@@ -312,10 +341,10 @@ def _refuse_nan(call: Call, value: Tensor) -> None:
     """Filter once more if an update has failed, to say where."""
     if call.on_invalid == "raise" and is_concrete(value) and value.isnan().any():
         with torch.no_grad():
-            refuse_failure(call, *run_scan(call))
+            _refuse_failure(call, *run_scan(call))
 
 
-def refuse_failure(call: Call, mu: Tensor, pi: Tensor) -> None:
+def _refuse_failure(call: Call, mu: Tensor, pi: Tensor) -> None:
     """Refuse failed beliefs, if the call says so and values may be looked at.
 
     Args:
