@@ -14,9 +14,16 @@ from pyro_geo._compat.torch import validates
 from pyro_geo.checks import check, check_choice, check_count, check_shape
 from pyro_geo.errors import HGFShapeError
 from pyro_geo.filtering.hgf.checks import KINDS, Numbers, hgf_parameters
-from pyro_geo.filtering.hgf.filter import hgf_filter, hgf_surprise
 from pyro_geo.filtering.hgf.parameters import HGFParameters, Kind, Predictive, Update
-from pyro_geo.filtering.hgf.run import Backend, OnInvalid, prepare, run_total
+from pyro_geo.filtering.hgf.run import (
+    Backend,
+    Call,
+    OnInvalid,
+    prepare,
+    run_surprise,
+    run_total,
+    run_trajectory,
+)
 from pyro_geo.filtering.hgf.simulate import simulate
 from pyro_geo.filtering.hgf.trajectory import HGFTrajectory
 
@@ -268,10 +275,7 @@ class HGF(TorchDistribution):
         Returns:
             `(*batch,)`.
         """
-        call = prepare(
-            self._series(value), *self._levels, on_invalid=self.on_invalid, **self._rest
-        )
-        return -run_total(call)
+        return -run_total(self._call(value, self.on_invalid))
 
     def log_prob_steps(self, value: Tensor) -> Tensor:
         """Log-density of each input given those before it; 0 where it is missing.
@@ -282,9 +286,7 @@ class HGF(TorchDistribution):
         Returns:
             `(*batch, T)`.
         """
-        return -hgf_surprise(
-            self._series(value), *self._levels, on_invalid=self.on_invalid, **self._rest
-        )
+        return -run_surprise(self._call(value, self.on_invalid))
 
     def trajectory(self, value: Tensor, on_invalid: OnInvalid = "nan") -> HGFTrajectory:
         """Beliefs at each step of series.
@@ -296,9 +298,7 @@ class HGF(TorchDistribution):
         Returns:
             The trajectory; NaN from where a filter has failed.
         """
-        return hgf_filter(
-            self._series(value), *self._levels, on_invalid=on_invalid, **self._rest
-        )
+        return run_trajectory(self._call(value, on_invalid))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw series from the generative model, with derivatives.
@@ -336,26 +336,25 @@ class HGF(TorchDistribution):
         time = time.expand(*time.shape[:-1], *self.event_shape)
         return simulate(parameters, time, self.kind, tuple(sample_shape)).inputs
 
-    def _series(self, value: Tensor) -> Tensor:
+    def _call(self, value: Tensor, on_invalid: OnInvalid) -> Call:
+        """Prepare the filter of series."""
         check_shape(
             "value", value.shape, self.shape(), value.shape[-1:] == self.event_shape
         )
-        return value
-
-    @property
-    def _levels(self) -> tuple[Tensor, ...]:
         own = self.parameters
-        return own.omega, own.kappa, own.mu0, own.pi0, own.input_precision
-
-    @property
-    def _rest(self) -> dict[str, Any]:
-        own = self.parameters
-        return {
-            "time_step": self.time_step,
-            "observed": self.observed,
-            "drift": own.drift,
-            "autoconnection": own.autoconnection,
-            "value_coupling": own.value_coupling if self._coupled else None,
-            "validate": validates(self),
+        return prepare(
+            value,
+            own.omega,
+            own.kappa,
+            own.mu0,
+            own.pi0,
+            own.input_precision,
+            time_step=self.time_step,
+            observed=self.observed,
+            drift=own.drift,
+            autoconnection=own.autoconnection,
+            value_coupling=own.value_coupling if self._coupled else None,
+            on_invalid=on_invalid,
+            validate=validates(self),
             **self._options,
-        }
+        )
