@@ -138,17 +138,8 @@ def pareto_smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """
     if len(log_weights) < _FEWEST_WEIGHTS or np.ptp(log_weights) < 1e-12:
         return log_weights - np.logaddexp.reduce(log_weights), math.nan
-    arviz = import_arviz()
-    with quiet():
-        if major_version() < 1:
-            smooth, k = arviz.psislw(log_weights.copy())
-        else:
-            from arviz_stats.base import array_stats  # type: ignore[import-not-found]
-
-            # arviz_stats takes log-likelihoods, whose importance ratios are the inverse
-            smooth, k = array_stats.psislw(-log_weights)
-    smooth = np.asarray(smooth)
-    return smooth - np.logaddexp.reduce(smooth), float(np.asarray(k))
+    (smooth,), (k,) = smoothed_weights(log_weights[None])
+    return smooth - np.logaddexp.reduce(smooth), float(k)
 
 
 def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
