@@ -15,7 +15,7 @@ from pyro_geo.filtering.hgf.compiled.registered import (
     OPERATORS,
     no_weights,
 )
-from pyro_geo.filtering.hgf.compiled.running import Options
+from pyro_geo.filtering.hgf.compiled.running import UPDATES, Options
 from pyro_geo.filtering.hgf.parameters import (
     HGFInputs,
     HGFParameters,
@@ -25,9 +25,6 @@ from pyro_geo.filtering.hgf.parameters import (
 )
 
 __all__ = ["compiled_scan", "compiled_surprise", "compiled_total", "supports"]
-
-UPDATES: tuple[Update, ...] = ("unbounded", "classic", "ehgf", "ehgf_pyhgf")
-"""Updates that are compiled, by their number."""
 
 # -- derivatives ----------------------------------------------------------------------
 

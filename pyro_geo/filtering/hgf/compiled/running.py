@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from pyro_geo._process import alone, free_threads
+from pyro_geo.filtering.hgf.parameters import Update
 
-__all__ = ["Options", "Wanted", "run"]
+__all__ = ["UPDATES", "Options", "Wanted", "run"]
+
+UPDATES: tuple[Update, ...] = ("unbounded", "classic", "ehgf", "ehgf_pyhgf")
+"""Updates that are compiled, by their number."""
 
 # Steps of blocks and levels that are worth another thread: about a tenth of a
 # millisecond.
@@ -27,7 +31,7 @@ class Options(NamedTuple):
     Attributes:
         levels: of the chain.
         binary: 1 for binary inputs.
-        update: 0 to 3 for `unbounded`, `classic`, `ehgf` and `ehgf_pyhgf`.
+        update: place in :data:`UPDATES`.
         noise: 1 where the surprise counts the noise of a continuous input.
         coupled: 1 where some level carries the one below it along.
     """

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from pyro_geo._process import outside
-from pyro_geo.filtering.hgf.compiled.running import Options
-from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind, Update
+from pyro_geo.filtering.hgf.compiled.running import UPDATES, Options
+from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind
 
 __all__ = ["second_derivatives"]
 
 _LOGIT = 13.815509557963773  # of the largest probability
-_UPDATES: tuple[Update, ...] = ("unbounded", "classic", "ehgf", "ehgf_pyhgf")
 
 
 def _parameters(theta: Tensor, levels: int) -> HGFParameters:
@@ -36,7 +35,7 @@ def _products(
     from pyro_geo.filtering.hgf.trajectory import surprise, trajectory
 
     kind: Kind = "binary" if options.binary else "continuous"
-    update = _UPDATES[options.update]
+    update = UPDATES[options.update]
     lanes = theta.shape[0]
     repeats = lanes // inputs.u.shape[0]
     leaves = [theta.detach(), inputs.u.repeat(repeats, 1), *pulls]
