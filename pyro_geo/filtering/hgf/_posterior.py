@@ -72,8 +72,9 @@ def draw_beliefs(
         return density.observations(q, target.data)
 
     q = _equal_positions(fit)
-    name = _choose(at(q[0, 0]), site)
-    seen = at(q[0, 0])[name]
+    sites = at(q[0, 0])
+    name = _choose(sites, site)
+    seen = sites[name]
 
     def beliefs(one: Tensor) -> Any:
         found = at(one)[name]
@@ -81,14 +82,15 @@ def draw_beliefs(
 
     with torch.no_grad():
         if num_draws is None:
-            size = sum(x.numel() for x in pytree.tree_leaves(beliefs(q[0, 0]).mu))
+            one = _beliefs_of(seen.fn, seen.value)
+            size = sum(x.numel() for x in pytree.tree_leaves(one.mu))
             num_draws = min(_DRAWS, max(_FEWEST, _NUMBERS // max(size, 1)))
         each = min(q.shape[1], -(-num_draws // q.shape[0]))
         index = torch.linspace(0, q.shape[1] - 1, each).round().long()
         some = q[:, index].flatten(0, 1)
         drawn = map_chunks(lambda rows: target.map(beliefs, rows), some)
     u = seen.value if hasattr(_inside(seen.fn), "trajectory") else None
-    first, last = (_levels_of(at(one)[name].fn) for one in (q[0, 0], q[-1, -1]))
+    first, last = _levels_of(seen.fn), _levels_of(at(q[-1, -1])[name].fn)
     notes = [] if first is None or last is None else free_scales(first, last)
     return DrawnBeliefs(name, drawn, u, (q.shape[0], each), notes)
 
@@ -142,11 +144,11 @@ def _equal_positions(fit: PosteriorDraws) -> Tensor:
 
 
 def _choose(sites: dict[str, Any], site: str | None) -> str:
+    inside = {name: _inside(found.fn) for name, found in sites.items()}
     believing = {
-        name: hasattr(_inside(found.fn), "trajectory")
-        for name, found in sites.items()
-        if hasattr(_inside(found.fn), "trajectory")
-        or getattr(_inside(found.fn), "beliefs", None) is not None
+        name: hasattr(fn, "trajectory")
+        for name, fn in inside.items()
+        if hasattr(fn, "trajectory") or getattr(fn, "beliefs", None) is not None
     }
     if not believing:
         raise UnsupportedError(
