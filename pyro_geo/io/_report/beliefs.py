@@ -11,7 +11,7 @@ from pyro_geo.io._report.tracks import Line, over_time
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["beliefs", "cohort"]
+__all__ = ["beliefs", "cohort", "labels_of"]
 
 _RATE, _PREDICTION = "learning_rate", "prediction"
 _LEVELS = 6
@@ -40,7 +40,7 @@ def beliefs(
         alt = f"The last prediction is {line.centre[-1]:.4g}."
         figures.append(html.figure(png, alt, "Prediction of each input. Dots: inputs."))
     if _RATE in own and own[_RATE].ndim == 2:
-        labels = _labels(own[_RATE])
+        labels = labels_of(own[_RATE])
         lines = [
             _line(own, _RATE, f"rate, {label}", (slice(None), k))
             for k, label in enumerate(labels[:_LEVELS])
@@ -71,7 +71,7 @@ def cohort(filtered: "xr.Dataset", stats: "xr.Dataset") -> list[str]:
         return []
     mean = np.asarray(filtered["mean"].values, dtype=float)
     rate = np.asarray(stats[_RATE].values, dtype=float)
-    labels = _labels(filtered["mean"])[:_LEVELS]
+    labels = labels_of(filtered["mean"])[:_LEVELS]
     lines = [
         _spread(mean[..., k], label)
         for k, label in enumerate(labels)
@@ -87,7 +87,15 @@ def cohort(filtered: "xr.Dataset", stats: "xr.Dataset") -> list[str]:
     return [html.figure(over_time(times, lines), f"{alt}.", caption)]
 
 
-def _labels(array: "xr.DataArray") -> list[str]:
+def labels_of(array: "xr.DataArray") -> list[str]:
+    """Label the last axis of an array.
+
+    Args:
+        array: with coordinates of that axis.
+
+    Returns:
+        The labels; a number comes after the name of the axis.
+    """
     axis = array.dims[-1]
     return [
         f"{axis} {label}" if np.issubdtype(type(label), np.number) else str(label)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_geo.io._report import html
-from pyro_geo.io._report.beliefs import beliefs, cohort
+from pyro_geo.io._report.beliefs import beliefs, cohort, labels_of
 from pyro_geo.io._report.stats import flag_table, quantile_table
 from pyro_geo.io._report.tracks import Line, over_time, plane, shares
 
@@ -95,12 +95,11 @@ def _moments(part: "xr.Dataset") -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def _names(part: "xr.Dataset") -> list[str]:
-    """Names of the components of the state; numbers after the name of their axis."""
-    axis = part["mean"].dims[-1]
-    labels = part[axis].values
-    if axis != "state" and np.issubdtype(labels.dtype, np.number):
-        return [f"{axis} {label}" for label in labels]
-    return [str(label) for label in labels]
+    """Names of the components of the state; a number alone needs the axis's name."""
+    mean = part["mean"]
+    if mean.dims[-1] == "state":
+        return [str(label) for label in mean["state"].values]
+    return labels_of(mean)
 
 
 def _refused(own: "xr.Dataset | None", steps: int) -> np.ndarray:
