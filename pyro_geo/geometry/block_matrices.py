@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.geometry._directions import stretched
+
 __all__ = ["BlockLowRank", "block_partners", "spread_blocks"]
 
 
@@ -83,11 +85,11 @@ class BlockLowRank(NamedTuple):
 
     def matvec(self, x: Tensor) -> Tensor:
         """Multiply, `(..., dim)`."""
-        return self._blocks(self._stretch(self.values, self._blocks(x)))
+        return self._blocks(stretched(self._blocks(x), self.vectors, self.values))
 
     def solve(self, x: Tensor) -> Tensor:
         """Multiply with the inverse, `(..., dim)`."""
-        return self._unblock(self._stretch(1 / self.values, self._unblock(x)))
+        return self._unblock(stretched(self._unblock(x), self.vectors, 1 / self.values))
 
     def logdet(self) -> Tensor:
         """Logarithm of the determinant, `()`."""
@@ -95,19 +97,19 @@ class BlockLowRank(NamedTuple):
 
     def sample(self, noise: Tensor) -> Tensor:
         """Turn standard normal rows into rows of this covariance, `(..., dim)`."""
-        return self._blocks(self._stretch(self.values.sqrt(), noise))
+        return self._blocks(stretched(noise, self.vectors, self.values.sqrt()))
 
     def sample_inverse(self, noise: Tensor) -> Tensor:
         """Turn standard normal rows into rows of this precision, `(..., dim)`."""
-        return self._unblock(self._stretch(self.values.rsqrt(), noise))
+        return self._unblock(stretched(noise, self.vectors, self.values.rsqrt()))
 
     def root_solve(self, x: Tensor) -> Tensor:
         """Undo :meth:`sample`, `(..., dim)`."""
-        return self._stretch(self.values.rsqrt(), self._unblock(x))
+        return stretched(self._unblock(x), self.vectors, self.values.rsqrt())
 
     def norm(self, x: Tensor) -> Tensor:
         """Length of rows in this metric, `(...)`."""
-        return self._stretch(self.values.sqrt(), self._blocks(x)).norm(dim=-1)
+        return stretched(self._blocks(x), self.vectors, self.values.sqrt()).norm(dim=-1)
 
     def dense(self) -> Tensor:
         """The matrix written out, `(dim, dim)`."""
@@ -118,11 +120,6 @@ class BlockLowRank(NamedTuple):
 
     def _unblock(self, x: Tensor) -> Tensor:
         return (x[..., self.partners] * self.inverse_root).sum(-1)
-
-    def _stretch(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Apply `I + U (diag(values) - I) U'` to each row."""
-        along = rows @ self.vectors
-        return rows + ((values - 1) * along) @ self.vectors.mT
 
 
 def block_partners(members: Tensor, dim: int) -> Tensor:

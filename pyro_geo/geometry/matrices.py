@@ -1,4 +1,4 @@
-r"""Positive-definite matrices in five forms that share one interface.
+r"""Positive-definite matrices in forms that share one interface.
 
 Each is a named tuple of tensors, so that it can be an input of a traced graph and be
 stored as it is. A matrix `A` comes with a root `R`, :math:`A = R R^\top`. All products
@@ -6,6 +6,7 @@ take rows: `x` of `(..., dim)` holds one vector in each row.
 
 - :class:`Diagonal`: `dim` numbers.
 - :class:`LowRank`: a diagonal scale around a low-rank change of the identity.
+- :class:`~pyro_geo.geometry.block_matrices.BlockLowRank`: small dense blocks around it.
 - :class:`Dense`: the matrix, its root and the root's inverse at hand, for products by
   the thousand.
 - :class:`Cholesky`: the root alone, with triangular solves; nothing is ever inverted.
@@ -18,6 +19,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from pyro_geo.geometry._directions import stretched
 
 __all__ = [
     "Cholesky",
@@ -154,11 +157,12 @@ class LowRank(NamedTuple):
 
     def matvec(self, x: Tensor) -> Tensor:
         """Multiply, `(..., dim)`."""
-        return self.scale * self._stretch(self.values, self.scale * x)
+        return self.scale * stretched(self.scale * x, self.vectors, self.values)
 
     def solve(self, x: Tensor) -> Tensor:
         """Multiply with the inverse, `(..., dim)`."""
-        return self._stretch(self.values.reciprocal(), x / self.scale) / self.scale
+        inverse = self.values.reciprocal()
+        return stretched(x / self.scale, self.vectors, inverse) / self.scale
 
     def logdet(self) -> Tensor:
         """Logarithm of the determinant, `()`."""
@@ -168,15 +172,15 @@ class LowRank(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """Turn standard normal rows into rows of this covariance, `(..., dim)`."""
         # the symmetric root of the middle, scaled from the left alone
-        return self.scale * self._stretch(self.values.sqrt(), noise)
+        return self.scale * stretched(noise, self.vectors, self.values.sqrt())
 
     def sample_inverse(self, noise: Tensor) -> Tensor:
         """Turn standard normal rows into rows of this precision, `(..., dim)`."""
-        return self._stretch(self.values.rsqrt(), noise) / self.scale
+        return stretched(noise, self.vectors, self.values.rsqrt()) / self.scale
 
     def root_solve(self, x: Tensor) -> Tensor:
         """Undo :meth:`sample`, `(..., dim)`."""
-        return self._stretch(self.values.rsqrt(), x / self.scale)
+        return stretched(x / self.scale, self.vectors, self.values.rsqrt())
 
     def norm(self, x: Tensor) -> Tensor:
         """Length of rows in this metric, `(...)`."""
@@ -185,13 +189,6 @@ class LowRank(NamedTuple):
     def dense(self) -> Tensor:
         """The matrix written out, `(dim, dim)`."""
         return self.matvec(torch.eye(self.dim).to(self.scale))
-
-    def _stretch(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Apply `I + U (diag(values) - I) U'` to each row."""
-        # U is orthonormal, so that powers of the middle are powers of D:
-        # (I + U (D - I) U')^p = I + U (D^p - I) U'
-        along = rows @ self.vectors
-        return rows + ((values - 1) * along) @ self.vectors.mT
 
 
 class Dense(NamedTuple):
