@@ -256,9 +256,8 @@ class HMC(Kernel):
                 steps,
                 sizes.new_tensor(adaptation.inertia_at(middle)),
             )
-            time = steps * middle
             current = observe(
-                adaptation, before, current, trajectory, time, choices[:, i]
+                adaptation, before, current, trajectory, middle, steps, choices[:, i]
             )
             # what is computed: a graph makes its `unroll` steps, needed or not
             taken += -(-steps // state.unroll) * state.unroll

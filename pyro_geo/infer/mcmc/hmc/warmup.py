@@ -59,7 +59,8 @@ def observe(
     before: ChainState,
     after: ChainState,
     trajectory: Trajectory,
-    time: float,
+    step_size: float,
+    num_steps: int,
     uniform: Tensor,
 ) -> ChainState:
     """Learn from one transition; the state is changed in place.
@@ -69,7 +70,8 @@ def observe(
         before: the chains before it.
         after: and after.
         trajectory: ends of the trajectories.
-        time: their length.
+        step_size: usual one, that of :meth:`Adaptation.plan`.
+        num_steps: leapfrog steps of the trajectories.
         uniform: numbers to choose neighbours with, `(chains,)`.
 
     Returns:
@@ -82,7 +84,7 @@ def observe(
         row = (after.q, after.grad, after.potential)
         state.trail = [*state.trail[1 - 3 * CYCLE :], row]
     else:
-        _follow(state, before, after, trajectory, acceptance, time)
+        _follow(state, before, after, trajectory, acceptance, step_size, num_steps)
     state.energies.append(after.potential)
     state.iteration += 1
     return _finish_stage(state, after, uniform)
@@ -94,13 +96,14 @@ def _follow(
     after: ChainState,
     trajectory: Trajectory,
     acceptance: Tensor,
-    time: float,
+    step_size: float,
+    num_steps: int,
 ) -> None:
     """Adapt to the chains that have arrived; the others have their own step sizes."""
     accepted = float(state.arrived(acceptance).mean())
-    # before the step size changes that they were made with
-    _follow_inertia(state, before, trajectory, acceptance)
+    _follow_inertia(state, before, trajectory, acceptance, step_size)
     state.step = _bounded(update(state.step, accepted, state.target))
+    time = num_steps * step_size
     _follow_length(state, before, trajectory, acceptance, time)
     _keep_draws(state, after)
     rejected = (after.q == before.q).all(-1)
@@ -292,17 +295,20 @@ def _follow_length(
 
 
 def _follow_inertia(
-    state: Adaptation, chains: ChainState, trajectory: Trajectory, acceptance: Tensor
+    state: Adaptation,
+    chains: ChainState,
+    trajectory: Trajectory,
+    acceptance: Tensor,
+    step_size: float,
 ) -> None:
-    step = state.plan()[1]
     potential = trajectory.potential - chains.potential
-    kinetic = (trajectory.error - potential) / state.inertia_at(step)
+    kinetic = (trajectory.error - potential) / state.inertia_at(step_size)
     state.inertia = inertia_update(
         state.inertia,
         state.arrived(potential),
         state.arrived(kinetic),
         state.arrived(acceptance),
-        step,
+        step_size,
     )
 
 
