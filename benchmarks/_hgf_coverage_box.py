@@ -1,15 +1,14 @@
 """Values and gradients of one update over a wide box, ours and pyhgf's."""
 
 import importlib
-import importlib.util
-import sys
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from _bench import Row
+from _hgf_peers import pyhgf_module
+from _hmc_common import installed
 from torch import Tensor
 
 from pyro_geo.filtering import volatility_update
@@ -57,18 +56,14 @@ def ours(arguments: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 @cache
 def pyhgf_update() -> Any:
     """Make pyhgf's unbounded update a function of our arguments; None if missing."""
-    if not all(map(importlib.util.find_spec, ("jax", "pyhgf"))):
+    if not all(map(installed, ("jax", "pyhgf"))):
         return None
     jax: Any = importlib.import_module("jax")
     jnp: Any = importlib.import_module("jax.numpy")
     jax.config.update("jax_enable_x64", True)
-    # a type that this version of pyhgf looks up where older versions of jaxlib had it
-    older = ModuleType("jaxlib.xla_extension")
-    vars(older)["PjitFunction"] = type(jax.jit(lambda x: x))
-    sys.modules.setdefault(older.__name__, older)
-    typing: Any = importlib.import_module("pyhgf.typing")
+    typing = pyhgf_module("pyhgf.typing")
     name = "continuous_node_posterior_update_unbounded"
-    module = importlib.import_module(f"pyhgf.updates.posterior.continuous.{name}")
+    module = pyhgf_module(f"pyhgf.updates.posterior.continuous.{name}")
     update = module.posterior_update_unbounded
     lists = [None] * len(typing.AdjacencyLists._fields)
     child = typing.AdjacencyLists(*lists)._replace(volatility_parents=(1,))

@@ -6,10 +6,10 @@ function in closed form. All lanes are one array.
 """
 
 import importlib
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
+
+from _hgf_peers import pyhgf_module
 
 # Peers of the `bench` extra: not there where only `dev` is installed.
 jax: Any = importlib.import_module("jax")
@@ -126,11 +126,7 @@ def pyhgf_value_and_grad(parameters: Any, u: Any) -> Callable[[], Any]:
     Returns:
         A call.
     """
-    # pyhgf 0.2.12 names a type for its annotations that jaxlib has moved since
-    moved = types.ModuleType("jaxlib.xla_extension")
-    moved.PjitFunction = Any  # type: ignore[attr-defined]
-    sys.modules.setdefault("jaxlib.xla_extension", moved)
-    network = importlib.import_module("pyhgf.model").Network(update_type="unbounded")
+    network = pyhgf_module("pyhgf.model").Network(update_type="unbounded")
     network = (
         network.add_nodes(precision=1.0)
         .add_nodes(value_children=0)
