@@ -8,8 +8,7 @@ Python 3.11 installs; its gradient leaves out the coupling and the precision of 
 input. Compile times are printed apart.
 """
 
-import argparse
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from _bench import ROOT, Row, Timing, interleaved, options, write
+from _hmc_common import installed, missing
 
 from pyro_geo.filtering.hgf.compiled.operator import compiled_total
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters
@@ -28,6 +28,7 @@ from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters
 LANES = (1, 16, 64, 1024)
 STEPS = (1000, 10_000)
 PACKAGES = ("torch", "numpy", "numba", "jax", "jaxlib", "pyhgf")
+PEERS = {"jax_scan": "jax", "pyhgf": "pyhgf"}
 # pyhgf takes minutes on these
 TOO_LONG = 16 * 10_000
 
@@ -81,10 +82,10 @@ def measure(lanes: int, steps: int, quick: bool) -> list[Row]:
     """Time all methods on one case in this process."""
     parameters, u = case(lanes, steps)
     functions: dict[str, Callable[[], Any]] = {"pyro_geo": ours(parameters, u)}
-    if importlib.util.find_spec("jax"):
+    if installed("jax"):
         peers = importlib.import_module("_hgf_jax")
         functions["jax_scan"] = peers.value_and_grad(parameters, u)
-        if importlib.util.find_spec("pyhgf") and lanes * steps <= TOO_LONG:
+        if installed("pyhgf") and lanes * steps <= TOO_LONG:
             functions["pyhgf"] = peers.pyhgf_value_and_grad(parameters, u)
     rows: list[Row] = []
     values = {}
@@ -102,9 +103,6 @@ def measure(lanes: int, steps: int, quick: bool) -> list[Row]:
         if off > 1e-6:
             new["note"] = f"differs by {off:.0e}"
         rows.append(new)
-    for name in ("jax_scan", "pyhgf"):
-        if not importlib.util.find_spec(name.split("_")[0]):
-            rows.append({"case": "all", "method": name, "note": "not installed"})
     return rows
 
 
@@ -127,7 +125,7 @@ def run_child(threads: int, quick: bool) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, set(cores[:threads]))
     torch.set_num_threads(threads)
-    if importlib.util.find_spec("jax"):
+    if installed("jax"):
         importlib.import_module("jax").config.update("jax_enable_x64", True)
     for steps in STEPS[:1] if quick else STEPS:
         for lanes in LANES[:2] if quick else LANES:
@@ -160,7 +158,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     timed = {
         (r["case"], r["method"]): r["wall"]
         for r in rows
-        if r.get("metric", "").startswith("value")
+        if r["metric"].startswith("value") and r["value"] is not None
     }
     for (label, method), theirs in timed.items():
         name, *rest = method.split(", ")
@@ -175,23 +173,20 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     return found
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the options that every benchmark has."""
-    return options(__doc__, argv)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Measure everything and write it."""
-    args = parse(argv)
+    args = options(__doc__, argv)
     rows: list[Row] = []
     for threads in (1,) if args.quick else (1, 2):
         rows += child(threads, args.quick)
     for new in rows:
-        if "value" in new:
-            print(
-                f"{new['case']}, {new['method']}, {new['metric']}: "
-                f"{new['value']:.2f} ms (wall {new['wall']:.2f}) {new.get('note', '')}"
-            )
+        print(
+            f"{new['case']}, {new['method']}, {new['metric']}: "
+            f"{new['value']:.2f} ms (wall {new['wall']:.2f}) {new.get('note', '')}"
+        )
+    for name, package in PEERS.items():
+        if not installed(package):
+            rows.append(missing("all", name, "value and gradient, processor"))
     write("hgf_speed", rows, ratios(rows), args, PACKAGES)
 
 
