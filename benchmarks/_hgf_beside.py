@@ -45,7 +45,7 @@ def measure(quick: bool) -> Iterator[list[Row]]:
     # the faster one of those whose chains agree
     best = min(runs, key=lambda run: (quality(run.draws).r_hat > R_HAT, *_spent(run)))
     yield spent_rows(SMALL, fits)
-    yield gate_rows(SMALL, fits[0], best.draws, NUMPYRO)[0]
+    yield gate_rows(SMALL, fits[0], best.draws, NUMPYRO)
     yield gradient_rows(SMALL, cohort)
     yield gradient_rows(LARGE, large_cohort(quick))
 

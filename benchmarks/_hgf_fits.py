@@ -61,7 +61,7 @@ def recovery(quick: bool) -> Iterator[list[Row]]:
             inside, total = inside + found[name][0], total + found[name][1]
         r_hats.append(quality(fit.arrays).r_hat)
         if seed == 0:
-            yield spent_rows(SMALL, [fit]) + gate_rows(SMALL, fit, None, "")[0]
+            yield spent_rows(SMALL, [fit]) + gate_rows(SMALL, fit)
     share, about = inside / total, f"{inside} of {total} in {cohorts} cohorts"
     error = math.sqrt(0.9 * 0.1 / total)
     name = "coverage of 90 % intervals of subjects"
@@ -82,7 +82,7 @@ def recording(quick: bool) -> Iterator[list[Row]]:
     if quick:
         cohort = Cohort(cohort.inputs[:4, :40], cohort.responses[:4, :40], {})
     fit = sample(cohort, *((60, 60) if quick else (1000, 300)), seed=0)
-    yield spent_rows(RECORDED, [fit]) + gate_rows(RECORDED, fit, None, "")[0]
+    yield spent_rows(RECORDED, [fit]) + gate_rows(RECORDED, fit)
     yield loo_rows(fit)
 
 
@@ -117,7 +117,7 @@ def large(quick: bool) -> Iterator[list[Row]]:
     fits = [sample(cohort, samples, warmup, seed) for seed in (0, 1)]
     torch.set_num_threads(threads)
     rows = spent_rows(LARGE, fits)
-    new, _ = gate_rows(LARGE, fits[0], fits[1].arrays, "another run of ours")
+    new = gate_rows(LARGE, fits[0], fits[1].arrays, "another run of ours")
     found = covered(fits[0].draws, cohort.truth)
     inside, total = map(sum, zip(found["omega"], found["log_zeta"], strict=True))
     about = f"{inside} of {total}; {CHAINS} chains"

@@ -3,7 +3,7 @@
 import statistics
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_geo._process import Seconds
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer import HMC, MCMC
-from pyro_geo.testing.gates import PosteriorCheck, compare_posterior
+from pyro_geo.testing.gates import compare_posterior
 
 __all__ = ["CHAINS", "OURS", "Fit", "covered", "gate_rows", "sample", "spent_rows"]
 
@@ -43,7 +43,7 @@ class Fit(NamedTuple):
         return {name: value.numpy() for name, value in self.draws.items()}
 
 
-def sample(cohort: Cohort, samples: int, warmup: int, seed: int, **options: Any) -> Fit:
+def sample(cohort: Cohort, samples: int, warmup: int, seed: int) -> Fit:
     """Fit a cohort in double precision.
 
     Args:
@@ -51,7 +51,6 @@ def sample(cohort: Cohort, samples: int, warmup: int, seed: int, **options: Any)
         samples: draws per chain.
         warmup: steps of adaptation.
         seed: of the starts and of the run.
-        **options: of the runner.
 
     Returns:
         The fit, timed from the model on: tracing and compiling are in it.
@@ -66,7 +65,6 @@ def sample(cohort: Cohort, samples: int, warmup: int, seed: int, **options: Any)
         initial_params=starts(cohort, CHAINS, seed),
         dtype=torch.float64,
         progress_bar=False,
-        **options,
     )
     with warnings.catch_warnings():
         # what the draws have not reached is among the figures
@@ -116,8 +114,8 @@ def spent_rows(case: str, fits: list[Fit]) -> list[Row]:
 
 
 def gate_rows(
-    case: str, fit: Fit, reference: Draws | None, of: str
-) -> tuple[list[Row], PosteriorCheck | None]:
+    case: str, fit: Fit, reference: Draws | None = None, of: str = ""
+) -> list[Row]:
     """Hold a fit against the gate: R-hat, effective size, and a reference.
 
     Args:
@@ -127,7 +125,7 @@ def gate_rows(
         of: whose they are.
 
     Returns:
-        The rows and, where there is a reference, the comparison.
+        The rows, with those of the comparison where there is a reference.
     """
     found = quality(fit.arrays)
     divergences = float(fit.run.stats["diverging"].sum())
@@ -137,35 +135,32 @@ def gate_rows(
         row(case, OURS, "divergences", divergences, ""),
     ]
     if reference is None:
-        return rows, None
+        return rows
     theirs = {name: torch.as_tensor(np.array(v)) for name, v in reference.items()}
     check = compare_posterior(fit.draws, theirs)
     share = float((check.scores.abs() / check.limits).max())
     rows.append(row(case, f"{OURS} against {of}", "largest score/limit", share, ""))
-    note = "; ".join(check.failures[:3])
     failed = float(len(check.failures))
+    note = {"note": "; ".join(check.failures[:3])} if check.failures else {}
     rows.append(
-        row(case, f"{OURS} against {of}", "conditions failed", failed, "", note=note)
-        if note
-        else row(case, f"{OURS} against {of}", "conditions failed", failed, "")
+        row(case, f"{OURS} against {of}", "conditions failed", failed, "", **note)
     )
-    return rows, check
+    return rows
 
 
 def covered(
-    draws: Mapping[str, Tensor], truth: Mapping[str, Tensor], level: float = 0.9
+    draws: Mapping[str, Tensor], truth: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, int]]:
-    """Count true values inside central intervals.
+    """Count true values inside central intervals of 90 %.
 
     Args:
         draws: site to `(chains, draws, *shape)`.
         truth: site to its value.
-        level: of the intervals.
 
     Returns:
         Site to values inside and values in all.
     """
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    tails = torch.tensor([0.05, 0.95], dtype=torch.float64)
     found = {}
     for name, value in truth.items():
         low, high = draws[name].flatten(0, 1).quantile(tails, 0)
