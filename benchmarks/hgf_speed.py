@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from _bench import ROOT, Row, Timing, interleaved, options, write
 from _hmc_common import installed, missing
 
+from pyro_geo._process import Seconds
 from pyro_geo.filtering.hgf.compiled.operator import compiled_total
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters
 
@@ -71,11 +71,12 @@ def ours(parameters: dict[str, Any], u: np.ndarray) -> Callable[[], Any]:
     return call
 
 
-def first_call(fn: Callable[[], Any]) -> tuple[Any, float]:
+def first_call(fn: Callable[[], Any]) -> tuple[Any, Timing]:
     """Call once; return the result and the seconds that it took."""
-    start = time.perf_counter()
+    before = Seconds.now()
     found = fn()
-    return found, time.perf_counter() - start
+    spent = Seconds.now() - before
+    return found, Timing(spent.cpu, spent.wall, 0.0)
 
 
 def measure(lanes: int, steps: int, quick: bool) -> list[Row]:
@@ -90,10 +91,10 @@ def measure(lanes: int, steps: int, quick: bool) -> list[Row]:
     rows: list[Row] = []
     values = {}
     for name, fn in functions.items():
-        found, seconds = first_call(fn)
+        found, spent = first_call(fn)
         values[name] = float(found[0])
         label = f"T = {steps}, B = {lanes}"
-        rows.append(row(label, name, "first call", Timing(seconds, seconds, 0.0)))
+        rows.append(row(label, name, "first call", spent))
     times = interleaved(
         functions, repetitions=1 if quick else 5, seconds=0.0 if quick else 0.1
     )
