@@ -11,6 +11,11 @@ from gpytorch.means import ZeroMean
 from pyro_geo.gp import Transitions
 
 GAMMA = 0.9
+KINDS: list[Any] = ["reward", "return"]  # of noise
+
+
+def double(value: Any) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 @dataclass
@@ -105,10 +110,6 @@ def set_up(
     length: Any = (0.7, 1.1),
 ) -> Any:
     """Give a model with the default modules the oracle's hyperparameters."""
-
-    def double(value):
-        return torch.as_tensor(value, dtype=torch.float64)
-
     model.mean_module.base_mean.constant.data.fill_(mean)
     model.covar_module.base_kernel.outputscale = double(scale)
     model.covar_module.base_kernel.base_kernel.lengthscale = double(length)

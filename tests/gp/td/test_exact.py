@@ -18,6 +18,7 @@ from pyro_geo.gp import (
     value_rows,
 )
 from tests.gp.td.oracle import (
+    KINDS,
     Episodes,
     Features,
     deviation,
@@ -27,8 +28,6 @@ from tests.gp.td.oracle import (
     set_up,
     walk,
 )
-
-KINDS: list[Any] = ["reward", "return"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

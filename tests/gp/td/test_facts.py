@@ -11,6 +11,7 @@ from pyro_geo.gp import ExactGPTD, SparseGPTD, Transitions
 from tests.gp.td.oracle import (
     Features,
     deviation,
+    double,
     matern,
     new_nodes,
     posterior,
@@ -19,10 +20,6 @@ from tests.gp.td.oracle import (
     walk,
     zero_mean,
 )
-
-
-def double(value):
-    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def values(gp, x):

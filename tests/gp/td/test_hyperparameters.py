@@ -27,14 +27,9 @@ from pyro_geo.gp import (
     predict,
 )
 from pyro_geo.infer import HMC, MCMC
-from tests.gp.td.oracle import matern, new_nodes, posterior, set_up, walk
+from tests.gp.td.oracle import KINDS, double, matern, new_nodes, posterior, set_up, walk
 
 NORMAL: Any = multivariate_normal
-KINDS: list[Any] = ["reward", "return"]
-
-
-def double(value):
-    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def draws(count=3):

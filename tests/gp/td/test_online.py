@@ -11,6 +11,7 @@ from pyro_geo.gp import ExactGPTD, OnlineGPTD, Transitions
 from pyro_geo.gp.td import _online
 from pyro_geo.gp.td._recursion import Recursion
 from tests.gp.td.oracle import (
+    KINDS,
     Episodes,
     deviation,
     matern,
@@ -19,8 +20,6 @@ from tests.gp.td.oracle import (
     set_up,
     walk,
 )
-
-KINDS: list[Any] = ["reward", "return"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

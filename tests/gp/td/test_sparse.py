@@ -21,6 +21,7 @@ from pyro_geo.gp import (
 )
 from pyro_geo.gp.td import _inducing, _sparse, _variational
 from tests.gp.td.oracle import (
+    KINDS,
     Episodes,
     deviation,
     matern,
@@ -30,7 +31,6 @@ from tests.gp.td.oracle import (
     walk,
 )
 
-KINDS: list[Any] = ["reward", "return"]
 POINTS = np.random.default_rng(5).normal(size=(8, 2))
 
 
