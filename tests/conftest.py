@@ -57,3 +57,9 @@ def _global_state() -> Iterator[None]:
     pyro.enable_validation(validation)
     torch.set_default_dtype(dtype)
     set_rng_state(before)
+
+
+@pytest.fixture
+def double_precision() -> None:
+    """Make tensors of double precision; put back with the rest of the global state."""
+    torch.set_default_dtype(torch.float64)

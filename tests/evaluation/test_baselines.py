@@ -21,10 +21,7 @@ from pyro_geo.geometry.laplace import laplace
 
 NOISE, PRIOR = 0.5, 2.0
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> None:
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def regression(x: Tensor, y: Tensor | None = None) -> None:

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from pyro_geo.optim.descent import adam, adam_step, lbfgs
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> None:
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def rosenbrock(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,7 @@ from pyro_geo.errors import (
 from pyro_geo.filtering.hgf.filter import hgf_filter
 from pyro_geo.filtering.hgf.network import HGFNetwork
 
-
-@pytest.fixture(autouse=True)
-def _double() -> None:
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def single(**options: Any) -> HGFNetwork:

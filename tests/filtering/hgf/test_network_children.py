@@ -18,10 +18,7 @@ from pyro_geo.filtering.hgf.volatility import volatility_update
 
 GRID = torch.linspace(-60.0, 60.0, 4001, dtype=torch.float64)
 
-
-@pytest.fixture(autouse=True)
-def _double() -> None:
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def design(n: int, count: int = 400) -> tuple[Children, Tensor, Tensor]:

@@ -22,10 +22,7 @@ GOLDEN = json.loads(Path(__file__).with_name("pyhgf_0_2_12.json").read_text())
 SERIES = Path(__file__).parents[3] / "models" / "data" / "hgf_series"
 STEPS = GOLDEN["steps"]
 
-
-@pytest.fixture(autouse=True)
-def _double() -> None:
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def column(file: str, name: str) -> Tensor:

@@ -31,10 +31,7 @@ NETWORK = BooleanNetwork(
     "abc", [r for r, _ in RULES], [t for _, t in RULES], unknown=UNKNOWN
 )
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def small(**changes):

@@ -30,10 +30,7 @@ ACTIONS = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 0, 1]])
 CHANNEL = Channel.bernoulli(torch.tensor(0.1, dtype=torch.float64))
 PRIOR = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture

@@ -18,10 +18,7 @@ from pyro_geo.planning.boolean_network.hypercube import (
     state_index,
 )
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def noise_matrix(p):

@@ -26,10 +26,7 @@ NETWORK = BooleanNetwork(
 )
 NAN = float("nan")
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def cases():

@@ -14,10 +14,7 @@ from pyro_geo.planning.environments import (
     unknown_sign,
 )
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture
