@@ -1,8 +1,9 @@
-"""Write the checked-in benchmark figures into README.md and docs/benchmarks.md.
+"""Write the checked-in benchmark figures into README.md and docs/benchmarks.
 
-Both pages hold a pair of markers; what lies between them is made from
-`benchmarks/results/*.json` and never edited by hand. `--check` changes nothing and
-exits with 1 when a page is stale.
+README.md and docs/benchmarks.md hold a pair of markers; what lies between them is made
+from `benchmarks/results/*.json` and never edited by hand, like the page that each
+benchmark has in docs/benchmarks. `--check` changes nothing and exits with 1 when a page
+is stale.
 """
 
 import argparse
@@ -150,11 +151,17 @@ def measurement(row: dict[str, Any]) -> list[str]:
     return [*names, shown, str(row.get("unit", "")), str(row.get("seeds", ""))]
 
 
-def section(result: Result) -> str:
-    """Lay out all measurements of one benchmark."""
+def detail(result: Result) -> str:
+    """Write the page of one benchmark: its ratios, then all that was measured."""
     head = ["case", "method", "metric", "value", "unit", "seeds"]
     rows = [measurement(row) for row in result.get("rows", [])]
-    return f"## {result['name']}\n\n{origin(result)}\n\n{table(head, 3, rows)}"
+    parts = [
+        f"# {result['name']}",
+        origin(result),
+        ratios([result]),
+        table(head, 3, rows),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def readme(results: list[Result]) -> str:
@@ -174,10 +181,12 @@ def readme(results: list[Result]) -> str:
 
 
 def page(results: list[Result]) -> str:
-    """Fill the documentation page: the ratios, then everything measured."""
+    """Fill the page of all benchmarks: the ratios, and where to read on."""
     if not results:
         return EMPTY
-    return "\n\n".join(["## Ratios", ratios(results), *map(section, results)])
+    names = "\n".join(f"benchmarks/{result['name']}" for result in results)
+    tree = f"```{{toctree}}\n:maxdepth: 1\n\n{names}\n```"
+    return "\n\n".join([tree, "## Ratios", ratios(results)])
 
 
 def replace(text: str, body: str) -> str:
@@ -190,21 +199,31 @@ def replace(text: str, body: str) -> str:
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
-    """Fill both pages, or check that they are filled."""
+    """Write the pages, or check that they are fresh."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit 1 if stale")
     options = parser.parse_args(argv)
     results = load(root / "benchmarks" / "results")
-    pages = {"README.md": readme(results), "docs/benchmarks.md": page(results)}
-    stale = []
-    for name, body in pages.items():
+    filled = {"README.md": readme(results), "docs/benchmarks.md": page(results)}
+    pages = {
+        name: replace((root / name).read_text(), body) for name, body in filled.items()
+    }
+    folder = root / "docs" / "benchmarks"
+    for result in results:
+        pages[f"docs/benchmarks/{result['name']}.md"] = detail(result)
+    gone = [x for x in folder.glob("*.md") if str(x.relative_to(root)) not in pages]
+    stale = [str(path.relative_to(root)) for path in gone]
+    for name, new in pages.items():
         path = root / name
-        old = path.read_text()
-        new = replace(old, body)
-        if new != old:
-            stale.append(name)
-            if not options.check:
-                path.write_text(new)
+        if path.exists() and path.read_text() == new:
+            continue
+        stale.append(name)
+        if not options.check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(new)
+    if not options.check:
+        for path in gone:
+            path.unlink()
     verb = "stale" if options.check else "written"
     print(f"{verb}: {', '.join(stale) or 'none'}")
     return int(options.check and bool(stale))

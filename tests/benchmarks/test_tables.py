@@ -55,8 +55,17 @@ def test_pages_are_stale_then_filled_then_fresh(root):
     assert "draws_per_cpu_s" not in readme
     page = (root / "docs" / "benchmarks.md").read_text()
     assert "| dims | `draws_per_cpu_s/dopri5_lockstep@256` | 1,234 |" in page
-    assert "| gap | DIMS | nll | 1.91 ± 0.2 | nat | 3 |" in page
-    assert "| gap | peer | nll | not installed |  |  |" in page
+    assert "\nbenchmarks/dims\n" in page
+    detail = root / "docs" / "benchmarks" / "dims.md"
+    text = detail.read_text()
+    assert "| gap | DIMS | nll | 1.91 ± 0.2 | nat | 3 |" in text
+    assert "| gap | peer | nll | not installed |  |  |" in text
+    # a benchmark that is gone takes its page along
+    (root / "benchmarks" / "results" / "dims.json").unlink()
+    assert TABLES["main"](["--check"], root) == 1
+    assert detail.exists()
+    assert TABLES["main"]([], root) == 0
+    assert not detail.exists()
 
 
 def test_no_results_are_said_to_be_none(root):
