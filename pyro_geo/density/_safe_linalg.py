@@ -3,15 +3,18 @@
 A factorisation raises if a single matrix of the batch has none. Here the chain with
 that matrix gets NaN, which counts as infinite energy, and every other chain gets its
 own result. Some writes in place have no rule under `vmap`; they are done out of place.
+Some functions have a second derivative of NaN where they are as good as linear.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid, mish, softplus
 
 __all__ = ["REPLACED"]
 
@@ -100,6 +103,32 @@ def _deepcopy(x: Tensor, memo: dict[int, Any]) -> Tensor:
     return memo[id(x)]
 
 
+def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """Log of the sum of two exponentials, twice differentiable everywhere.
+
+    Torch's own has a second derivative of zero times infinity where the terms differ
+    by more than an exponential can hold, as far from all modes but one of a mixture.
+
+    Returns:
+        The logarithm, of the broadcast shape.
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    larger, smaller = torch.where(a >= b, a, b), torch.where(a >= b, b, a)
+    # equal infinities have no difference
+    plain = (larger == smaller) & larger.isinf()
+    gap = torch.where(plain, 0.0, larger) - torch.where(plain, 0.0, smaller)
+    return torch.where(plain, larger, larger - logsigmoid(gap))
+
+
+def _logaddexp2(a: Tensor, b: Tensor) -> Tensor:
+    unit = math.log(2)
+    return _logaddexp(a * unit, b * unit) / unit
+
+
+def _mish(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * softplus(x).tanh()
+
+
 _DATA: Any = torch.Tensor.data  # a descriptor
 
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -115,6 +144,11 @@ REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.linalg.svd: _on_finite(torch.linalg.svd, 2, 1, 2),
     torch.linalg.svdvals: _on_finite(torch.linalg.svdvals, 1),
     torch.linalg.pinv: _on_finite(torch.linalg.pinv, 2),
+    torch.logaddexp: _logaddexp,
+    torch.Tensor.logaddexp: _logaddexp,
+    torch.logaddexp2: _logaddexp2,
+    torch.Tensor.logaddexp2: _logaddexp2,
+    mish: _mish,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.clamp_: _clamp_,
     torch.Tensor.scatter_: _scatter_,
