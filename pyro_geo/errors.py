@@ -13,6 +13,7 @@ __all__ = [
     "AnchorNotConvergedWarning",
     "BallSpecError",
     "BetaRangeError",
+    "BoundsError",
     "CheckpointError",
     "ConfigurationError",
     "ConvergenceWarning",
@@ -22,6 +23,8 @@ __all__ = [
     "DiscountError",
     "DiscreteSiteError",
     "DivergenceWarning",
+    "EliteCollapseWarning",
+    "ElitesError",
     "EmptyDropletError",
     "EmptyEnsembleError",
     "EnergyLedgerWarning",
@@ -38,6 +41,8 @@ __all__ = [
     "MissingCurvatureError",
     "MissingExtraError",
     "ModelError",
+    "ModesNotJoinedWarning",
+    "NoFeasibleSampleError",
     "NonFiniteDataError",
     "NonFiniteLossError",
     "NonFiniteMeasurementWarning",
@@ -200,8 +205,29 @@ class EnergyLedgerWarning(DivergenceWarning):
     """Energy and friction work of a trajectory do not balance."""
 
 
+# Search and modes
 class ObjectiveShapeError(ShapeError):
     """An objective does not return one value per candidate."""
+
+
+class BoundsError(PyroGeoError, ValueError):
+    """Bounds cross, or a search does not start inside them."""
+
+
+class ElitesError(PyroGeoError, ValueError):
+    """A population is smaller than its elites, or has none."""
+
+
+class NoFeasibleSampleError(PyroGeoError, RuntimeError):
+    """No candidate of the first population has a finite cost."""
+
+
+class EliteCollapseWarning(ConvergenceWarning):
+    """One elite alone: the spread shrinks by the old share at every step."""
+
+
+class ModesNotJoinedWarning(ConvergenceWarning):
+    """Chains that started in different modes never met."""
 
 
 # Merging of posteriors
