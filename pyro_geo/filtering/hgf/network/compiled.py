@@ -8,7 +8,7 @@ its derivatives. The rules are those of `scan`, `prediction` and `children`.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -18,8 +18,11 @@ __all__ = ["run_lanes"]
 
 Array = NDArray[Any]
 
-# all in one file, as the cache on disk sees changes of a function's own file alone
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+# All in one file, as the cache on disk sees changes of a function's own file alone.
+# Loops in place of slices, which take several times as long to compile.
+_part: Any = cast(Any, numba.njit)(
+    error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 _FAR = 1e4
 _CAP = 80.0
@@ -27,17 +30,23 @@ _CEILING = 300.0
 _LEAST = 1e-6
 
 
-@_compiled
+@_part
+def _copy(x: Array, to: Array) -> None:
+    for d in range(len(x)):
+        to[d] = x[d]
+
+
+@_part
 def _sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
 
 
-@_compiled
+@_part
 def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@_compiled
+@_part
 def _omega(z: float) -> float:
     """Solve w + log w = z."""
     if z < -30.0:
@@ -57,7 +66,7 @@ def _omega(z: float) -> float:
     return w
 
 
-@_compiled
+@_part
 def _energy(
     x: Array,
     m: Array,
@@ -114,7 +123,7 @@ def _energy(
             out[3, d] += unit * k * w * v + half * (v - w) * dw
 
 
-@_compiled
+@_part
 def _expand(
     m: Array,
     p: Array,
@@ -135,7 +144,7 @@ def _expand(
     for c in range(kids + 1):
         x = points[c]
         if c == 0:
-            x[:] = m
+            _copy(m, x)
         else:
             k, j = kappa[c - 1], c - 1
             shift = 0.5 * k * k / p[0]
@@ -163,10 +172,10 @@ def _expand(
         x[0] += math.copysign(limit, step) if far else step
         spread[c, 0] = 1.0 / out[row, 0]
         _energy(x, m, p, kids, seed, kappa, alpha, beta, offset, out)
-        score[c] = out[0]
+        _copy(out[0], score[c])
 
 
-@_compiled
+@_part
 def _match(
     count: int, points: Array, spread: Array, score: Array, mean: Array, var: Array
 ) -> None:
@@ -181,12 +190,13 @@ def _match(
     for c in range(count):
         weight[c] = math.exp(score[c, 0] - score[main, 0])
         total += weight[c]
-    weight /= total
     average = np.zeros(width)
     for c in range(count):
+        weight[c] /= total
         for d in range(1, width):
             average[d] += weight[c] * score[c, d]
-    mean[:] = 0.0
+    for d in range(width):
+        mean[d] = var[d] = 0.0
     mean[0] = points[main, 0]
     for c in range(count):
         gap = points[c, 0] - points[main, 0]
@@ -194,7 +204,6 @@ def _match(
         for d in range(1, width):
             change = weight[c] * (score[c, d] - average[d])
             mean[d] += weight[c] * points[c, d] + change * gap
-    var[:] = 0.0
     for c in range(count):
         gap = points[c, 0] - mean[0]
         both = spread[c, 0] + gap * gap
@@ -205,7 +214,7 @@ def _match(
             var[d] += weight[c] * move + change * both
 
 
-@_compiled
+@_part
 def _predict(
     theta: Array,
     t: float,
@@ -222,9 +231,10 @@ def _predict(
     psi = 5 * n
     kappa = psi + len(value)
     for a in order:
-        muhat[a] = theta[2 * n + a] * mean[a]
+        for d in range(width):
+            muhat[a, d] = theta[2 * n + a] * mean[a, d]
+            y[a, d] = 0.0
         muhat[a, 0] += t * theta[n + a]
-        y[a] = 0.0
         y[a, 0] = math.log(t) + theta[a]
         if width > 1:
             muhat[a, 1 + 2 * n + a] += mean[a, 0]
@@ -251,7 +261,7 @@ def _predict(
             hat[a, d] = var[a, d] + rate * y[a, d]
 
 
-@_compiled
+@_part
 def _by_value(
     a: int,
     theta: Array,
@@ -315,14 +325,14 @@ def _by_value(
             push[d] += (dweight * slope + weight * unit) * error
             push[d] += weight * slope * derror
     if p[0] == start and push[0] == 0.0:
-        m[:] = muhat[a]
+        _copy(muhat[a], m)
         return
     m[0] = muhat[a, 0] + push[0] / p[0]
     for d in range(1, width):
         m[d] = muhat[a, d] + (push[d] - push[0] / p[0] * p[d]) / p[0]
 
 
-@_compiled
+@_part
 def _by_children(
     a: int,
     theta: Array,
@@ -342,8 +352,8 @@ def _by_children(
     kids = 0
     seed = np.empty(len(volatility), np.int64)
     kappa = np.empty(len(volatility))
-    alpha = np.empty((len(volatility), width))
-    beta, offset = np.empty_like(alpha), np.empty_like(alpha)
+    shape = len(volatility), width
+    alpha, beta, offset = np.empty(shape), np.empty(shape), np.empty(shape)
     for e in range(len(volatility)):
         child = volatility[e, 0]
         k = theta[first + e]
@@ -363,7 +373,7 @@ def _by_children(
             offset[kids, d] = y[child, d] - k * muhat[a, d] - unit * muhat[a, 0]
         kids += 1
     if kids == 0:
-        mean[a] = m
+        _copy(m, mean[a])
         var[a, 0] = 1.0 / p[0]
         for d in range(1, width):
             var[a, d] = -p[d] / (p[0] * p[0])
@@ -374,7 +384,7 @@ def _by_children(
     _match(kids + 1, points, spread, score, mean[a], var[a])
 
 
-@_compiled
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def run_lanes(
     theta: Array,
     u: Array,
@@ -412,16 +422,16 @@ def run_lanes(
     many = theta.shape[1]
     width = 1 + many if len(slope) else 1
     noise = 5 * n + len(value) + len(volatility)
-    mean, var = np.empty((n, width)), np.empty((n, width))
-    before, muhat = np.empty_like(mean), np.empty_like(mean)
-    hat, y = np.empty_like(mean), np.empty_like(mean)
+    shape = n, width
+    mean, var, before = np.empty(shape), np.empty(shape), np.empty(shape)
+    muhat, hat, y = np.empty(shape), np.empty(shape), np.empty(shape)
     m, p = np.empty(width), np.empty(width)
     reported = np.empty(n, np.bool_)
     for lane in range(len(theta)):
         own = theta[lane]
-        mean[:] = 0.0
-        var[:] = 0.0
         for a in range(n):
+            for d in range(width):
+                mean[a, d] = var[a, d] = 0.0
             mean[a, 0], var[a, 0] = own[3 * n + a], 1.0 / own[4 * n + a]
             if width > 1:
                 mean[a, 1 + 3 * n + a] = 1.0
@@ -429,10 +439,11 @@ def run_lanes(
         for step in range(time.shape[1]):
             t = time[lane, step]
             _predict(own, t, order, value, volatility, mean, var, muhat, hat, y)
-            before[:] = var
-            mean[:] = muhat
-            var[:] = hat
-            reported[:] = False
+            for a in range(n):
+                _copy(var[a], before[a])
+                _copy(muhat[a], mean[a])
+                _copy(hat[a], var[a])
+                reported[a] = False
             for k in range(len(inputs)):
                 if observed[lane, step, k]:
                     reported[inputs[k, 0]] = True
