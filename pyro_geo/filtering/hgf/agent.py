@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_geo._compat.torch import check_sample, validates
 from pyro_geo.filtering.hgf.checks import Numbers
 from pyro_geo.filtering.hgf.choices import UnitSquare
+from pyro_geo.filtering.hgf.responses import Responses
 from pyro_geo.filtering.hgf.run import prepare, run_total, run_trajectory
+from pyro_geo.filtering.hgf.trajectory import HGFTrajectory
 
 __all__ = ["BinaryAgent"]
 
@@ -70,16 +73,38 @@ class BinaryAgent(UnitSquare):
         checked = validates(self) if validate_args is None else validate_args
         options = {"on_invalid": "-inf", "validate": checked} | options
         call = prepare(u, omega, kappa, mu0, pi0, None, kind="binary", **options)
-        # tracing leaves out what the log-density does not read, all of the beliefs
-        super().__init__(
-            run_trajectory(call),
-            zeta,
-            observed=answered,
-            nan_policy=nan_policy,
-            validate_args=validate_args,
-        )
-        self._call = call
+        rest = {"nan_policy": nan_policy, "validate_args": validate_args}
+        self._call, self._pending = call, call.fused and call.on_invalid != "raise"
         self._zeta = torch.as_tensor(zeta).to(call.parameters.omega)
+        if not self._pending:
+            super().__init__(run_trajectory(call), zeta, observed=answered, **rest)
+            return
+        # beliefs cost more than the log-density, which has no need of them
+        *levels, noise = call.parameters
+        shapes = [x.shape[:-1] for x in (*levels, *call.inputs)]
+        batch = torch.broadcast_shapes(*shapes, noise.shape, self._zeta.shape)
+        shape = *batch, call.inputs.u.shape[-1]
+        # stands for the choices: it has their type and shape
+        alike = dist.Bernoulli(logits=noise.new_zeros(()).expand(shape))
+        Responses.__init__(self, alike, observed=answered, **rest)
+
+    @property
+    def base(self) -> Any:
+        """Distribution of single choices, found when it is asked for."""
+        self._find_beliefs()
+        return self._base
+
+    @property
+    def beliefs(self) -> HGFTrajectory | None:
+        """Beliefs that the choices follow from, found when they are asked for."""
+        self._find_beliefs()
+        return self._beliefs
+
+    def _find_beliefs(self) -> None:
+        if self._pending:
+            found = UnitSquare(run_trajectory(self._call), self._zeta)
+            self._base = found.base.expand(self._base.batch_shape)
+            self._beliefs, self._pending = found.beliefs, False
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BinaryAgent:
         """Return the same distribution with a larger batch.
@@ -91,8 +116,15 @@ class BinaryAgent(UnitSquare):
             The distribution.
         """
         new = copy.copy(self)
-        new.__dict__.update(vars(super().expand(batch_shape)))
-        new._call, new._zeta = self._call, self._zeta.expand(batch_shape)
+        new._zeta = self._zeta.expand(batch_shape)
+        Responses.__init__(
+            new,
+            self._base.expand(torch.Size(batch_shape) + self._base.batch_shape[-1:]),
+            observed=self.observed,
+            nan_policy=self.nan_policy,
+            trajectory=self._beliefs,
+            validate_args=validates(self),
+        )
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -33,10 +33,6 @@ class Responses(TorchDistribution):
             :class:`~pyro_geo.filtering.HGFSeries`.
         validate_args: whether values are checked; Pyro's setting if None.
 
-    Attributes:
-        base: as given.
-        beliefs: the trajectory, or None.
-
     Example:
         >>> import pyro.distributions as dist
         >>> y = torch.tensor([0.0, torch.nan])
@@ -64,12 +60,22 @@ class Responses(TorchDistribution):
             good = observed.shape[-1] in (1, shape[-1])
             check_shape("observed", observed.shape, f"(*batch, {shape[-1]})", good)
             base = base.expand((*rows, shape[-1]))
-        self.base, self.observed, self.nan_policy = base, observed, nan_policy
-        self.beliefs = trajectory
+        self._base, self.observed, self.nan_policy = base, observed, nan_policy
+        self._beliefs = trajectory
         shape = base.batch_shape
         super().__init__(
             shape[:-1], shape[-1:] + base.event_shape, validate_args=validate_args
         )
+
+    @property
+    def base(self) -> Any:
+        """Distribution of single responses."""
+        return self._base
+
+    @property
+    def beliefs(self) -> HGFTrajectory | None:
+        """The trajectory that they follow from, if there is one."""
+        return self._beliefs
 
     @property
     def arg_constraints(self) -> dict[str, Any]:
@@ -79,12 +85,12 @@ class Responses(TorchDistribution):
     @property
     def support(self) -> Any:
         """That of single responses, for each trial."""
-        return constraints.independent(self.base.support, 1)
+        return constraints.independent(self._base.support, 1)
 
     @property
     def has_rsample(self) -> bool:
         """Whether draws have derivatives."""
-        return self.base.has_rsample
+        return self._base.has_rsample
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Responses:
         """Return the same distribution with a larger batch.
@@ -153,17 +159,17 @@ class Responses(TorchDistribution):
 
     def _filled(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
         """Put a harmless value where a response is missing; say where one is not."""
-        if isinstance(self.base, torch.distributions.Bernoulli):
-            value = value.to(self.base.logits.dtype)  # whole numbers, truth values
+        if isinstance(self._base, torch.distributions.Bernoulli):
+            value = value.to(self._base.logits.dtype)  # whole numbers, truth values
         seen = self.observed
-        events = len(self.base.event_shape)
+        events = len(self._base.event_shape)
         if self.nan_policy == "missing" and value.is_floating_point():
             known = ~value.isnan()
             known = known.flatten(known.dim() - events).all(-1) if events else known
             seen = known if seen is None else seen & known
         if seen is None:
             return value, None
-        inside: Any = self.base.support
+        inside: Any = self._base.support
         low = getattr(inside, "lower_bound", None)  # a time has to be above it
         harmless = 1.0 if low is not None and not inside.is_discrete else 0.0
         mask = seen.reshape(seen.shape + (1,) * events)

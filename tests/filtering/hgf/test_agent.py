@@ -15,7 +15,9 @@ from pyro.optim import Adam  # pyright: ignore[reportAttributeAccessIssue]
 
 from pyro_geo.density import Target
 from pyro_geo.filtering import hgf_filter
+from pyro_geo.filtering.hgf import agent
 from pyro_geo.filtering.hgf.response import BinaryAgent, UnitSquare
+from pyro_geo.filtering.hgf.run import run_trajectory
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.testing.gates import check_posterior, student_limit
 
@@ -119,6 +121,29 @@ def test_choices_can_be_drawn_and_the_batch_be_made_larger():
     assert agents.beliefs is not None
     drawn = Predictive(lambda: pyro.sample("y", agents.mask(True)), num_samples=2)()
     assert drawn["y"].shape == (2, SUBJECTS, TRIALS)
+
+
+def test_beliefs_wait_until_they_are_asked_for(monkeypatch):
+    """They cost more than the log-density, which has no need of them."""
+    u, y, omega, zeta = data()
+    runs = []
+
+    def counted(call):
+        runs.append(call)
+        return run_trajectory(call)
+
+    monkeypatch.setattr(agent, "run_trajectory", counted)
+    agents = BinaryAgent(u, zeta[0], omega[0], *START)
+    more = agents.expand((7, SUBJECTS))
+    agents.log_prob(y).sum().backward()
+    more.log_prob(y)
+    assert not runs
+    expected = hgf_filter(u, omega[0], *START, kind="binary")
+    assert more.beliefs is not None
+    torch.testing.assert_close(more.beliefs.mu, expected.mu)
+    apart = UnitSquare(expected, zeta[0])
+    torch.testing.assert_close(more.base.logits[3], apart.base.logits)
+    assert len(runs) == 1
 
 
 def check_guide(guide, u, y, ours, false_alarm=1e-4):
