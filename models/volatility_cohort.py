@@ -3,12 +3,15 @@
 The chance of an outcome is 0.8 or 0.2; it stays for 75 trials, then turns every 25, and
 stays again (the design of Behrens et al., 2007). Each person has a filter of binary
 inputs with a tonic volatility `omega` and responds by the unit-square sigmoid with an
-inverse decision noise `zeta`; both vary over people. The data are simulated.
+inverse decision noise `zeta`; both vary over people. The data are simulated. Three
+hundred trials tell most of a person: both are centred, `omega` not all the way.
 """
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 
 from pyro_geo.filtering import response
@@ -23,6 +26,7 @@ def agents(u: Tensor, zeta: Tensor, omega: Tensor, top: Tensor) -> response.Bina
     return response.BinaryAgent(u, zeta, levels, *start, on_invalid="-inf")
 
 
+@poutine.reparam(config={"omega": LocScaleReparam(0.8, shape_params=())})
 def model(u: Tensor, y: Tensor | None = None) -> Tensor:
     zero = torch.zeros(())  # carries the default dtype into the priors
     mean = pyro.sample("omega_mean", dist.Normal(zero - 3.0, 1.0))
@@ -31,10 +35,9 @@ def model(u: Tensor, y: Tensor | None = None) -> Tensor:
     noise = pyro.sample("noise_mean", dist.Normal(zero + 0.5, 1.0))
     noise_sd = pyro.sample("noise_sd", dist.HalfNormal(zero + 0.5))
     with pyro.plate("subject", len(u)):
-        z = pyro.sample("omega_z", dist.Normal(zero, 1.0))
-        omega = pyro.deterministic("omega", mean + sd * z)
-        z = pyro.sample("noise_z", dist.Normal(zero, 1.0))
-        zeta = pyro.deterministic("zeta", torch.exp(noise + noise_sd * z))
+        omega = pyro.sample("omega", dist.Normal(mean, sd))
+        log_zeta = pyro.sample("log_zeta", dist.Normal(noise, noise_sd))
+        zeta = pyro.deterministic("zeta", log_zeta.exp())
         return pyro.sample("y", agents(u, zeta, omega, top), obs=y)
 
 

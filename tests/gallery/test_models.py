@@ -339,11 +339,12 @@ def test_cohort_s_people_are_found_where_they_are():
     target = Target.from_model(module.model, u, y, compile=False)
     sites = {name: truth[name].expand(2) for name in ("omega_mean", "omega_sd")}
     sites |= {name: truth[name].expand(2) for name in ("omega_top", "noise_mean")}
-    z = (truth["omega"] - truth["omega_mean"]) / truth["omega_sd"]
-    noise = (truth["zeta"].log() - truth["noise_mean"]) / truth["noise_sd"]
     sites["noise_sd"] = truth["noise_sd"].expand(2)
     # each person's own numbers, and those of somebody else
-    sites["omega_z"] = torch.stack([z, z.flip(0)])
-    sites["noise_z"] = torch.stack([noise, noise.flip(0)])
+    omega, log_zeta = truth["omega"], truth["zeta"].log()
+    mean, sd = truth["omega_mean"], truth["omega_sd"]
+    partly = 0.8 * mean + (omega - mean) * sd**-0.2
+    sites["omega_decentered"] = torch.stack([partly, partly.flip(0)])
+    sites["log_zeta"] = torch.stack([log_zeta, log_zeta.flip(0)])
     own, other = target.log_likelihood(target.unconstrain(sites))
     assert own > other + 10
