@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from _bench import Row, interleaved
-from _hgf_cohorts import Cohort, cohort_model, starts
+from _hgf_cohorts import Cohort, model_of, starts
 from _hgf_fits import LARGE, SMALL, large_cohort, small_cohort
 from _hgf_sampling import CHAINS, OURS, gate_rows, sample, spent_rows
 from _hmc_common import NUMPYRO, R_HAT, Run, installed, missing, quality, row
@@ -60,6 +60,7 @@ def numpyro_rows(run: Run, samples: int, warmup: int) -> list[Row]:
         row(SMALL, name, END, cpu, "s", wall=wall, sampler=NUMPYRO, **about),
         row(SMALL, name, "largest R-hat", found.r_hat, ""),
         row(SMALL, name, "smallest effective size", found.min_ess, ""),
+        row(SMALL, name, "divergences", float(run.divergences), ""),
     ]
 
 
@@ -75,7 +76,7 @@ def gradient_rows(case: str, cohort: Cohort) -> list[Row]:
 
     begin = starts(cohort, CHAINS, 0)
     target = Target.from_model(
-        cohort_model, cohort.inputs, cohort.responses, dtype=torch.float64
+        model_of(cohort), cohort.inputs, cohort.responses, dtype=torch.float64
     ).with_rung("traced")
     q = target.unconstrain(begin)
     gradient = _hgf_numpyro.gradient(cohort, {k: v.numpy() for k, v in begin.items()})

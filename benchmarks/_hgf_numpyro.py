@@ -5,7 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _hgf_cohorts import MU0, PI0, PRIOR, Cohort
+from _hgf_cohorts import (
+    BEND,
+    FASTEST,
+    MU0,
+    PI0,
+    PRIOR,
+    SITES,
+    Cohort,
+)
 from _hmc_common import Run
 from _hmc_numpyro import compile_sampler, sample
 
@@ -15,6 +23,7 @@ jnp: Any = importlib.import_module("jax.numpy")
 numpyro: Any = importlib.import_module("numpyro")
 dist: Any = importlib.import_module("numpyro.distributions")
 infer: Any = importlib.import_module("numpyro.infer")
+reparam: Any = importlib.import_module("numpyro.infer.reparam")
 
 __all__ = ["cohort_model", "gradient", "run"]
 
@@ -111,7 +120,7 @@ def predictions(u: Any, omega: Any, top: Any) -> Any:
 
 
 def cohort_model(cohort: Cohort) -> Callable[[], None]:
-    """Write the model of the cohort in NumPyro.
+    """Write the model of the cohort in NumPyro, in the same coordinates.
 
     Args:
         cohort: inputs and responses.
@@ -132,9 +141,11 @@ def cohort_model(cohort: Cohort) -> Callable[[], None]:
             for name in ("omega_sd", "log_zeta_sd")
         }
         with numpyro.plate("subject", u.shape[1]):
-            omega = numpyro.sample(
-                "omega", dist.Normal(group["omega_mean"], scale["omega_sd"])
+            free = numpyro.sample(
+                "omega_free", dist.Normal(group["omega_mean"], scale["omega_sd"])
             )
+            below = jax.nn.softplus(BEND * (FASTEST - free)) / BEND
+            omega = numpyro.deterministic("omega", FASTEST - below)
             log_zeta = numpyro.sample(
                 "log_zeta", dist.Normal(group["log_zeta_mean"], scale["log_zeta_sd"])
             )
@@ -142,7 +153,11 @@ def cohort_model(cohort: Cohort) -> Callable[[], None]:
             odds = sign * jnp.exp(log_zeta) * logits
             numpyro.factor("response", -jax.nn.softplus(-odds).sum(0))
 
-    return model
+    config = {
+        name: reparam.LocScaleReparam(share, shape_params=())
+        for name, share in cohort.centred.items()
+    }
+    return numpyro.handlers.reparam(model, config=config)
 
 
 def run(
@@ -176,7 +191,7 @@ def run(
         warmup=warmup,
         init_strategy=infer.init_to_value(values=one),
     )
-    return sample(sampler, samples, seed, warmup)
+    return sample(sampler, samples, seed, warmup, SITES)
 
 
 def gradient(cohort: Cohort, starts: dict[str, np.ndarray]) -> Callable[[], Any]:

@@ -9,7 +9,7 @@ sampling.
 import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,7 +120,13 @@ def compile_sampler(
     )
 
 
-def sample(sampler: Sampler, num_samples: int, seed: int, warmup: int = WARMUP) -> Run:
+def sample(
+    sampler: Sampler,
+    num_samples: int,
+    seed: int,
+    warmup: int = WARMUP,
+    names: Collection[str] | None = None,
+) -> Run:
     """Warm up and sample.
 
     Args:
@@ -128,6 +134,7 @@ def sample(sampler: Sampler, num_samples: int, seed: int, warmup: int = WARMUP) 
         num_samples: draws per chain.
         seed: of the run.
         warmup: steps of adaptation, as compiled for.
+        names: sites whose draws are wanted; None for those that are sampled.
 
     Returns:
         The run; constraining the draws belongs to the sampling.
@@ -140,7 +147,7 @@ def sample(sampler: Sampler, num_samples: int, seed: int, warmup: int = WARMUP) 
     _, (z, diverging, _) = sampler.loop(state, jnp.asarray(num_samples))
     draws = jax.block_until_ready(sampler.constrain(z))
     spent = since(before)
-    sites = set(z)
+    sites = set(z if names is None else names)
     return Run(
         {
             name: np.asarray(value).swapaxes(0, 1)
