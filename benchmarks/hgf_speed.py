@@ -13,12 +13,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from _bench import ROOT, Row, Timing, interleaved, options, write
+from _bench import ROOT, Row, Timing, interleaved, measure_parts, options
 from _hmc_common import installed, missing
 
 from pyro_geo._process import Seconds
@@ -154,7 +155,10 @@ def child(threads: int, quick: bool) -> list[Row]:
 
 
 def ratios(rows: list[Row]) -> dict[str, float]:
-    """Compare wall seconds, theirs over ours: the same threads on both sides."""
+    """Compare wall seconds, theirs over ours: the same threads on both sides.
+
+    One by one are our own series, each in a call of its own.
+    """
     found: dict[str, float] = {}
     timed = {
         (r["case"], r["method"]): r["wall"]
@@ -163,10 +167,13 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     }
     for (label, method), theirs in timed.items():
         name, *rest = method.split(", ")
-        if name == "pyro_geo":
-            continue
         own = timed[label, ", ".join(["pyro_geo", *rest])]
         steps, lanes = (part.split(" = ")[1] for part in label.split(", "))
+        if name == "pyro_geo":
+            if lanes == "1":
+                continue
+            name = "one_by_one"
+            theirs = int(lanes) * timed[f"T = {steps}, B = 1", method]
         key = f"value_and_grad/{name}@{lanes}"
         key += "" if steps != "10000" else "/T=10000"
         key += "".join(f"/{part.replace(' ', '_')}" for part in rest)
@@ -174,12 +181,9 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     return found
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure everything and write it."""
-    args = options(__doc__, argv)
-    rows: list[Row] = []
-    for threads in (1,) if args.quick else (1, 2):
-        rows += child(threads, args.quick)
+def on_threads(threads: int, quick: bool) -> Iterator[list[Row]]:
+    """Measure all cases on some threads, and say which peers are missing."""
+    rows = child(threads, quick)
     for new in rows:
         print(
             f"{new['case']}, {new['method']}, {new['metric']}: "
@@ -188,7 +192,18 @@ def main(argv: list[str] | None = None) -> None:
     for name, package in PEERS.items():
         if not installed(package):
             rows.append(missing("all", name, "value and gradient, processor"))
-    write("hgf_speed", rows, ratios(rows), args, PACKAGES)
+    yield rows
+
+
+PARTS = {"one_thread": partial(on_threads, 1), "two_threads": partial(on_threads, 2)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure the parts asked for and write them."""
+    args = options(__doc__, argv, PARTS)
+    if args.quick:
+        args.only = args.only[:1]
+    measure_parts("hgf_speed", PARTS, ratios, args, PACKAGES)
 
 
 if __name__ == "__main__":
