@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_count
+from pyro_geo.density import Target
 from pyro_geo.infer import HMC, MCMC
 from pyro_geo.ops.random import substream
 from pyro_geo.planning.posteriors import (
@@ -22,10 +23,10 @@ from pyro_geo.planning.priors import Prior
 
 __all__ = ["MCMCPosterior", "dynamics_model"]
 
+_LEAST_CAPACITY = 8  # steps; fewer are padded to so many
 
-def dynamics_model(
-    prior: Prior, log_likelihood: LogLikelihood
-) -> Callable[[Experience], None]:
+
+def dynamics_model(prior: Prior, log_likelihood: LogLikelihood) -> Callable[..., None]:
     """Make a Pyro model of a prior and the law of one step.
 
     Args:
@@ -33,14 +34,16 @@ def dynamics_model(
         log_likelihood: `log_likelihood(theta, s, a, s_next)`, broadcasting.
 
     Returns:
-        A model of :class:`Experience`.
+        A model of :class:`Experience`, and of which of its steps count, `(T,)`; all
+        where that is left out.
     """
 
-    def model(steps: Experience) -> None:
+    def model(steps: Experience, counts: Tensor | None = None) -> None:
         theta = prior.model()
-        pyro.factor(
-            "steps", log_likelihood(theta, steps.s, steps.a, steps.s_next).sum()
-        )
+        gain = log_likelihood(theta, steps.s, steps.a, steps.s_next)
+        if counts is not None:
+            gain = torch.where(counts, gain, 0.0)
+        pyro.factor("steps", gain.sum())
 
     return model
 
@@ -50,6 +53,10 @@ class MCMCPosterior(ParameterPosterior):
 
     Chains of a later step start where those of an earlier one have ended. Most steps
     are cheaper with :class:`PSISPosterior`, which takes this one as its `fallback`.
+
+    With a `log_likelihood` the experience is padded to a capacity that doubles, and the
+    copies of steps count for nothing. The density is then traced once for each capacity
+    and not at every step. A `model` of the user's is traced at every number of steps.
 
     Args:
         prior: of the parameters; its names are those of the model's sites.
@@ -61,10 +68,11 @@ class MCMCPosterior(ParameterPosterior):
         num_chains: chains, run side by side.
         warmup_steps: of the first run; later ones take half of them.
         seed: of all runs.
-        kernel: makes the kernel of a model; batched HMC when left out.
+        kernel: makes the kernel of a model or a `Target`; batched HMC when left out.
 
     Attributes:
         fit: the last run.
+        target: the density that was traced for the present capacity.
 
     Example:
         >>> import pyro.distributions as dist
@@ -95,6 +103,7 @@ class MCMCPosterior(ParameterPosterior):
         check_count("num_chains", num_chains)
         check_count("num_draws", num_draws, num_chains)
         check_count("warmup_steps", warmup_steps)
+        self._pads = log_likelihood is not None
         if log_likelihood is not None:
             model = dynamics_model(prior, log_likelihood)
         assert model is not None
@@ -104,6 +113,8 @@ class MCMCPosterior(ParameterPosterior):
         self._kernel = HMC if kernel is None else kernel
         self.steps: Experience | None = None
         self.fit: MCMC | None = None
+        self.target: Target | None = None
+        self._capacity = 0
         self._known = Knowledge(
             prior.sample(num_draws, seed), torch.zeros(num_draws).log_softmax(0)
         )
@@ -131,6 +142,17 @@ class MCMCPosterior(ParameterPosterior):
             self._run()
         return self._known
 
+    def _subject(self, steps: Experience) -> tuple[Any, tuple[Any, ...]]:
+        """What is sampled, a model or what was traced of it, and the data."""
+        if not self._pads:
+            return self.model, (steps,)
+        capacity = max(_LEAST_CAPACITY, 1 << (len(steps.reward) - 1).bit_length())
+        data = steps.padded(capacity)
+        if self.target is None or capacity != self._capacity:
+            self.target = Target.from_model(self.model, *data)
+            self._capacity = capacity
+        return self.target, data
+
     def _run(self) -> None:
         assert self.steps is not None
         count, chains = len(self.steps.reward), self.num_chains
@@ -140,15 +162,16 @@ class MCMCPosterior(ParameterPosterior):
             last = self.fit.get_samples(group_by_chain=True)
             begin = {"initial_params": {n: last[n][:, -1] for n in self.prior.sites}}
             warmup = max(1, warmup // 2)
+        subject, data = self._subject(self.steps)
         self.fit = MCMC(
-            self._kernel(self.model),
+            self._kernel(subject),
             num_samples=-(-self.num_draws // chains),
             warmup_steps=warmup,
             num_chains=chains,
             seed=substream(self.seed, count),
             progress_bar=False,
             **begin,
-        ).run(self.steps)
+        ).run(*data)
         sites = self.fit.get_samples()
         theta = self.prior.joined({n: sites[n] for n in self.prior.sites})
         self._known = Knowledge(theta, torch.zeros(len(theta)).log_softmax(0))

@@ -91,6 +91,29 @@ class Experience(NamedTuple):
         """
         return Experience(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
+    def padded(self, capacity: int) -> tuple[Experience, Tensor]:
+        """Repeat the last step until there are so many.
+
+        What was traced for one number of steps then serves other numbers. The copies
+        are steps like the others, so that no function of them is less finite.
+
+        Args:
+            capacity: steps afterwards, at least those that there are.
+
+        Returns:
+            The steps, and which of them were made, `(capacity,)`.
+
+        Example:
+            >>> one = torch.ones(1)
+            >>> steps, made = Experience(one, one, one, one).padded(3)
+            >>> steps.s.shape, made.tolist()
+            (torch.Size([3]), [True, False, False])
+        """
+        count = len(self.reward)
+        check_count("capacity", capacity, count)
+        rows = torch.arange(capacity).clamp(max=count - 1)
+        return Experience(*(x[rows] for x in self)), torch.arange(capacity) < count
+
 
 class Knowledge(NamedTuple):
     """Draws of a posterior.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_geo.density import Target
 from pyro_geo.errors import (
     ConfigurationError,
     NonFiniteDataError,
@@ -23,6 +24,7 @@ from pyro_geo.planning import (
     ParameterPosterior,
     Prior,
     PSISPosterior,
+    dynamics_model,
 )
 from pyro_geo.planning.boolean_network import Channel, melanoma, rule_posterior
 
@@ -92,11 +94,48 @@ def test_a_pyro_model_of_the_dynamics_will_do() -> None:
     options: Any = {"num_draws": 256, "num_chains": 64, "warmup_steps": 20}
     posterior = MCMCPosterior(prior(), model=model, **options)
     same = MCMCPosterior(prior(), law, **options)
-    watch(posterior)
-    watch(same)
+    watch(posterior, 8)  # as many as are traced, so that nothing is padded
+    watch(same, 8)
     torch.testing.assert_close(
         posterior.knowledge().theta, same.knowledge().theta, atol=1e-4, rtol=1e-4
     )
+
+
+def test_padding_leaves_the_density_as_it_is() -> None:
+    def steep(theta: Tensor, s: Tensor, a: Tensor, s_next: Tensor) -> Tensor:
+        # not finite at a step of zeros, which no padding may be
+        return law(theta, s, a, s_next) - a.abs().log()
+
+    g = torch.Generator().manual_seed(1)
+    steps = Experience(*torch.randn(4, 5, generator=g, dtype=torch.float64))
+    model = dynamics_model(prior(), steep)
+    q = torch.randn(7, 1, generator=g, dtype=torch.float64)
+    options: Any = {"dtype": torch.float64}
+    plain = Target.from_model(model, steps, **options)
+    padded = Target.from_model(model, *steps.padded(16), **options)
+    for found, expected in zip(
+        padded.value_and_grad(q), plain.value_and_grad(q), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    # steps that count for something where they should not are another density
+    twin = Target.from_model(model, steps.padded(16)[0], **options)
+    assert bool(((twin.log_prob(q) - plain.log_prob(q)).abs() > 1).all())
+
+
+def test_one_trace_serves_a_capacity_of_steps() -> None:
+    options: Any = {"num_draws": 64, "num_chains": 32, "warmup_steps": 5}
+    posterior = MCMCPosterior(prior(), law, **options)
+    kept = []
+    g = torch.Generator().manual_seed(2)
+    for _ in range(9):
+        s, a, w = torch.randn(3, generator=g)
+        posterior.observe(s, a, 0.0, s + 0.7 * a + NOISE * w)
+        if len(kept) in (0, 7, 8):
+            posterior.knowledge()
+        kept.append(posterior.target)
+    assert kept[0] is not None
+    assert all(target is kept[0] for target in kept[:8])
+    assert kept[8] is not kept[0]
 
 
 def test_the_fallback_steps_in_where_weights_fail() -> None:
