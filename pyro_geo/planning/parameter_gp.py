@@ -2,18 +2,15 @@ r"""Action values between the draws of the dynamics under which they are known."
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check_shape
+from pyro_geo.planning._parameter_process import Lanes, Solved, fitted, solved
 
 __all__ = ["ParameterGP", "ParameterPrediction"]
-
-_JITTER = 1e-4  # of the variance of the values
-_STEPS = 40
 
 
 class ParameterPrediction(NamedTuple):
@@ -36,28 +33,45 @@ class ParameterPrediction(NamedTuple):
 
 
 class ParameterGP:
-    r"""A Gaussian process over parameters, one for each action, in one batch.
+    r"""A Gaussian process over parameters, for each action, in one batch.
 
-    With solved draws :math:`\theta_i`, their values :math:`y_i` and the variances
-    :math:`v_i` of these, and draws :math:`\tilde\theta_j` of weights :math:`w_j`,
+    Values often explode in a corner of the parameters and have kinks where the best
+    action changes. So the process is one of logarithms, and its kernel a rough one.
+    With solved draws :math:`\theta_i` of values :math:`y_i`, the least of them `e` and
+    their standard deviation `u` (`e` is the greatest, and `u` negative, where the tail
+    is one of low values), and draws :math:`\tilde\theta_j` of weights :math:`w_j`,
 
     .. math::
-        E &= c + \bar k^\top (K + V)^{-1} (y - c), \qquad
-            \bar k_i = \sum_j w_j\, k(\tilde\theta_j, \theta_i) \\
-        \mathrm{Var} &= \sum_{jl} w_j w_l\, k(\tilde\theta_j, \tilde\theta_l)
-            - \bar k^\top (K + V)^{-1} \bar k .
+        \log\Big(\frac{y_i - e}{u} + \delta\Big) = z(\theta_i) + \varepsilon_i,
+            \qquad z \mid y \sim N(\mu, C) \\
+        f_j = u\, e^{\mu_j + C_{jj}/2}, \qquad
+            E = e - u \delta + \sum_j w_j f_j \\
+        \mathrm{Var} = \sum_{jl} w_j w_l\, \sigma_j \sigma_l
+            \frac{C_{jl}}{\sqrt{C_{jj} C_{ll}}}, \qquad
+            \sigma_j^2 = f_j^2\, (e^{C_{jj}} - 1) .
 
-    The second is the variance of an integral, which Bayesian quadrature gives; the
-    errors at two draws are not independent. The kernel is squared exponential with a
-    lengthscale for each parameter. Lengthscales and scale are those of largest evidence
-    under weak log-normal priors.
+    Means and variances at draws are those of log-normal variables. The variance of the
+    average is that of Bayesian quadrature, since errors at two draws are not
+    independent; their correlation is that of their logarithms. A constant mean of `z`
+    is integrated out. Two kernels, Matern 3/2 and 5/2 with a lengthscale for each
+    parameter, are averaged by their evidence. Lengthscales, scale and the shift
+    :math:`\delta` maximise it under weak log-normal priors.
+
+    :math:`C` is multiplied by a factor of at least 1: what left-out values, and sums of
+    them, are off by, over what was expected. Without it errors of one sign, as kinks
+    make them, would count as if they averaged out.
 
     Args:
         theta: solved draws in the unit cube, `(N, P)`.
 
+    Attributes:
+        lanes: the hyperparameters, once fitted.
+
     References:
-        Rasmussen and Ghahramani (2003), Bayesian Monte Carlo, NeurIPS. Its use for
-        action values is derived.
+        Rasmussen and Ghahramani (2003), Bayesian Monte Carlo, NeurIPS; Snelson,
+        Rasmussen and Ghahramani (2004), Warped Gaussian processes, NeurIPS; Dubrule
+        (1983), Cross validation of kriging in a unique neighborhood, Mathematical
+        Geology. Their use for action values, and the factor, are derived.
 
     Example:
         >>> theta = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
@@ -71,12 +85,10 @@ class ParameterGP:
         good = theta.dim() == 2 and len(theta) > 1
         check_shape("theta", theta.shape, "(N, P) with N of at least 2", good)
         self.theta = theta.double()
-        count = theta.shape[1]
-        self.lengthscale = torch.full((1, count), 0.5, dtype=torch.float64)
-        self.scale = torch.ones(1, dtype=torch.float64)
+        self.lanes: Lanes | None = None
 
     def fit(self, y: Tensor, variance: Tensor) -> ParameterGP:
-        """Learn lengthscales and scales.
+        """Learn the hyperparameters.
 
         Args:
             y: values under the solved draws, `(B, N)`.
@@ -85,39 +97,7 @@ class ParameterGP:
         Returns:
             The process itself.
         """
-        y, variance, _, _ = _standardised(y, variance)
-        batch, count = len(y), self.theta.shape[1]
-        start = torch.cat(
-            [y.new_full((batch, count), math.log(0.5)), y.new_zeros(batch, 1)], 1
-        )
-        raw = start.clone().requires_grad_()
-        optimiser = torch.optim.LBFGS(
-            [raw], max_iter=_STEPS, line_search_fn="strong_wolfe", tolerance_change=1e-6
-        )
-        noise = variance + _JITTER
-
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            lower = _factor(self._kernel(raw, self.theta, self.theta), noise)
-            _, residual, log_weight = _constant(lower, y)
-            half = torch.linalg.solve_triangular(
-                lower, residual[..., None], upper=False
-            )
-            evidence = -0.5 * half.square().sum((-2, -1))
-            evidence = evidence - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            # the constant is integrated out: it costs a degree of freedom
-            evidence = evidence - 0.5 * log_weight
-            width = torch.tensor([1.0] * count + [2.0], dtype=torch.float64)
-            prior = -0.5 * ((raw - start) / width).square().sum(-1)
-            total = -(evidence + prior).sum()
-            total.backward()
-            return total
-
-        with torch.enable_grad():
-            optimiser.step(loss)
-        found = raw.detach()
-        found = torch.where(found.isfinite().all(-1, keepdim=True), found, start)
-        self.lengthscale, self.scale = found[:, :-1].exp(), found[:, -1].exp()
+        self.lanes = fitted(self.theta, y.double(), variance.double())
         return self
 
     def predict(
@@ -129,6 +109,8 @@ class ParameterGP:
     ) -> ParameterPrediction:
         """Predict the values at draws of the posterior, and their average.
 
+        The hyperparameters are those of the last fit, or of a first one to `y`.
+
         Args:
             y: values under the solved draws, `(B, N)`.
             variance: of their errors, `(B, N)`.
@@ -138,37 +120,34 @@ class ParameterGP:
         Returns:
             Values and variances.
         """
+        lanes, given = self._given(y.double(), variance.double())
         draws = draws.double()
         if log_weights is None:
             log_weights = draws.new_zeros(len(draws))
         w = log_weights.double().softmax(-1)
-        y, variance, centre, unit = _standardised(y, variance)
-        raw = torch.cat([self.lengthscale.log(), self.scale.log()[:, None]], 1)
-        lower = _factor(self._kernel(raw, self.theta, self.theta), variance + _JITTER)
-        constant, residual, log_weight = _constant(lower, y)
-        cross = self._kernel(raw, self.theta, draws)  # (B, N, M)
-        alpha = torch.cholesky_solve(residual[..., None], lower)
-        values = constant[:, None] + (cross * alpha).sum(-2)  # (B, M)
-        half = torch.linalg.solve_triangular(lower, cross, upper=False)
-        ones = torch.ones_like(y)[..., None]
-        half_ones = torch.linalg.solve_triangular(lower, ones, upper=False)
-        # what the constant's own error adds
-        lever = 1 - (half_ones * half).sum(-2)  # (B, M)
-        drift = (-log_weight).exp()[:, None]
-        own = self.scale[:, None] - half.square().sum(-2) + drift * lever.square()
-        own = own.clamp_min(0)
-        within = self._kernel(raw, draws, draws)
-        both = torch.einsum("j,bjl,l->b", w, within, w)
-        mean_half = (half * w).sum(-1)
-        mean_lever = (lever * w).sum(-1)
-        spread = both - mean_half.square().sum(-1) + drift[:, 0] * mean_lever.square()
-        explained = 1 - (own * w).sum(-1) / self.scale
+        mean, half, lever = given.at(lanes.kernel(self.theta, draws))
+        own = lanes.scale[:, None] - half.square().sum(-2) + lever.square()
+        own = own.clamp_min(1e-14)
+        explained = 1 - (own * w).sum(-1) / lanes.scale
+        values, sd = _of_logs(lanes, given, mean, own)
+        # sd over the root of the variance of the logarithm: what makes the diagonal
+        # that of log-normal variables, and the rest of the correlation of these
+        pull = w * sd / own.sqrt()
+        spread = torch.einsum("lj,ljk,lk->l", pull, lanes.kernel(draws, draws), pull)
+        spread = spread - (half @ pull[..., None]).square().sum((-2, -1))
+        spread = (spread + (lever * pull).sum(-1).square()).clamp_min(0)
+        count = len(y)
+        at_draws = _mixed(lanes, count, values)
+        average = (at_draws * w).sum(-1)
+        # kernels disagree: that is a part of the error
+        off = (values - at_draws[lanes.action]).square()
+        mean_off = ((values * w).sum(-1) - average[lanes.action]).square()
         return ParameterPrediction(
-            (centre[:, None] + unit[:, None] * values).mT,
-            (unit[:, None].square() * own).mT,
-            centre + unit * (values * w).sum(-1),
-            unit.square() * spread.clamp_min(0),
-            explained,
+            at_draws.mT,
+            _mixed(lanes, count, sd.square() + off).mT,
+            average,
+            _mixed(lanes, count, spread + mean_off),
+            _mixed(lanes, count, explained),
         )
 
     def averages(
@@ -185,56 +164,46 @@ class ParameterGP:
         Returns:
             Averages, `(C, B)`.
         """
-        w = log_weights.double().softmax(-1)
-        shape = y.shape
-        y, variance, centre, unit = _standardised(
-            y.reshape(-1, shape[-1]), variance.reshape(-1, shape[-1])
-        )
-        raw = torch.cat([self.lengthscale.log(), self.scale.log()[:, None]], 1)
-        inner = self._kernel(raw, self.theta, self.theta).expand(*shape, -1)
-        lower = _factor(inner.reshape(-1, *inner.shape[-2:]), variance + _JITTER)
-        constant, residual, _ = _constant(lower, y)
-        alpha = torch.cholesky_solve(residual[..., None], lower)[..., 0].reshape(shape)
-        cross = self._kernel(raw, self.theta, draws.double())  # (B, N, M)
-        mean = torch.einsum("bnm,cm,cbn->cb", cross, w, alpha)
-        return (centre + unit * constant).reshape(shape[:2]) + unit.reshape(
-            shape[:2]
-        ) * mean
+        y, variance, w = y.double(), variance.double(), log_weights.double().softmax(-1)
+        # exact values share one factor; otherwise one posterior after the other
+        size = len(y) if not bool(variance.any()) else 1
+        parts = zip(y.split(size), variance.split(size), w.split(size), strict=True)
+        rows = []
+        for own_y, own_variance, own_w in parts:
+            lanes, given = self._given(own_y, own_variance)
+            mean, half, lever = given.at(lanes.kernel(self.theta, draws.double()))
+            own = lanes.scale[:, None] - half.square().sum(-2) + lever.square()
+            values, _ = _of_logs(lanes, given, mean, own.clamp_min(1e-14))
+            found = torch.einsum("clm,cm->lc", values, own_w)
+            rows.append(_mixed(lanes, y.shape[1], found).mT)
+        return torch.cat(rows)
 
-    def _kernel(self, raw: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Covariances, `(B, n, m)`."""
-        lengthscale, scale = raw[:, None, :-1].exp(), raw[:, -1].exp()
-        # sums of squares, not cdist: its gradient at equal points is not a number
-        a, b = x / lengthscale, y / lengthscale
-        square = (
-            a.square().sum(-1)[..., None]
-            + b.square().sum(-1)[..., None, :]
-            - 2 * a @ b.mT
-        )
-        return scale[:, None, None] * (-0.5 * square.clamp_min(0)).exp()
+    def _given(self, y: Tensor, variance: Tensor) -> tuple[Lanes, Solved]:
+        """Condition on values `(..., B, N)`."""
+        if self.lanes is None:
+            self.fit(y, variance)
+        lanes = self.lanes
+        assert lanes is not None
+        own = variance[..., lanes.action, :]
+        if not bool(variance.any()):
+            own = torch.zeros_like(own.reshape(-1, *own.shape[-2:])[0])
+        return lanes, solved(lanes, self.theta, y[..., lanes.action, :], own)
 
 
-def _standardised(y: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    y, variance = y.double(), variance.double()
-    centre, unit = y.mean(-1), y.std(-1)
-    unit = torch.where(unit > 1e-12 * (1 + centre.abs()), unit, 1.0)
-    scaled = (y - centre[:, None]) / unit[:, None]
-    return scaled, variance / unit[:, None].square(), centre, unit
+def _of_logs(
+    lanes: Lanes, given: Solved, mean: Tensor, own: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of values, of those of standardised logarithms."""
+    logs = given.logs
+    m, s, start, unit = (x[..., None] for x in (logs.m, logs.s, logs.start, logs.unit))
+    spread = own * s.square() * lanes.widening[:, None]
+    # far from all solved draws the mean does not follow the widened variance up
+    middle = unit * (m + s * mean + 0.5 * own * s.square()).exp()
+    return start + middle, middle.abs() * spread.expm1().sqrt()
 
 
-def _factor(kernel: Tensor, noise: Tensor) -> Tensor:
-    lower, info = torch.linalg.cholesky_ex(kernel + noise.diag_embed())
-    if bool((info > 0).any()):
-        more = 1e-2 * torch.ones_like(noise)
-        lower, _ = torch.linalg.cholesky_ex(kernel + (noise + more).diag_embed())
-    return lower
-
-
-def _constant(lower: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate the constant mean under a flat prior, and the log of its precision."""
-    ones = torch.ones_like(y)[..., None]
-    half = torch.linalg.solve_triangular(lower, ones, upper=False)
-    own = torch.linalg.solve_triangular(lower, y[..., None], upper=False)
-    weight = half.square().sum((-2, -1))
-    constant = (half * own).sum((-2, -1)) / weight
-    return constant, y - constant[..., None], weight.log()
+def _mixed(lanes: Lanes, count: int, values: Tensor) -> Tensor:
+    """Average over the kernels of each action, `(B, ...)` of `(L, ...)`."""
+    share = lanes.share.reshape(-1, *[1] * (values.dim() - 1))
+    found = values.new_zeros(count, *values.shape[1:])
+    return found.index_add(0, lanes.action, share * values)
