@@ -32,6 +32,7 @@ from pyro_geo.planning import (
 from pyro_geo.planning.boolean_network import melanoma
 from pyro_geo.planning.environments import LinearQuadratic, Pendulum, unknown_sign
 from pyro_geo.planning.solving import solve_group
+from tests.engine.test_workers import dask, ray
 
 
 class Noisy(ValueBackend):
@@ -89,6 +90,31 @@ def test_processes_make_the_same_library() -> None:
         found = planner(Noisy(1.5)).run(3, n_jobs=jobs)
         assert same(alone, found)
         assert found.failed == alone.failed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the backends themselves warn of
+@pytest.mark.parametrize("backend", [dask, ray])
+def test_clusters_make_the_same_library(backend: Any) -> None:
+    def solved(values: ValueBackend, n_jobs: int | None) -> OfflineLibrary:
+        own = Prior({"keep": dist.Uniform(0.8, 1.0), "push": dist.Uniform(-1.0, 1.0)})
+        sizes: Any = {"num_draws": 12, "group_size": 3, "groups_per_round": 2}
+        plant = unknown_sign(0.1)
+        return OfflinePlanner(own, plant, values, **sizes).run(3, n_jobs=n_jobs)
+
+    learned = GPTDPolicyIteration(num_steps=20, max_sweeps=2, fit_steps=4, horizon=4)
+    exact = GridBackend([torch.linspace(-4, 4, 41)], tolerance=1e-3)
+    alone = [solved(values, 1) for values in (learned, exact)]
+    failing = planner(Noisy(1.5)).run(3)
+    with backend():
+        spread = [solved(values, None) for values in (learned, exact)]
+        found = planner(Noisy(1.5)).run(3)
+    assert same(failing, found)
+    assert found.failed == failing.failed
+    for first, second in zip(alone, spread, strict=True):
+        assert same(first, second)
+        for name, value in first.diagnostics.items():
+            assert torch.equal(value, second.diagnostics[name])
 
 
 def test_failed_draws_are_recorded(tmp_path) -> None:
