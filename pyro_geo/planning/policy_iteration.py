@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GPTDPolicyIteration"]
 
-_ALIKE = 1e-3  # returns that differ by less, relatively, count as equal
+_ALIKE = 0.05  # returns that differ by less, relatively, count as equal
 _MOVES = 3  # random actions at most before a step is taken
 
 
@@ -47,9 +47,10 @@ class GPTDPolicyIteration(GPTDValues):
 
     .. math:: r(s, a) = Q(s, a) - \gamma \sum_j w_j\, Q(s'_j, \pi(s'_j)),
 
-    and then makes :math:`\pi` greedy for its mean. The sweeps may oscillate, so the
-    one whose greedy policy earns most on held-out states is kept. All draws of a group
-    are one batch.
+    and then makes :math:`\pi` greedy for its mean. The sweeps may oscillate. Of those
+    whose greedy policy earns most on held-out states, within some percent, the one that
+    solves Bellman's equation best on fresh steps is kept. All draws of a group are one
+    batch.
 
     Args:
         num_steps: simulated steps `T` of each draw.
@@ -124,6 +125,7 @@ class GPTDPolicyIteration(GPTDValues):
         chosen = self._myopic(problem)
         model: ExactGPTD | None = None
         best = theta.new_full((count,), -torch.inf)
+        return_kept, residual_kept = best, -best
         kept: dict[str, Tensor] = {}
         changed = theta.new_ones(count)
         sweeps = 0
@@ -132,25 +134,30 @@ class GPTDPolicyIteration(GPTDValues):
             fit = self.fit_steps if sweep in (0, 2) else 0
             model = self._fitted(self._steps(problem, chosen), model, fit)
             earned = self._greedy_return(model, theta, *trial)
-            # of equals the later one: an early sweep holds the values of a worse
-            # policy, although the greedy one may be as good already
-            better = earned >= best - _ALIKE * best.abs().nan_to_num(posinf=0)
+            residual = self._residual(model, theta, seeds)
+            # of equals the one that solves Bellman's equation best: the values of an
+            # early sweep may be those of a worse policy, whose greedy one is as good
+            best = torch.maximum(best, earned)
+            least = best - _ALIKE * best.abs()
+            better = (residual < residual_kept) | (return_kept < least)
+            better &= earned >= least
+            return_kept = torch.where(better, earned, return_kept)
+            residual_kept = torch.where(better, residual, residual_kept)
             now = self._kept(model)
             kept = {
                 k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), v, kept.get(k, v))
                 for k, v in now.items()
             }
-            best = torch.maximum(best, earned)
             after = self._greedy(model, problem.following)
             changed = (after != chosen).double().flatten(1).mean(1)
             chosen, sweeps = after, sweep + 1
             if bool((changed < 0.01).all()):
                 break
         diagnostics = {
-            "bellman": self._residual(kept, theta, seeds),
+            "bellman": residual_kept,
             "policy_change": changed,
             "sweeps": torch.full_like(best, sweeps),
-            "held_out_return": best,
+            "held_out_return": return_kept,
         }
         return Learned(kept, diagnostics)
 
@@ -263,12 +270,9 @@ class GPTDPolicyIteration(GPTDValues):
             s = ahead
         return torch.where(total.isfinite(), total, -1e300)
 
-    def _residual(
-        self, kept: dict[str, Tensor], theta: Tensor, seeds: list[int]
-    ) -> Tensor:
+    def _residual(self, model: ExactGPTD, theta: Tensor, seeds: list[int]) -> Tensor:
         """Residual of Bellman's equation on fresh steps over the spread of values."""
         plant, count = self.simulator, 4 * self.held_out
-        model = self._model(kept)
         s = self._draw_states([substream(x, 6) for x in seeds], count)
         number = torch.arange(count) % len(self.grid)
         a = self.grid[number].expand(len(theta), *self.grid[number].shape)

@@ -248,6 +248,24 @@ def test_policy_iteration_finds_the_values_of_the_grid() -> None:
     assert bool((variance >= 0).all())
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_values_are_not_those_of_a_first_policy() -> None:
+    # the greedy policy of the first sweep earns a little more on the held-out states,
+    # but the values of that sweep are those of doing nothing
+    theta = torch.tensor([[0.9, 0.9], [0.95, -1.1]])
+    sizes: Any = {"num_steps": 40, "max_sweeps": 4, "fit_steps": 15}
+    plant = unknown_sign()
+    backend = GPTDPolicyIteration(**sizes).bound(plant)
+    learned = backend.learn(theta, [1, 3])
+    assert float(learned.diagnostics["bellman"].max()) < 0.1
+    grid = GridBackend([torch.linspace(-6, 6, 121)]).bound(plant)
+    s = torch.linspace(-2, 2, 9)[:, None]
+    exact, _ = grid.q(grid.learn(theta, [0, 0]).tensors, s)
+    mean, _ = backend.q(learned.tensors, s)
+    error = (mean - exact).square().mean((1, 2)) / exact.var((1, 2))
+    assert float(error.max()) < 0.05
+
+
 @pytest.mark.parametrize("explore", ["epsilon", "softmax", "active", "thompson", "ucb"])
 def test_every_exploring_rule_learns_to_push_back(explore: Any) -> None:
     plant = line(0.05)
