@@ -12,14 +12,23 @@ from torch import Tensor
 from pyro_geo.checks import check, check_count
 from pyro_geo.errors import ParameterCoverageWarning
 from pyro_geo.ops.random import private_randomness, substream
-from pyro_geo.ops.weights import systematic
+from pyro_geo.planning._some_draws import certain, reduced, rows_of
+from pyro_geo.planning.hmc_posterior import MCMCPosterior
 from pyro_geo.planning.library import OfflineLibrary
 from pyro_geo.planning.lookahead import lookahead_values
 from pyro_geo.planning.offline import OfflinePlanner
 from pyro_geo.planning.parameter_gp import ParameterGP
 from pyro_geo.planning.posteriors import Knowledge, ParameterPosterior
 from pyro_geo.planning.records import ControlRecord, StepRecord
-from pyro_geo.planning.selectors import Select, make_selector, summarise
+from pyro_geo.planning.selectors import (
+    MMRL,
+    Select,
+    make_selector,
+    mean_rule,
+    most_probable_rule,
+    prior_mean_rule,
+    summarise,
+)
 
 if TYPE_CHECKING:
     from pyro_geo.io.arviz import ArvizData
@@ -81,10 +90,14 @@ class BayesController:
         library: of the offline stage.
         posterior: learns the parameters.
         select: `"mean"`, `"thompson"`, `"lookahead"`, `"ucb"`, `"certainty"` (the
-            values at the posterior mean of the parameters), `"prior"` (which learns
-            nothing), or a rule of :mod:`~pyro_geo.planning.selectors`.
+            values at the posterior mean of the parameters; under the most probable
+            draw where the state is hidden or nothing is interpolated), `"prior"` (the
+            mean under the prior, which learns nothing), or a rule of
+            :mod:`~pyro_geo.planning.selectors`, or your own. Rules see a resample
+            of the posterior where it has more than `num_draws` draws.
         width: of the upper bound, for `"ucb"`.
-        num_draws: of the posterior that are used at most.
+        num_draws: of the posterior that are used at most, where values are
+            interpolated.
         refit_every: steps between fits of the Gaussian process.
         lookahead_samples: next states of each action.
         planner: solves further draws, for :meth:`refresh`.
@@ -133,13 +146,25 @@ class BayesController:
         check(good, "posterior", type(posterior).__name__, "a ParameterPosterior")
         self.library, self.posterior, self.select = library, posterior, select
         self._ahead = select == "lookahead"
-        self._certain = select == "certainty"
+        self._certain = select in ("certainty", most_probable_rule)
+        self._prior = select in ("prior", prior_mean_rule)
         self._rule = make_selector("mean" if self._ahead else select, width)
         if self._ahead:
             able = library.plant is not None and library.backend.grid is not None
             able = able and hasattr(posterior, "log_likelihood")
             words = "a library with a plant, and a posterior with a log_likelihood"
             check(able, "select", "'lookahead'", words)
+        if self._prior:
+            able = hasattr(posterior, "prior_knowledge")
+            check(able, "select", "'prior'", "a posterior with prior_knowledge")
+        if isinstance(self._rule, MMRL):
+            moves = isinstance(posterior, MCMCPosterior)
+            moves = moves or getattr(posterior, "fallback", None) is not None
+            words = "a posterior whose draws stay the same"
+            check(not moves, "select", "MMRL", words)
+            size = len(posterior.knowledge().theta)
+            good = bool(((self._rule.rows >= 0) & (self._rule.rows < size)).all())
+            check(good, "select.rows", self._rule.rows, f"numbers of {size} draws")
         self.num_draws, self.refit_every = num_draws, refit_every
         self.lookahead_samples, self.planner = lookahead_samples, planner
         self.seed = seed
@@ -162,9 +187,10 @@ class BayesController:
         self.posterior.begin(s)
         step = len(self.record)
         with private_randomness(substream(self.seed, step)), torch.no_grad():
-            knowledge = self._reduced(self.posterior.knowledge())
-            values = self._values(knowledge, s)
-            index = self._choose(knowledge, values, s)
+            every = self.posterior.knowledge()
+            known = self._reduced(every)
+            values = self._values(known, s)
+            index = self._choose(every, known, values, s)
             noisy = values.at_draws + values.errors * torch.randn_like(values.errors)
             p_best = summarise(noisy, values.log_weights).p_best
         self._guard(values.coverage)
@@ -206,13 +232,7 @@ class BayesController:
     # -- values ---------------------------------------------------------------------
 
     def _reduced(self, known: Knowledge) -> Knowledge:
-        """Keep at most so many draws, of equal weight, where there are more."""
-        if len(known.theta) <= self.num_draws:
-            return known
-        rows = systematic(known.log_weights, torch.rand(()), self.num_draws)
-        belief = None if known.belief is None else known.belief[rows]
-        equal = torch.full((len(rows),), -math.log(len(rows)))
-        return Knowledge(known.theta[rows], equal, known.states, belief)
+        return known if self._matched(known) else reduced(known, self.num_draws)
 
     def _matched(self, known: Knowledge) -> bool:
         """Whether the draws are those of the library."""
@@ -267,7 +287,9 @@ class BayesController:
             self._fitted = step
         return self._gp
 
-    def _choose(self, known: Knowledge, values: _Values, s: Tensor) -> int:
+    def _choose(
+        self, every: Knowledge, known: Knowledge, values: _Values, s: Tensor
+    ) -> int:
         if self._ahead:
             scores = lookahead_values(
                 self.library,
@@ -278,14 +300,33 @@ class BayesController:
                 num_samples=self.lookahead_samples,
             )
             return int(scores.argmax())
-        if self._certain and self._gp is not None and known.states is None:
-            w = known.log_weights.softmax(-1)[:, None].to(known.theta)
-            mean = (w * known.theta).sum(0, keepdim=True)
-            q, variance = self.library.q(torch.as_tensor(s)[None])
-            draws = self.library.unit(mean)
-            found = self._gp.predict(q[:, 0].mT, variance[:, 0].mT, draws)
-            return int(found.mean.argmax())
-        return int(self._rule(values.at_draws, values.log_weights))
+        own = self._averaged(every)
+        if own is None:
+            return int(self._rule(values.at_draws, values.log_weights))
+        values = self._values(own, s)
+        return int(mean_rule(values.at_draws, values.log_weights))
+
+    def _averaged(self, every: Knowledge) -> Knowledge | None:
+        """Draws whose mean values decide, for rules that resampling would deceive.
+
+        Once draws are resampled their numbers are others, and their weights are not
+        the prior's. What a rule needs of prior weights, of the largest weight or of
+        numbers is taken before.
+
+        Args:
+            every: all draws of the posterior.
+
+        Returns:
+            The draws; None where the rule decides on those at hand.
+        """
+        if self._prior:
+            before = getattr(self.posterior, "prior_knowledge")()  # noqa: B009
+            return self._reduced(before)
+        if self._matched(every):
+            return None
+        if self._certain:
+            return certain(every)
+        return rows_of(every, self._rule.rows) if isinstance(self._rule, MMRL) else None
 
     def _guard(self, coverage: float) -> None:
         if coverage >= _LEAST_COVERAGE or self._warned:

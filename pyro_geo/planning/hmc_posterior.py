@@ -115,7 +115,7 @@ class MCMCPosterior(ParameterPosterior):
         self.fit: MCMC | None = None
         self.target: Target | None = None
         self._capacity = 0
-        self._known = Knowledge(
+        self._known = self._before = Knowledge(
             prior.sample(num_draws, seed), torch.zeros(num_draws).log_softmax(0)
         )
         self._stale = False
@@ -141,6 +141,10 @@ class MCMCPosterior(ParameterPosterior):
         if self._stale:
             self._run()
         return self._known
+
+    def prior_knowledge(self) -> Knowledge:
+        """Give the draws of the prior that were there before anything was observed."""
+        return self._before
 
     def _subject(self, steps: Experience) -> tuple[Any, tuple[Any, ...]]:
         """What is sampled, a model or what was traced of it, and the data."""

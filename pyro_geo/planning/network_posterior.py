@@ -92,3 +92,13 @@ class FilterPosterior(ParameterPosterior):
         if isinstance(self.filter, StateFilter):
             return Knowledge(theta, belief.log_weights)
         return Knowledge(theta, belief.log_weights, self._states, belief.states)
+
+    def prior_knowledge(self) -> Knowledge:
+        """Give the draws with their weights before anything was observed.
+
+        A hidden state is still followed by its belief under each of them.
+
+        Returns:
+            The draws.
+        """
+        return self.knowledge()._replace(log_weights=self.filter.log_prior)

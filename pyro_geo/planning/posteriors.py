@@ -135,6 +135,10 @@ class Knowledge(NamedTuple):
 class ParameterPosterior(ABC):
     """What is known of the dynamics after the steps observed so far.
 
+    A controller that is to learn nothing (`select="prior"`) asks for
+    `prior_knowledge()`, draws of the prior; a posterior of your own needs it for that
+    alone.
+
     Attributes:
         khat: shape of the tail of importance weights; NaN where there are none.
         ess: effective number of draws.
@@ -204,7 +208,7 @@ class EnumeratedPosterior(ParameterPosterior):
         prior = torch.zeros(len(theta)) if log_prior is None else log_prior
         check_shape("log_prior", prior.shape, (len(theta),))
         self.theta, self.log_likelihood = theta, log_likelihood
-        self.log_weights = prior.log_softmax(-1)
+        self.log_weights = self._log_prior = prior.log_softmax(-1)
         self.ess = float(ess(self.log_weights))
 
     def observe(
@@ -226,6 +230,10 @@ class EnumeratedPosterior(ParameterPosterior):
     def knowledge(self) -> Knowledge:
         """Give all values with their weights."""
         return Knowledge(self.theta, self.log_weights)
+
+    def prior_knowledge(self) -> Knowledge:
+        """Give all values with their weights before anything was observed."""
+        return Knowledge(self.theta, self._log_prior)
 
 
 class PSISPosterior(ParameterPosterior):
@@ -307,6 +315,10 @@ class PSISPosterior(ParameterPosterior):
         if self.fallback is not None and not self.reliable:
             return self.fallback.knowledge()
         return Knowledge(self.theta, self.log_weights)
+
+    def prior_knowledge(self) -> Knowledge:
+        """Give the draws of the prior with equal weights."""
+        return Knowledge(self.theta, torch.zeros_like(self._raw).log_softmax(-1))
 
 
 def _weighed(log_weights: Tensor, gain: Tensor) -> Tensor:

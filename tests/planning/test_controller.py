@@ -13,19 +13,24 @@ from torch import Tensor
 from pyro_geo._compat.arviz import get_group
 from pyro_geo.errors import ConfigurationError, ParameterCoverageWarning
 from pyro_geo.planning import (
+    MMRL,
     BayesController,
     EnumeratedPosterior,
     ExactValues,
     FilterPosterior,
     GridBackend,
+    MCMCPosterior,
     OfflineLibrary,
     OfflinePlanner,
+    ParameterPosterior,
     Prior,
     PSISPosterior,
     TabularBackend,
+    prior_mean_rule,
 )
 from pyro_geo.planning.boolean_network import Channel, melanoma
 from pyro_geo.planning.environments import LinearQuadratic, Plant, unknown_sign
+from pyro_geo.planning.selectors import Select
 from pyro_geo.results import PosteriorDraws
 
 
@@ -118,6 +123,75 @@ def test_interpolated_values_are_near_exact_ones(plant: Plant, prior: Prior) -> 
     assert float(decision.action) == 0.0
 
 
+def observed(plant: Plant, posterior: ParameterPosterior, s: Tensor) -> None:
+    for a in (1.0, -1.0, 2.0):
+        action = torch.tensor([a], dtype=torch.float64)
+        s_next = 0.95 * s - 0.7 * action
+        posterior.observe(s, action, float(plant.reward(s, action, s_next)), s_next)
+
+
+@pytest.mark.parametrize("select", ["prior", prior_mean_rule])
+def test_the_rule_of_the_prior_learns_nothing(
+    plant: Plant, prior: Prior, select: str | Select
+) -> None:
+    library = OfflinePlanner(prior, plant, quadratic(plant), num_draws=32).run()
+    s = torch.tensor([1.0], dtype=torch.float64)
+    for num_draws in (128, 2000):  # fewer than the posterior has, and more
+        posterior = PSISPosterior(prior, law, num_draws=1000)
+        rules = [
+            BayesController(library, posterior, rule, num_draws=num_draws)
+            for rule in ("mean", select)
+        ]
+        observed(plant, posterior, s)
+        mean, before = (rule.act(s) for rule in rules)
+        # the posterior knows the sign by now; under the prior no action pays
+        assert float(mean.action) > 0
+        assert float(before.action) == 0.0
+        assert float(before.mean[mean.number]) > float(before.mean[before.number])
+    # weights of the prior that are not equal count
+    theta = torch.tensor([[0.95, -0.7], [0.95, 0.7]], dtype=torch.float64)
+    own = OfflinePlanner(theta, plant, quadratic(plant)).run()
+    weights = torch.tensor([0.1, 0.9]).log()
+    some = EnumeratedPosterior(theta, law, weights)
+    observed(plant, some, s)
+    assert float(BayesController(own, some, select).act(s).action) < 0
+
+
+def test_rules_see_what_resampling_would_hide(plant: Plant, prior: Prior) -> None:
+    library = OfflinePlanner(prior, plant, quadratic(plant), num_draws=32).run()
+    s = torch.tensor([1.0], dtype=torch.float64)
+    # numbers of draws are those of the posterior: two that push the same way
+    posterior = PSISPosterior(prior, law, num_draws=1000)
+    rows = (posterior.theta[:, 1] > 1.0).nonzero()[:2, 0]
+    for num_draws in (128, 2000):
+        rule = BayesController(library, posterior, MMRL(rows), num_draws=num_draws)
+        assert float(rule.act(s).action) < 0
+    # more solved draws than are used where values are interpolated: none is here
+    theta = prior.sample(64, 5)
+    own = OfflinePlanner(theta, plant, quadratic(plant)).run()
+    for select in ("mean", "certainty"):
+        found = [
+            BayesController(own, every, select, num_draws=number).act(s)
+            for number in (16, 64)
+            for every in [EnumeratedPosterior(theta, law, theta[:, 1])]
+        ]
+        assert found[0].coverage == 1.0
+        assert found[0].number == found[1].number
+        torch.testing.assert_close(found[0].mean, found[1].mean, atol=0, rtol=0)
+
+
+def test_the_most_probable_draw_is_found_behind_a_belief() -> None:
+    library, posterior, backend = of_network(True)
+    posterior.filter.log_prior[:] = torch.tensor([0.0, 0.0, 0.0, 2.0]).log_softmax(0)
+    some = OfflinePlanner(library.theta[[0, 1, 3]], None, backend).run()
+    y = torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0, 1, 0])
+    found = BayesController(some, posterior, "certainty", num_draws=2).act(y)
+    known = posterior.knowledge()
+    assert known.belief is not None
+    exact = torch.einsum("s,sa->a", known.belief[3], library.tensors["q"][3])
+    assert found.number == int(exact.argmax())
+
+
 @pytest.mark.parametrize(
     "select", ["mean", "thompson", "ucb", "lookahead", "certainty"]
 )
@@ -128,10 +202,7 @@ def test_all_rules_regulate_once_the_sign_is_known(
     posterior = PSISPosterior(prior, law, num_draws=1000)
     controller = BayesController(library, posterior, select, num_draws=128, seed=1)
     s = torch.tensor([1.0], dtype=torch.float64)
-    for a in (1.0, -1.0, 2.0):
-        action = torch.tensor([a], dtype=torch.float64)
-        s_next = 0.95 * s - 0.7 * action
-        controller.observe(s, action, float(plant.reward(s, action, s_next)), s_next)
+    observed(plant, posterior, s)
     assert float(controller.act(s).action) > 0
 
 
@@ -300,6 +371,11 @@ def test_wrong_arguments_are_refused(plant: Plant, prior: Prior) -> None:
         BayesController(library, posterior, "lookahead")
     with pytest.raises(ConfigurationError, match="select"):
         BayesController(library, posterior, "greedy")
+    with pytest.raises(ConfigurationError, match="rows"):
+        BayesController(library, posterior, MMRL(torch.tensor([0, 4])))
+    chains = MCMCPosterior(prior, law, num_draws=8, num_chains=4)
+    with pytest.raises(ConfigurationError, match="draws stay the same"):
+        BayesController(library, chains, MMRL(torch.tensor([0, 1])))
     with pytest.raises(ConfigurationError, match="plant"):
         OfflinePlanner(Prior({"x": dist.Normal(0.0, 1.0)}), plant, backend)
     assert list(itertools.islice(library.parameters, 2)) == ["theta[0]", "theta[1]"]
