@@ -125,16 +125,25 @@ class _Pairs(NamedTuple):
     inverse: list[Tensor]  # 1 / (step . bend), (lanes, 1); 0 where it is of no use
 
 
-def lbfgs(fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20) -> Tensor:
+def lbfgs(
+    fn: ValueAndGrad,
+    q: Tensor,
+    num_steps: int,
+    memory: int = 20,
+    tolerance: float = 0.0,
+) -> Tensor:
     """Minimise by L-BFGS, a history and a backtracking line search for every lane.
 
-    Losses never rise. A lane that finds no lower point stays where it is.
+    Losses never rise. A lane that finds no lower point stays where it is. At a minimum
+    that takes the whole line search, since rounding decides; a `tolerance` spares it.
 
     Args:
         fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
         q: starts, `(lanes, dim)`.
         num_steps: most steps.
         memory: pairs of differences that a lane stores.
+        tolerance: a lane rests while its next step promises to lower the loss by less;
+            the search ends once all lanes rest.
 
     Returns:
         The last positions, `(lanes, dim)`.
@@ -151,6 +160,11 @@ def lbfgs(fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20) -> Tens
         uphill = ~(slope < 0)
         direction = torch.where(uphill[:, None], -g, direction)
         slope = torch.where(uphill, -(g * g).sum(-1), slope)
+        if tolerance > 0:
+            # half of the slope is what a quadratic would fall by
+            slope = torch.where(-0.5 * slope < tolerance, 0.0, slope)
+            if not bool((slope < 0).any()):
+                break
         new_q, new_value, new_g = _backtrack(fn, q, value, g, direction, slope)
         if torch.equal(new_q, q):
             if not pairs.step:

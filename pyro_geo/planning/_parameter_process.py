@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ __all__ = ["KINDS", "JITTER", "Lanes", "Solved", "fitted", "solved", "scaled"]
 
 JITTER = 1e-6  # of the variance of the logarithms
 _STEPS = 30
+_TOLERANCE = 1e-3  # of the logarithm of the evidence
+_MORE_STEPS = 10  # where a search goes on from an earlier one
 _LEAST_SHARE = 0.01  # kernels of less posterior probability are dropped
 _FOLDS = 8
 
@@ -62,14 +64,17 @@ class Lanes(NamedTuple):
 
     def kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Covariances of the standardised logarithms, `(L, n, m)`."""
-        # sums of squares, not cdist: its gradient at equal points is not a number
         a, b = x / self.lengthscale[:, None], y / self.lengthscale[:, None]
-        square = (
-            a.square().sum(-1)[..., None]
-            + b.square().sum(-1)[..., None, :]
-            - 2 * a @ b.mT
-        )
-        r = square.clamp_min(1e-14).sqrt()
+        if a.requires_grad or b.requires_grad:
+            # sums of squares, not cdist: its gradient at equal points is not a number
+            square = (
+                a.square().sum(-1)[..., None]
+                + b.square().sum(-1)[..., None, :]
+                - 2 * a @ b.mT
+            )
+            r = square.clamp_min(1e-14).sqrt()
+        else:  # fewer passes over memory
+            r = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         counts = [int((self.kind == kind).sum()) for kind in range(len(KINDS))]
         parts = r.split(counts)
         shapes = [shape(part) for shape, part in zip(KINDS, parts, strict=True)]
@@ -175,16 +180,22 @@ def solved(lanes: Lanes, theta: Tensor, y: Tensor, variance: Tensor) -> Solved:
     return Solved(logs, lower, alpha, ones, total, constant)
 
 
-def fitted(theta: Tensor, y: Tensor, variance: Tensor) -> Lanes:
+def fitted(
+    theta: Tensor, y: Tensor, variance: Tensor, before: Tensor | None = None
+) -> tuple[Lanes, Tensor]:
     """Learn the hyperparameters of every action under every kernel.
+
+    Values change little from one state to the next, so a search that goes on from an
+    earlier one, where that is better than the usual start, is short.
 
     Args:
         theta: solved draws in the unit cube, `(N, P)`.
         y: values under them, `(B, N)`.
         variance: of their errors, `(B, N)`.
+        before: where the last search ended.
 
     Returns:
-        The kernels that are likely enough.
+        The kernels that are likely enough, and where the search ended.
     """
     batch, count = len(y), theta.shape[1]
     kind = torch.arange(len(KINDS)).repeat_interleave(batch)
@@ -209,13 +220,17 @@ def fitted(theta: Tensor, y: Tensor, variance: Tensor) -> Lanes:
             (gradient,) = torch.autograd.grad(value.sum(), raw)
         return value.detach().nan_to_num(torch.inf), gradient
 
-    raw = lbfgs(loss, start, _STEPS)
+    first, steps = start, _STEPS
+    if before is not None and before.shape == start.shape:
+        better = loss(before)[0] < loss(start)[0]
+        first, steps = torch.where(better[:, None], before, start), _MORE_STEPS
+    raw = lbfgs(loss, first, steps, tolerance=_TOLERANCE)
     share = (-loss(raw)[0]).reshape(-1, batch).softmax(0).nan_to_num(1 / len(KINDS))
     share = torch.where(share < _LEAST_SHARE, 0.0, share)
     share = (share / share.sum(0)).flatten()
     found = lanes(raw)._replace(share=share)
     found = found._replace(widening=_widening(solved(found, theta, own, noise)))
-    return Lanes(*(x[share > 0] for x in found))
+    return Lanes(*(x[share > 0] for x in found)), raw
 
 
 def _evidence(lanes: Lanes, theta: Tensor, y: Tensor, variance: Tensor) -> Tensor:
@@ -223,16 +238,40 @@ def _evidence(lanes: Lanes, theta: Tensor, y: Tensor, variance: Tensor) -> Tenso
     logs = scaled(lanes, y, variance)
     noise = logs.noise + JITTER
     inner = lanes.kernel(theta, theta) + noise.diag_embed()
-    lower, info = torch.linalg.cholesky_ex(inner)
-    both = torch.stack([torch.ones_like(logs.z), logs.z], -1)
-    ones, own = torch.linalg.solve_triangular(lower, both, upper=False).unbind(-1)
-    total = ones.square().sum(-1)
-    constant = (ones * own).sum(-1) / total
-    misfit = (own - constant[:, None] * ones).square().sum(-1)
-    # the constant is integrated out: it costs a degree of freedom
-    found = -0.5 * (misfit + total.log()) + logs.log_jacobian
-    found = found - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.where(info > 0, -torch.inf, found)
+    found: Any = _Evidence.apply(inner, logs.z)
+    return found + logs.log_jacobian
+
+
+class _Evidence(torch.autograd.Function):
+    r"""Logarithm of the evidence, the constant integrated out, up to a constant.
+
+    .. math:: -\tfrac12 \Big[(z - c)' K^{-1} (z - c) + \log\det K
+        + \log 1' K^{-1} 1\Big]
+
+    Its derivative takes one inverse, a fraction of the work of differentiating through
+    the factorisation: `c` is the best constant, so it may be held fixed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inner: Tensor, z: Tensor) -> Tensor:
+        lower, info = torch.linalg.cholesky_ex(inner)
+        inverse = torch.cholesky_inverse(lower)
+        ones = inverse.sum(-1)
+        total = ones.sum(-1)
+        own = (inverse @ z[..., None])[..., 0]
+        alpha = own - (own.sum(-1) / total)[..., None] * ones
+        found = -0.5 * ((alpha * z).sum(-1) + total.log())
+        found = found - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        ctx.save_for_backward(inverse, alpha, ones / total.sqrt()[..., None])
+        return torch.where(info > 0, -torch.inf, found)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, alpha, ones = ctx.saved_tensors
+        outer = alpha[..., None] * alpha[..., None, :]
+        outer = outer + ones[..., None] * ones[..., None, :]
+        weight = grads[0][..., None]
+        return 0.5 * weight[..., None] * (outer - inverse), -weight * alpha
 
 
 def _widening(given: Solved) -> Tensor:
@@ -250,14 +289,15 @@ def _widening(given: Solved) -> Tensor:
     lost = given.ones[..., None] * given.ones[..., None, :] / given.total[:, None, None]
     inverse = inverse - lost
     single = given.alpha.square() / inverse.diagonal(dim1=-2, dim2=-1)
-    folds = min(_FOLDS, count // 2)
-    sums = []
+    # with one fold nothing would be left to predict it
+    folds = min(_FOLDS, count // 2) if count > 3 else 0
+    squares = torch.zeros_like(single[..., 0])
     for fold in range(folds):
         rows = torch.arange(fold, count, folds)
         block = torch.linalg.inv(inverse[:, rows[:, None], rows])
         gap = (block * given.alpha[:, None, rows]).sum((-2, -1))
-        sums.append(gap.square() / block.sum((-2, -1)))
+        squares = squares + gap.square() / block.sum((-2, -1))
     # both are drawn to 1, as if some more had been as expected
     of_single = (4 + single.sum(-1)) / (4 + count)
-    of_sums = (2 + torch.stack(sums, -1).sum(-1)) / (2 + folds)
+    of_sums = (2 + squares) / (2 + folds)
     return torch.maximum(of_single, of_sums).clamp_min(1)

@@ -86,9 +86,10 @@ class ParameterGP:
         check_shape("theta", theta.shape, "(N, P) with N of at least 2", good)
         self.theta = theta.double()
         self.lanes: Lanes | None = None
+        self._raw: Tensor | None = None
 
     def fit(self, y: Tensor, variance: Tensor) -> ParameterGP:
-        """Learn the hyperparameters.
+        """Learn the hyperparameters; a later fit goes on from an earlier one.
 
         Args:
             y: values under the solved draws, `(B, N)`.
@@ -97,7 +98,8 @@ class ParameterGP:
         Returns:
             The process itself.
         """
-        self.lanes = fitted(self.theta, y.double(), variance.double())
+        y, variance = y.double(), variance.double()
+        self.lanes, self._raw = fitted(self.theta, y, variance, self._raw)
         return self
 
     def predict(
@@ -133,7 +135,8 @@ class ParameterGP:
         # sd over the root of the variance of the logarithm: what makes the diagonal
         # that of log-normal variables, and the rest of the correlation of these
         pull = w * sd / own.sqrt()
-        spread = torch.einsum("lj,ljk,lk->l", pull, lanes.kernel(draws, draws), pull)
+        both = (lanes.kernel(draws, draws) @ pull[..., None])[..., 0]
+        spread = (pull * both).sum(-1)
         spread = spread - (half @ pull[..., None]).square().sum((-2, -1))
         spread = (spread + (lever * pull).sum(-1).square()).clamp_min(0)
         count = len(y)

@@ -31,6 +31,25 @@ def test_lbfgs_never_goes_up():
     assert (losses.diff(dim=0) <= 0).all()
 
 
+def test_lbfgs_with_a_tolerance_rests_at_minima():
+    starts = torch.tensor([[1.1, 1.1], [-1.2, 1.0]])
+    calls = []
+
+    def counted(q: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(q))
+        value, slope = rosenbrock(q)
+        return value + 1e6, slope  # rounding decides near the minimum
+
+    found = lbfgs(counted, starts, 200, tolerance=1e-9)
+    short = len(calls)
+    lbfgs(counted, starts, 200)
+    assert float(rosenbrock(found)[0].max()) < 1e-8
+    assert short < 0.5 * (len(calls) - short)
+    # to rest too early is to stop too high
+    early = lbfgs(rosenbrock, starts, 200, tolerance=1.0)
+    assert float(rosenbrock(early)[0][1]) > 1e-3
+
+
 def test_lbfgs_ends_on_a_quadratic_and_stays():
     scales = torch.tensor([1.0, 10.0, 1e4])
 

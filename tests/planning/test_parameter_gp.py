@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pyro_geo.planning import ParameterGP
-from pyro_geo.planning._parameter_process import Lanes
+from pyro_geo.planning._parameter_process import Lanes, _Evidence
 
 N, M, P = 12, 30, 2
 
@@ -153,3 +153,23 @@ def test_constant_values_are_predicted_as_they_are() -> None:
     y = torch.full((1, N), 4.0, dtype=torch.float64)
     found = ParameterGP(theta).fit(y, 0 * y).predict(y, 0 * y, draws)
     torch.testing.assert_close(found.values, torch.full((M, 1), 4.0).double())
+
+
+def test_the_evidence_has_the_derivatives_of_differences() -> None:
+    g = torch.Generator().manual_seed(6)
+    root = torch.randn(2, 5, 5, generator=g, dtype=torch.float64)
+    inner = (root @ root.mT + torch.eye(5)).requires_grad_()
+    z = torch.randn(2, 5, generator=g, dtype=torch.float64).requires_grad_()
+
+    def evidence(inner: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        # halves, because the derivative is that of symmetric matrices
+        return _Evidence.apply(0.5 * (inner + inner.mT), z)
+
+    assert torch.autograd.gradcheck(evidence, (inner, z))
+    # the constant is integrated out: a normal density of contrasts
+    contrast = torch.linalg.svd(torch.ones(1, 5).double()).Vh[1:]
+    law = torch.distributions.MultivariateNormal(
+        torch.zeros(4).double(), contrast @ inner.detach() @ contrast.T
+    )
+    gap = evidence(inner, z).detach() - law.log_prob(z.detach() @ contrast.T)
+    assert float((gap[0] - gap[1]).abs()) < 1e-10
