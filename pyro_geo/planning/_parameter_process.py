@@ -255,6 +255,8 @@ class _Evidence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inner: Tensor, z: Tensor) -> Tensor:
         lower, info = torch.linalg.cholesky_ex(inner)
+        failed = (info > 0)[..., None, None]  # what is left of these has no inverse
+        lower = torch.where(failed, torch.eye(inner.shape[-1]).to(inner), lower)
         inverse = torch.cholesky_inverse(lower)
         ones = inverse.sum(-1)
         total = ones.sum(-1)

@@ -125,7 +125,7 @@ class GPTDPolicyIteration(GPTDValues):
         chosen = self._myopic(problem)
         model: ExactGPTD | None = None
         best = theta.new_full((count,), -torch.inf)
-        return_kept, residual_kept = best, -best
+        return_kept, residual_kept, spread_kept = best, -best, -best
         kept: dict[str, Tensor] = {}
         changed = theta.new_ones(count)
         sweeps = 0
@@ -134,15 +134,17 @@ class GPTDPolicyIteration(GPTDValues):
             fit = self.fit_steps if sweep in (0, 2) else 0
             model = self._fitted(self._steps(problem, chosen), model, fit)
             earned = self._greedy_return(model, theta, *trial)
-            residual = self._residual(model, theta, seeds)
+            residual, spread = self._residual(model, theta, seeds)
             # of equals the one that solves Bellman's equation best: the values of an
-            # early sweep may be those of a worse policy, whose greedy one is as good
+            # early sweep may be those of a worse policy, whose greedy one is as good.
+            # Not over the spread of the values, which is large where they explode
             best = torch.maximum(best, earned)
             least = best - _ALIKE * best.abs()
             better = (residual < residual_kept) | (return_kept < least)
             better &= earned >= least
             return_kept = torch.where(better, earned, return_kept)
             residual_kept = torch.where(better, residual, residual_kept)
+            spread_kept = torch.where(better, spread, spread_kept)
             now = self._kept(model)
             kept = {
                 k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), v, kept.get(k, v))
@@ -154,7 +156,7 @@ class GPTDPolicyIteration(GPTDValues):
             if bool((changed < 0.01).all()):
                 break
         diagnostics = {
-            "bellman": residual_kept,
+            "bellman": residual_kept / spread_kept,
             "policy_change": changed,
             "sweeps": torch.full_like(best, sweeps),
             "held_out_return": return_kept,
@@ -270,8 +272,10 @@ class GPTDPolicyIteration(GPTDValues):
             s = ahead
         return torch.where(total.isfinite(), total, -1e300)
 
-    def _residual(self, model: ExactGPTD, theta: Tensor, seeds: list[int]) -> Tensor:
-        """Residual of Bellman's equation on fresh steps over the spread of values."""
+    def _residual(
+        self, model: ExactGPTD, theta: Tensor, seeds: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Residual of Bellman's equation on fresh steps, and the spread of values."""
         plant, count = self.simulator, 4 * self.held_out
         s = self._draw_states([substream(x, 6) for x in seeds], count)
         number = torch.arange(count) % len(self.grid)
@@ -287,4 +291,4 @@ class GPTDPolicyIteration(GPTDValues):
         q = self._mean(model, s)
         own = q.gather(-1, number.expand(q.shape[:-1])[..., None])[..., 0]
         spread = own.std(-1).clamp_min(1e-12)
-        return (own - target).square().mean(-1).sqrt() / spread
+        return (own - target).square().mean(-1).sqrt(), spread

@@ -166,6 +166,11 @@ def test_the_evidence_has_the_derivatives_of_differences() -> None:
         return _Evidence.apply(0.5 * (inner + inner.mT), z)
 
     assert torch.autograd.gradcheck(evidence, (inner, z))
+    # one that is not positive-definite is infinitely bad, and spoils no other
+    both = torch.stack([torch.zeros(5, 5).double(), inner[1].detach()])
+    found: torch.Tensor = evidence(both, z.detach())
+    assert found[0] == -torch.inf
+    torch.testing.assert_close(found[1], evidence(inner, z)[1].detach())
     # the constant is integrated out: a normal density of contrasts
     contrast = torch.linalg.svd(torch.ones(1, 5).double()).Vh[1:]
     law = torch.distributions.MultivariateNormal(
