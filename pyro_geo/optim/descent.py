@@ -9,12 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo.ops.lanes import column, dot
+
 __all__ = ["AdamResult", "adam", "adam_step", "lbfgs"]
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step must bring
 _HALVINGS = 12
+_CALM = 3  # steps with little to win, after which a lane stops
 
 
 class AdamResult(NamedTuple):
@@ -118,69 +121,112 @@ def adam(
 
 
 class _Pairs(NamedTuple):
-    """Differences of positions and gradients, newest last."""
+    """Differences of positions and gradients of every lane, newest last."""
 
-    step: list[Tensor]  # (lanes, dim) each
-    bend: list[Tensor]  # (lanes, dim) each
-    inverse: list[Tensor]  # 1 / (step . bend), (lanes, 1); 0 where it is of no use
+    step: Tensor  # (memory, lanes, dim)
+    bend: Tensor  # (memory, lanes, dim)
+    inverse: Tensor  # 1 / (step . bend), (memory, lanes, 1); 0 where there is no pair
 
 
 def lbfgs(
-    fn: ValueAndGrad,
-    q: Tensor,
-    num_steps: int,
-    memory: int = 20,
-    tolerance: float = 0.0,
+    fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20, tol: float = 0.0
 ) -> Tensor:
     """Minimise by L-BFGS, a history and a backtracking line search for every lane.
 
-    Losses never rise. A lane that finds no lower point stays where it is. At a minimum
-    that takes the whole line search, since rounding decides; a `tolerance` spares it.
+    Losses never rise. Each evaluation serves all lanes: one whose step was too long
+    tries a shorter one while the others go on. A lane that finds no lower point stays
+    where it is.
 
     Args:
         fn: `fn(q)`, losses `(lanes,)` and gradients `(lanes, dim)`.
         q: starts, `(lanes, dim)`.
-        num_steps: most steps.
+        num_steps: most steps, those that were too long included.
         memory: pairs of differences that a lane stores.
-        tolerance: a lane rests while its next step promises to lower the loss by less;
-            the search ends once all lanes rest.
+        tol: slope along the step, in units of the loss: a lane stops after some steps
+            in a row with no more than that, twice what a full step wins on a quadratic
+            loss.
 
     Returns:
         The last positions, `(lanes, dim)`.
 
     References:
-        Nocedal and Wright (2006), Numerical optimization, algorithms 7.4 and 3.1.
+        Nocedal and Wright (2006), Numerical optimization, algorithms 7.4 and 3.1, and
+        equation 3.58 for the shorter step.
     """
     value, g = fn(q)
-    pairs = _Pairs([], [], [])
+    pairs = _Pairs(
+        q.new_zeros(memory, *q.shape),
+        q.new_zeros(memory, *q.shape),
+        q.new_zeros(memory, len(q), 1),
+    )
+    direction, slope = _downhill(g, pairs)
+    size, failed = torch.ones_like(value), torch.zeros_like(value, dtype=torch.long)
+    active, calm = value.isfinite() & (slope < 0), torch.zeros_like(failed)
     for _ in range(num_steps):
-        direction = _two_loops(g, pairs)
-        slope = (g * direction).sum(-1)
-        # rounding can turn the direction uphill: start again from the gradient
-        uphill = ~(slope < 0)
-        direction = torch.where(uphill[:, None], -g, direction)
-        slope = torch.where(uphill, -(g * g).sum(-1), slope)
-        if tolerance > 0:
-            # half of the slope is what a quadratic would fall by
-            slope = torch.where(-0.5 * slope < tolerance, 0.0, slope)
-            if not bool((slope < 0).any()):
-                break
-        new_q, new_value, new_g = _backtrack(fn, q, value, g, direction, slope)
-        if torch.equal(new_q, q):
-            if not pairs.step:
-                break
-            pairs = _Pairs([], [], [])  # no lane moved: try the gradient once more
-            continue
-        # a pair is of use where the curvature along it is positive
-        step, bend = new_q - q, new_g - g
-        curvature = (step * bend).sum(-1, keepdim=True)
-        useful = curvature > 1e-10 * (step * step).sum(-1, keepdim=True)
-        inverse = torch.where(useful, 1.0 / curvature, 0.0)
-        for history, new in zip(pairs, (step, bend, inverse), strict=True):
-            history.append(new)
-            del history[:-memory]
-        q, value, g = new_q, new_value, new_g
+        if not bool(active.any()):
+            break
+        trial = torch.where(column(active), q + column(size) * direction, q)
+        new_value, new_g = fn(trial)
+        lower = active & (new_value <= value + _SUFFICIENT * size * slope)
+        lower &= (new_value < value) & new_g.isfinite().all(-1)
+        pairs = _remember(pairs, trial - q, new_g - g, lower)
+        shorter = _shorter(size, slope, new_value - value)
+        q = torch.where(column(lower), trial, q)
+        value = torch.where(lower, new_value, value)
+        g = torch.where(column(lower), new_g, g)
+        failed = torch.where(lower, 0, failed + 1)
+        # a history that leads nowhere is forgotten; the gradient is tried once more
+        lost = active & (failed > _HALVINGS)
+        active = active & ~(lost & (pairs.inverse == 0).all(0).squeeze(-1))
+        inverse = torch.where(column(lost), 0.0, pairs.inverse)
+        pairs = pairs._replace(inverse=inverse)
+        turned = lower | lost
+        ahead, along = _downhill(g, pairs)
+        direction = torch.where(column(turned), ahead, direction)
+        slope = torch.where(turned, along, slope)
+        size = torch.where(turned, 1.0, shorter)
+        failed = torch.where(turned, 0, failed)
+        # a history of few steps may know nothing of a direction that is soft
+        calm = torch.where(slope < -tol, 0, calm + turned)
+        # a decrease below the rounding of the loss cannot be seen
+        seen = slope < -torch.finfo(q.dtype).eps * value.abs()
+        active = active & seen & (calm < _CALM)
     return q
+
+
+def _remember(pairs: _Pairs, step: Tensor, bend: Tensor, made: Tensor) -> _Pairs:
+    """Add a pair to the history of those lanes that made a step."""
+    # a pair is of use where the curvature along it is positive
+    curvature = (step * bend).sum(-1, keepdim=True)
+    useful = curvature > 1e-10 * (step * step).sum(-1, keepdim=True)
+    made = made & useful.squeeze(-1)
+    inverse = torch.where(useful, 1.0 / curvature, 0.0)
+    return _Pairs(
+        *(
+            torch.where(made[:, None], torch.cat([old[1:], new[None]]), old)
+            for old, new in zip(pairs, (step, bend, inverse), strict=True)
+        )
+    )
+
+
+def _shorter(size: Tensor, slope: Tensor, rise: Tensor) -> Tensor:
+    """Shorten a step to where a parabola has its minimum, by a half to a tenth."""
+    bent = 2 * (rise - size * slope)
+    best = -slope * size**2 / bent
+    good = best.isfinite() & (bent > 0)
+    half = 0.5 * size
+    return torch.where(good, torch.minimum(torch.maximum(best, 0.1 * size), half), half)
+
+
+def _downhill(g: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
+    """Give the direction to go and the slope along it."""
+    direction = _two_loops(g, pairs)
+    slope = dot(g, direction)
+    # rounding can turn the direction uphill: start again from the gradient
+    uphill = ~(slope < 0)
+    scale = 1.0 / g.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    direction = torch.where(column(uphill), -scale * g, direction)
+    return direction, dot(g, direction)
 
 
 def _two_loops(g: Tensor, pairs: _Pairs) -> Tensor:
@@ -199,37 +245,7 @@ def _two_loops(g: Tensor, pairs: _Pairs) -> Tensor:
 def _scale(g: Tensor, pairs: _Pairs) -> Tensor:
     """Scale of the first guess, `(lanes, 1)`: newest curvature, else a short step."""
     # equation 7.20 of Nocedal and Wright, s.y / y.y of the newest pair
-    scale = 1.0 / g.norm(dim=-1, keepdim=True).clamp(min=1.0)
-    for bend, inverse in zip(pairs.bend, pairs.inverse, strict=True):
-        newer = 1.0 / (inverse * (bend * bend).sum(-1, keepdim=True))
-        scale = torch.where(inverse > 0, newer, scale)
-    return scale
-
-
-def _backtrack(
-    fn: ValueAndGrad,
-    q: Tensor,
-    value: Tensor,
-    g: Tensor,
-    direction: Tensor,
-    slope: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Halve every lane's own step until its loss has fallen enough."""
-    size = torch.ones_like(value)
-    done = ~(slope < 0)  # no descent there, or not finite
-    best = q, value, g
-    for _ in range(_HALVINGS):
-        trial = torch.where(done[:, None], q, q + size[:, None] * direction)
-        new_value, new_g = fn(trial)
-        lower = ~done & (new_value <= value + _SUFFICIENT * size * slope)
-        lower &= (new_value < value) & new_g.isfinite().all(-1)
-        best = (
-            torch.where(lower[:, None], trial, best[0]),
-            torch.where(lower, new_value, best[1]),
-            torch.where(lower[:, None], new_g, best[2]),
-        )
-        done = done | lower
-        if done.all():
-            break
-        size = size * 0.5
-    return best
+    bend, inverse = pairs.bend[-1], pairs.inverse[-1]
+    newest = 1.0 / (inverse * (bend * bend).sum(-1, keepdim=True))
+    short = 1.0 / g.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    return torch.where(inverse > 0, newest, short)
