@@ -107,6 +107,27 @@ _RECORDS = {
   volume    = {31},
   year      = {2018}
 }""",
+    "icem": """\
+@inproceedings{pinneri2020icem,
+  author    = {Pinneri, Cristina and Sawant, Shambhuraj and Blaes, Sebastian and
+               Achterhold, Jan and Stueckler, Joerg and Rolinek, Michal and
+               Martius, Georg},
+  title     = {Sample-efficient Cross-Entropy Method for Real-time Planning},
+  booktitle = {Conference on Robot Learning},
+  year      = {2020},
+  eprint    = {2008.06389},
+  archivePrefix = {arXiv}
+}""",
+    "mppi": """\
+@inproceedings{williams2017mppi,
+  author    = {Williams, Grady and Wagener, Nolan and Goldfain, Brian and
+               Drews, Paul and Rehg, James M. and Boots, Byron and
+               Theodorou, Evangelos A.},
+  title     = {Information Theoretic {MPC} for Model-Based Reinforcement Learning},
+  booktitle = {IEEE International Conference on Robotics and Automation},
+  pages     = {1714--1721},
+  year      = {2017}
+}""",
     "gptd": """\
 @inproceedings{engel2003bayes,
   author    = {Engel, Yaakov and Mannor, Shie and Meir, Ron},
@@ -123,6 +144,27 @@ _RECORDS = {
   booktitle = {International Conference on Machine Learning},
   pages     = {201--208},
   year      = {2005}
+}""",
+    "decent_cem": """\
+@inproceedings{zhang2022decentcem,
+  author        = {Zhang, Zichen and Jin, Jun and Jagersand, Martin and Luo, Jun and
+                   Schuurmans, Dale},
+  title         = {A Simple Decentralized Cross-Entropy Method},
+  booktitle     = {Advances in Neural Information Processing Systems},
+  volume        = {35},
+  year          = {2022},
+  eprint        = {2212.08235},
+  archivePrefix = {arXiv}
+}""",
+    "cem_gmm": """\
+@inproceedings{okada2019vimpc,
+  author        = {Okada, Masashi and Taniguchi, Tadahiro},
+  title         = {Variational Inference {MPC} for {Bayesian} Model-based
+                   Reinforcement Learning},
+  booktitle     = {Conference on Robot Learning},
+  year          = {2019},
+  eprint        = {1907.04202},
+  archivePrefix = {arXiv}
 }""",
     "pyro": """\
 @article{bingham2019pyro,
