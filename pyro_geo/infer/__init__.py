@@ -9,6 +9,7 @@ from pyro_geo.infer.mcmc.dims.minima import sample_minima
 from pyro_geo.infer.mcmc.dims.result import FlowResult
 from pyro_geo.infer.mcmc.hmc.kernel import HMC
 from pyro_geo.infer.mcmc.runner import MCMC
+from pyro_geo.infer.modes import ModeSet, find_modes, init_to_mode
 from pyro_geo.infer.robust_init import RobustInit, robust_init
 from pyro_geo.optim.newton import PolishResult, polish_minima
 
@@ -19,10 +20,13 @@ __all__ = [
     "FlowResult",
     "GibbsModel",
     "GibbsPosterior",
+    "ModeSet",
     "PolishResult",
     "RobustInit",
     "WeightedPosterior",
     "dissipative_flow",
+    "find_modes",
+    "init_to_mode",
     "polish_minima",
     "robust_init",
     "sample_minima",
