@@ -86,6 +86,8 @@ class ChainGroup(NamedTuple):
         noise: random streams for the start, one per chain.
         initial: unconstrained starts that the user gave, `(chains, dim)`, or None.
         tuning: what the first group found in its warm-up; None for the first group.
+        modes: the mode that each chain starts in, where the user gave some,
+            `(chains,)`.
     """
 
     chains: Sequence[int]
@@ -95,6 +97,7 @@ class ChainGroup(NamedTuple):
     noise: BlockNoise
     initial: Tensor | None = None
     tuning: Any = None
+    modes: Tensor | None = None
 
     def starts(self, target: Target, strategy: Strategy = "uniform") -> Tensor:
         """Give the user's starts, or find one for each chain by its own stream.

@@ -33,6 +33,7 @@ class ChainSession(DensitySession):
         workers: do the tasks.
         clock: takes the time by phase.
         facts: what of the run's facts changes from round to round.
+        label: more statistics of draws, from their positions.
     """
 
     record: DrawRecord
@@ -44,11 +45,12 @@ class ChainSession(DensitySession):
         workers: Workers,
         clock: Clock,
         facts: Callable[[RunState], dict[str, Any]],
+        label: Callable[[Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
         codec = StateCodec(RunState, KnownDensity, *rounds.state_types)
         super().__init__(record.target, record, codec, rounds.begin(), clock)
         self.rounds, self.workers = rounds, workers
-        self._facts = facts
+        self._facts, self._label = facts, label
         self._replaced: int | None = None  # first draw of a block that was made again
         self._has_room = True
 
@@ -174,6 +176,9 @@ class ChainSession(DensitySession):
         try:
             for key, result in clock.timed(phase, self.workers.results(tasks)):
                 if isinstance(result, Block):
+                    if self._label is not None:
+                        stats = {**result.stats, **self._label(result.q)}
+                        result = result._replace(stats=stats)
                     ends.append(result.q[:, -1])
                     blocks.append((tasks[key].chains, result))
                     if again:

@@ -17,7 +17,7 @@ from pyro_geo.engine.blocks import Block, Warmup
 from pyro_geo.engine.models import explained_data
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.schedule import warm_up
-from pyro_geo.engine.starts import sites_of_potential
+from pyro_geo.engine.starts import as_values, sites_of_potential, start_positions
 
 if TYPE_CHECKING:
     from pyro_geo.engine.kernel import Kernel
@@ -64,9 +64,20 @@ class PyroAdapter(MCMCKernel):
         self.transforms = {
             name: site.transform.inv for name, site in target.layout.sites.items()
         }
-        if self._initial_params is None:
-            q = self.first_position(target)
-            self._initial_params = target.layout.unflatten(q[0])
+        if not self._initial_params:
+            q: Tensor | None = self.first_position(target)
+        else:
+            given = as_values(self._initial_params, "unconstrained")
+            q = start_positions(
+                target,
+                given,
+                1,
+                space="unconstrained",
+                strategy=kernel.start_strategy(target),
+                generators=lambda: [_fresh_generator()],
+            )
+        assert q is not None
+        self._initial_params = target.layout.unflatten(q[0])
 
     @property
     def initial_params(self) -> dict[str, Tensor] | None:
@@ -210,6 +221,11 @@ class _OneChain:
         self._steps += done.num_steps
         if done.graph.operations:
             self._graph = done.graph
+
+
+def _fresh_generator() -> torch.Generator:
+    """Randomness that torch's global generator decides."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
 def _numbers(values: Tensor) -> Tensor:

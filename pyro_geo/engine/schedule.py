@@ -65,6 +65,7 @@ class Task(NamedTuple):
         length: draws of each chain in a whole block.
         initial: starts that the user gave, `(chains, dim)`.
         tuning: of the first group.
+        modes: that the chains start in, `(chains,)`.
     """
 
     kind: Literal["start", "adapt", "draw"]
@@ -76,6 +77,7 @@ class Task(NamedTuple):
     length: int = 0
     initial: Tensor | None = None
     tuning: Any = None
+    modes: Tensor | None = None
 
 
 def perform(
@@ -116,6 +118,7 @@ def _warmup(kernel: Kernel, target: Target, plan: RunPlan, task: Task) -> Warmup
         noise,
         task.initial,
         task.tuning,
+        task.modes,
     )
     warmup = kernel.start(target, group)
     return warmup._replace(planned=plan.num_samples if group.asked else None)
@@ -144,6 +147,7 @@ def warm_up(
     noise: Noise,
     initial: Tensor | None = None,
     tuning: Any | None = None,
+    modes: Tensor | None = None,
 ) -> Iterator[Warmup]:
     """Start a group of chains by hand and adapt it until its kernel has finished.
 
@@ -157,13 +161,14 @@ def warm_up(
         noise: streams of the warm-up, addressed by block.
         initial: unconstrained starts, `(chains, dim)`.
         tuning: of the first group; None for the first group itself.
+        modes: that the chains start in, `(chains,)`.
 
     Yields:
         The result of each block; the last one is finished.
     """
     streams = noise.block(chains, 0)
     group = ChainGroup(
-        chains, num_chains, num_samples, warmup_steps, streams, initial, tuning
+        chains, num_chains, num_samples, warmup_steps, streams, initial, tuning, modes
     )
     warmup = kernel.start(target(), group)
     yield warmup
@@ -269,6 +274,7 @@ class Rounds:
         length: draws of each chain in one block.
         compile: when to go up the ladder.
         initial: starts that the user gave for all chains, `(chains, dim)`.
+        modes: that the chains start in, where the user gave modes, `(chains,)`.
     """
 
     def __init__(
@@ -279,11 +285,12 @@ class Rounds:
         length: int,
         compile: Literal["auto"] | bool,
         initial: Tensor | None,
+        modes: Tensor | None = None,
     ) -> None:
         self.kernel, self.plan, self.groups = kernel, plan, groups
         self.length = length
         self.compile = compile
-        self.initial = initial
+        self.initial, self.modes = initial, modes
 
     @property
     def stages(self) -> tuple[RunStage, ...]:
@@ -375,8 +382,10 @@ class Rounds:
         chains, index = self.groups[g], state.blocks[g]
         if index:
             return Task("adapt", chains, index, rung, state.states[g])
-        rows = None if self.initial is None else self.initial[list(chains)]
-        return Task("start", chains, 0, rung, initial=rows, tuning=tuning)
+        rows, modes = (
+            None if x is None else x[list(chains)] for x in (self.initial, self.modes)
+        )
+        return Task("start", chains, 0, rung, initial=rows, tuning=tuning, modes=modes)
 
     def after(self, state: RunState, results: Results) -> RunState:
         """The state once all tasks of a round are done.

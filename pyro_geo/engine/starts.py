@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_geo.checks import check_choice
 from pyro_geo.density import Site, Target
@@ -74,9 +76,10 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         if isinstance(value, (list, tuple)) and any(map(torch.is_tensor, value)):
             value = torch.stack([torch.as_tensor(x) for x in value])
         if not isinstance(value, Tensor):
-            value = torch.as_tensor(np.asarray(value))
+            value = torch.from_numpy(_as_array(value))
         if not value.is_complex():
-            return value.detach()
+            value = value.detach()
+            return value if value.layout == torch.strided else value.to_dense()
     except (TypeError, ValueError, RuntimeError):  # texts, say, or a ragged list
         pass
     raise ConfigurationError(
@@ -86,6 +89,23 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         expected="a number, a list of numbers, an array or a tensor",
         todo=f"Pass torch.as_tensor(...) for {name!r}.",
     )
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Bring numbers to an array that torch takes.
+
+    Returns:
+        A copy, in one of the types that both know: an array of any library may be read
+        backwards, be read-only, or be in another byte order.
+    """
+    array = np.asarray(value)
+    if np.ma.isMaskedArray(value):  # a masked entry is no number
+        array = np.ma.filled(value.astype(np.float64), np.nan)
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    real = kind == "O" and all(isinstance(x, Real) for x in array.flat)
+    if real or (kind in "iuf" and (size > 8 or not array.dtype.isnative)):
+        array = array.astype(np.float64)
+    return np.array(array, order="C")
 
 
 def sites_of_potential(
@@ -175,11 +195,14 @@ def start_positions(
         site = target.layout.sites[name]
         constrained = space == "constrained"
         shape = site.constrained_shape if constrained else site.shape
-        rows = _one_for_each(name, value, shape, num_chains).to(**kind)
+        # in double precision: values near a border are told apart better there than
+        # in the type of the run, in which their positions are
+        rows = _one_for_each(name, value, shape, num_chains)
+        rows = rows.to(device=target.device, dtype=torch.float64)
         if constrained:
             rows = _unconstrained(name, rows, site, supports.get(name))
-        _check_rows(name, rows, rows.isfinite(), "a finite number", "")
-        known[:, site.slice] = rows.reshape(num_chains, -1)
+        _check_rows(name, rows, rows.to(**kind).isfinite(), "a finite number", "")
+        known[:, site.slice] = rows.reshape(num_chains, -1).to(**kind)
     if set(values) < set(target.layout.sites):
         return initial_each(target, generators(), strategy, known)
     _check_density(target, known)
@@ -253,11 +276,29 @@ def _unconstrained(name: str, rows: Tensor, site: Site, support: Any) -> Tensor:
         expected = f"a value in {support}"
     _check_rows(name, rows, good, expected, hint)
     q: Any = site.transform.inv(rows)
-    # the border of a support is infinitely far away
-    finite = _all_of_each(q.isfinite())
+    # the border of a support is infinitely far away, where a transform cuts that or not
+    finite = _all_of_each(q.isfinite()) & ~_any_of_each(_on_border(rows, support))
     finite = finite.reshape(-1, *[1] * (rows.dim() - 1)).expand(rows.shape)
     _check_rows(name, rows, finite, f"{expected}, off its border", hint)
     return q
+
+
+def _on_border(rows: Tensor, support: Any) -> Tensor:
+    """Which entries are at a bound of an interval, or zero in a simplex."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    border = torch.zeros_like(rows, dtype=torch.bool)
+    if support is constraints.simplex:
+        return rows == 0
+    for name in ("lower_bound", "upper_bound"):
+        if (bound := getattr(support, name, None)) is not None:
+            border = border | (rows == bound)
+    return border
+
+
+def _any_of_each(bad: Tensor) -> Tensor:
+    """Whether any entry is bad, for each chain, `(chains,)`."""
+    return ~_all_of_each(~bad)
 
 
 def _all_of_each(good: Tensor) -> Tensor:

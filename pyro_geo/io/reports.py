@@ -18,20 +18,23 @@ from pyro_geo.io._report.losses import (
     count_flags,
     count_tables,
 )
+from pyro_geo.io._report.modes import add_modes
 from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.series import add_series
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
+from pyro_geo.io.modes import HIDDEN, ModeMarks
 from pyro_geo.io.store import check_run, open_run
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
+    from numpy.typing import ArrayLike
 
     from pyro_geo._compat.arviz import ArvizData
     from pyro_geo.io._report.html import Rows
 
-__all__ = ["Curves", "report", "write_report"]
+__all__ = ["Curves", "report", "search_curves", "write_report"]
 
 _LARGEST = 1 << 28  # bytes of draws that a report looks at
 _FEWEST = 100  # draws of a chain, before whole chains are left out
@@ -67,6 +70,7 @@ def write_report(
     chain_name: str = "chain",
     series: "ArvizData | None" = None,
     places: "np.ndarray | None" = None,
+    modes: ModeMarks | None = None,
 ) -> Path:
     """Write a one-file HTML report of a run.
 
@@ -100,6 +104,8 @@ def write_report(
             after the curves.
         places: positions that the reports of a filter stand for, `(series, time,
             axes)`, where they are no positions themselves.
+        modes: where modes are and chains started, for the picture of a run that
+            started in known modes.
 
     Returns:
         The path.
@@ -149,6 +155,8 @@ def write_report(
             seen = seen.assign(place=((*lead, "axis"), places))
         add_series(page, filtered, stats, seen, chain_name)
         stats = None
+    if posterior is not None and particles is None:
+        add_modes(page, posterior, stats, modes)
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         weighted = None if particles is None else particles.compute()
         add_posterior(page, posterior, stats, chain_name, weighted)
@@ -156,6 +164,7 @@ def write_report(
         page.notes.append("There are no draws in this run.")
     if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
         add_stats(page, stats)
+    facts = {name: text for name, text in facts.items() if name not in HIDDEN}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
     replace_file(path, page.render(title, facts, foot).encode())
@@ -208,6 +217,38 @@ def report(
         facts={name: str(value) for name, value in facts.items()},
         notes=notes,
         chain_name=header.get("chain_name", "chain"),
+    )
+
+
+def search_curves(history: "ArrayLike") -> Curves:
+    """Show how the instances of a search went on, for a report.
+
+    Args:
+        history: best log-density that each instance has seen so far, `(iterations,
+            instances)`; minus infinity or NaN before the first finite one.
+
+    Returns:
+        A line for each instance: the nats that it is below the best of all, on a scale
+        of `log10(1 + x)`.
+
+    Example:
+        >>> search_curves([[-11.0, -2.0], [-2.0, -2.0]]).lines
+        {'instance 0': [1.0, 0.0], 'instance 1': [0.0, 0.0]}
+    """
+    import numpy as np
+
+    values = np.asarray(history, dtype=float)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    best = np.nanmax(finite) if np.isfinite(values).any() else 0.0
+    below = np.log10(1.0 + best - finite)
+    return Curves(
+        "History of the search: the best log-density that each instance has seen. "
+        "Instances that end above zero are in other basins than the best, or were "
+        "stopped on their way.",
+        list(range(1, len(values) + 1)),
+        {f"instance {i}": line.tolist() for i, line in enumerate(below.T)},
+        "iteration",
+        "log10(1 + nats below the best)",
     )
 
 

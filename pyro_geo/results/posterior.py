@@ -25,6 +25,7 @@ from pyro_geo.results.series import Series
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pyro_geo.io.modes import ModeMarks
     from pyro_geo.io.reports import Curves
 
 __all__ = ["PosteriorDraws"]
@@ -278,9 +279,14 @@ class PosteriorDraws(Samples):
             curves=curves,
             series=None if series is None else series.to_arviz(),
             chain_name=self.chain_name,
+            modes=self._mode_marks(),
         )
 
     # -- inside ---------------------------------------------------------------------
+
+    def _mode_marks(self) -> ModeMarks | None:
+        """Where modes are and chains started, if chains started in known modes."""
+        return None
 
     def _weight_facts(self) -> dict[str, float]:
         return {} if self._weights is None else self._weights.facts

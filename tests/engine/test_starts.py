@@ -21,6 +21,7 @@ from pyro_geo.errors import (
     LayoutMismatchError,
     PyroGeoError,
 )
+from pyro_geo.infer import HMC
 
 F64 = torch.float64
 Y = torch.tensor([0.5, 1.5])
@@ -74,6 +75,14 @@ SHARE = [0.2, 0.3, 0.5]
         ("tau", np.array([1.0, 2.0, 3.0, 4.0]), [1.0, 2.0, 3.0, 4.0]),
         ("unit", 0.75, [0.75] * 4),
         ("share", SHARE, [SHARE] * 4),
+        # arrays of other libraries: backwards, read-only, foreign byte order or type
+        ("w", np.arange(4.0)[::-1], [[3.0, 2.0, 1.0, 0.0]] * 4),
+        ("w", np.broadcast_to(np.float32(1.0), (4, 4)), [[1.0] * 4] * 4),
+        ("w", np.arange(4, dtype=">i4"), [[0.0, 1.0, 2.0, 3.0]] * 4),
+        ("mean", np.array([1, 2.0, np.float32(3), 4], dtype=object), [1.0, 2, 3, 4]),
+        ("mean", np.full(4, 0.5, dtype=np.longdouble), [0.5] * 4),
+        ("mean", np.arange(4, dtype=np.uint64), [0.0, 1.0, 2.0, 3.0]),
+        ("w", torch.eye(4)[2].to_sparse(), [[0.0, 0.0, 1.0, 0.0]] * 4),
         ("share", torch.tensor([SHARE] * 4, dtype=F64), [SHARE] * 4),
         # as many chains as entries: the shape of the site is one value for all
         ("w", torch.arange(4.0), [[0.0, 1.0, 2.0, 3.0]] * 4),
@@ -134,6 +143,52 @@ def test_double_precision_goes_into_a_run_in_single():
     torch.testing.assert_close(found, share.float().expand(4, 3))
 
 
+def test_values_near_a_border_keep_their_distance_in_single_precision():
+    # the nearest float32 is 1.0, whose position is infinite; that of the value is not
+    single = Target.from_model(model, Y)
+    values = as_values({"unit": 1 - 1e-9}, "constrained")
+    generators = [torch.Generator().manual_seed(0)]
+    q = start_positions(single, values, 1, generators=lambda: generators)
+    assert q is not None
+    assert q.dtype == torch.float32
+    position = float(q[0, single.layout.sites["unit"].start])
+    assert position == pytest.approx(np.log((1 - 1e-9) / 1e-9), rel=1e-6)
+
+
+@pytest.mark.parametrize("sites", [("mean",), ("tau", "share"), None])
+def test_some_sites_start_a_chain_of_pyro_too(sites):
+    given = {
+        "mean": torch.tensor(0.25),
+        "tau": torch.tensor(0.1),
+        "unit": torch.zeros(()),
+    }
+    given |= {"w": torch.zeros(4), "share": torch.zeros(2), "corr": torch.zeros(1)}
+    given = given if sites is None else {name: given[name] for name in sites}
+    kernel = HMC(model)
+    kernel.initial_params = given
+    kernel.setup(5, Y)
+    start = kernel.initial_params
+    assert start is not None
+    assert set(start) == {"mean", "tau", "unit", "w", "share", "corr"}
+    for name, value in given.items():
+        assert torch.equal(start[name], value)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "match"),
+    [
+        ({"mean": torch.tensor(torch.nan)}, InitializationError, "'mean'"),
+        ({"tau": torch.tensor(-3000.0)}, InitializationError, "chain 0, site 'y'"),
+        ({"taw": torch.tensor(0.0)}, LayoutMismatchError, "Did you mean 'tau'"),
+    ],
+)
+def test_a_bad_start_of_a_chain_of_pyro_names_its_site(given, error, match):
+    kernel = HMC(model)
+    kernel.initial_params = given
+    with pytest.raises(error, match=match):
+        kernel.setup(5, Y)
+
+
 REFUSED = {
     "outside": ({"tau": -0.5}, InitializationError, "'tau', chain 0.*-0.5.*Greater"),
     "zeros that were unconstrained": (
@@ -149,6 +204,25 @@ REFUSED = {
     "shape": ({"mean": torch.zeros(3)}, ConfigurationError, r"\(3,\).*\(4,\).*\(\)"),
     "transposed": ({"w": torch.zeros(4, 3)}, ConfigurationError, r"\(4, 4\)"),
     "text": ({"mean": "a"}, ConfigurationError, "'mean'.*torch.as_tensor"),
+    "text among objects": (
+        {"mean": np.array([1, "2", 3, 4], dtype=object)},
+        ConfigurationError,
+        "'mean'",
+    ),
+    "masked": (
+        {"w": np.ma.array([1.0, 2.0, 3.0, 4.0], mask=[False, True, False, False])},
+        InitializationError,
+        "'w'.*nan",
+    ),
+    "too large": ({"mean": 1e310}, InitializationError, "'mean'.*inf"),
+    "lower border": ({"unit": 0.0}, InitializationError, "'unit'.*off its border"),
+    "upper border": ({"unit": [0.5, 0.5, 0.5, 1.0]}, InitializationError, "chain 3"),
+    "border of positive": ({"tau": 0}, InitializationError, "'tau'.*off its border"),
+    "border of a simplex": (
+        {"share": [0.5, 0.5, 0.0]},
+        InitializationError,
+        "'share'.*off its border",
+    ),
     "none": ({"mean": None}, ConfigurationError, "'mean'"),
     "ragged": ({"w": [[1.0], [1.0, 2.0]]}, ConfigurationError, "'w'"),
     "complex": ({"mean": 1j}, ConfigurationError, "'mean'"),

@@ -17,6 +17,7 @@ from pyro_geo.engine.chains import ChainSession
 from pyro_geo.engine.costs import RunCosts
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.kernel import Kernel
+from pyro_geo.engine.mode_starts import Modes, ModeStarts, review_modes
 from pyro_geo.engine.models import check_kernel, explained_data
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.progress import Clock
@@ -40,13 +41,13 @@ from pyro_geo.engine.starts import (
 )
 from pyro_geo.engine.workers import InProcess, JoblibWorkers, Workers, num_processes
 from pyro_geo.errors import PyroGeoWarning
+from pyro_geo.infer.mcmc.by_mode import DrawsByMode
 from pyro_geo.io.store import RunStore
-from pyro_geo.results import PosteriorDraws
 
 __all__ = ["MCMC"]
 
 
-class MCMC(PosteriorDraws, RunCosts):
+class MCMC(DrawsByMode, RunCosts):
     r"""Run a kernel on a Pyro model with all chains in one batch.
 
     The method names are those of `pyro.infer.MCMC`; chains are an axis of the tensors
@@ -68,7 +69,9 @@ class MCMC(PosteriorDraws, RunCosts):
         initial_params: where chains start, site to a value for all chains or, with a
             leading axis of chains, to one for each: numbers, lists, arrays or tensors,
             of the values the model sees. Sites left out start as the kernel starts
-            them. For a kernel on a `potential_fn` it says which sites there are.
+            them. For a kernel on a `potential_fn` it says which sites there are. Or a
+            :class:`~pyro_geo.infer.ModeSet`: chains are shared out among its modes,
+            and the result says how many draws each kept.
         initial_space: `"unconstrained"` where `initial_params` are on the real line,
             as in `pyro.infer.MCMC`.
         dtype: floating type; torch's default if None.
@@ -115,7 +118,7 @@ class MCMC(PosteriorDraws, RunCosts):
         seed: int | None = None,
         chain_batch_size: int | None = None,
         compile: Literal["auto"] | bool = "auto",
-        initial_params: Values | None = None,
+        initial_params: Values | Modes | None = None,
         initial_space: Space = "constrained",
         dtype: torch.dtype | None = None,
         progress_bar: bool = True,
@@ -140,13 +143,17 @@ class MCMC(PosteriorDraws, RunCosts):
         counted = n_jobs is None or (isinstance(n_jobs, int) and n_jobs != 0)
         check(counted, "n_jobs", n_jobs, "a count, -1 for all processors, or None")
         super().__init__(chain_name=kernel.chain_name)
-        self.initial_params = as_values(initial_params, initial_space)
+        self.modes = initial_params if isinstance(initial_params, Modes) else None
+        given = None if isinstance(initial_params, Modes) else initial_params
+        self.initial_params = as_values(given, initial_space)
         self.initial_space: Space = initial_space
         if kernel.potential_fn is not None and self.initial_params is not None:
             of_one = sites_of_potential(
                 self.initial_params, num_chains, kernel.start_transforms, initial_space
             )
             kernel = kernel.with_sites(of_one)
+        elif kernel.potential_fn is not None and self.modes is not None:
+            kernel = kernel.with_sites(self.modes.layout.constrain(self.modes.q[0]))
         self.kernel = kernel
         self.num_samples = num_samples
         self.num_chains = num_chains
@@ -297,28 +304,36 @@ class MCMC(PosteriorDraws, RunCosts):
         )
         chains = range(self.num_chains)
         noise = Noise(self.run_seed, WARMUP_REGION).block(chains, 0)
-        initial = start_positions(
-            target,
-            self.initial_params,
-            self.num_chains,
-            space=self.initial_space,
-            strategy=kernel.start_strategy(target),
-            generators=lambda: [noise.generator(chain) for chain in chains],
-        )
-        self._start_notes = start_notes(initial)
-        rounds = Rounds(kernel, plan, groups, length, self.compile, initial)
+        if self.modes is not None:
+            self._starts = ModeStarts(self.modes, target, self.num_chains)
+            initial = self._starts.positions(noise)
+            self._start_notes = self._starts.notes()
+        else:
+            initial = start_positions(
+                target,
+                self.initial_params,
+                self.num_chains,
+                space=self.initial_space,
+                strategy=kernel.start_strategy(target),
+                generators=lambda: [noise.generator(chain) for chain in chains],
+            )
+            self._start_notes = start_notes(initial)
+        starts = self._starts
+        modes = None if starts is None else starts.chains
+        rounds = Rounds(kernel, plan, groups, length, self.compile, initial, modes)
         workers: Workers = InProcess(kernel, target, plan)
         if len(groups) > 1 and num_processes(self.n_jobs) > 1:
             workers = JoblibWorkers(kernel, target, plan, arguments, self.n_jobs)
         record = DrawRecord(
             target,
-            kernel.statistics,
+            kernel.statistics if starts is None else (*kernel.statistics, "mode"),
             self.num_chains,
             thin=self.thin,
             keep=self.keep,
             limit=self.memory_limit,
         )
-        session = ChainSession(rounds, record, workers, clock, self._live)
+        label = None if starts is None else starts.labels
+        session = ChainSession(rounds, record, workers, clock, self._live, label)
         if self.keep is not None:
             _ = record.recorded  # an unknown name raises here, before sampling
         if self.store is not None:
@@ -333,7 +348,9 @@ class MCMC(PosteriorDraws, RunCosts):
             "chain_batch_size": len(groups[0]),
             "thin": self.thin,
             "keep": self.keep,
-            "initial_params": self.initial_params,
+            "initial_params": self._starts.identity
+            if self._starts is not None
+            else self.initial_params,
             "initial_space": self.initial_space if self.initial_params else None,
         }
         return identity_of(self.kernel, self.run_seed, run, target)
@@ -342,6 +359,7 @@ class MCMC(PosteriorDraws, RunCosts):
         """Forget the last run."""
         self._draws = self._target = None
         self._notes, self._start_notes = [], []
+        self._starts: ModeStarts | None = None
         self._facts: Facts = {}
         self._counts = Counts()
         self.interrupted = False
@@ -369,6 +387,12 @@ class MCMC(PosteriorDraws, RunCosts):
         self.superchains = self.kernel.superchains(states)
         self._notes += self.kernel.notes(states)
         review = list(self.kernel.review(states, self.stats))
+        if self._starts is not None:
+            labels = self.stats["mode"]
+            found = review_modes(labels, self._starts)
+            self._facts |= found.attributes
+            self._notes += found.notes
+            review += found.warnings
         if self.interrupted:
             found = f"{self._draws_kept} draws per chain"
             review.append(interruption("MCMC.run", found, f"{self.num_samples}"))
@@ -399,6 +423,7 @@ class MCMC(PosteriorDraws, RunCosts):
                 "num_draws": self._draws_kept,
                 "warmup_steps": self.warmup_steps,
                 "rung": self.rung,
+                **({} if self._starts is None else self._starts.facts),
                 **self._facts,
             },
             model=self.kernel.model_name,

@@ -280,12 +280,16 @@ def curves(
 
     def paint(figure: "Figure") -> None:
         ax = figure.subplots()
-        for color, (name, values) in zip(COLOURS, lines.items(), strict=False):
-            ax.plot(x, values, color=color, marker=".", markersize=4, label=name)
+        many = len(lines) > len(COLOURS)
+        for i, (name, values) in enumerate(lines.items()):
+            if many:  # nobody can tell so many colours apart
+                ax.plot(x, values, color=_BLUE, linewidth=0.9, alpha=0.5)
+                continue
+            ax.plot(x, values, color=COLOURS[i], marker=".", markersize=4, label=name)
         if min(x) > 0 and max(x) > 10 * min(x):
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")  # powers would need mathematics
-        if len(lines) > 1:
+        if 1 < len(lines) and not many:
             ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.infer.mcmc.hmc.arrival import Points
+from pyro_geo.infer.mcmc.hmc.groups import ModeGroups
 from pyro_geo.infer.mcmc.hmc.inertia import InertiaSearch, inertia_of
 from pyro_geo.infer.mcmc.hmc.metric import Metric, MetricKind, diagonal_as
 from pyro_geo.infer.mcmc.hmc.schedule import Schedule
@@ -73,6 +74,7 @@ class Adaptation:
         trail: where the chains were in the approach.
         energies: potentials of the stage, `(chains,)` each.
         outcomes: of the transitions of a stage: which were rejected, which diverged.
+        groups: chains by the mode that they started in, where there are several.
     """
 
     schedule: Schedule
@@ -99,6 +101,7 @@ class Adaptation:
     trail: list[Points] = field(default_factory=list)
     energies: list[Tensor] = field(default_factory=list)
     outcomes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    groups: ModeGroups | None = None
 
     @property
     def approaching(self) -> bool:
@@ -183,6 +186,7 @@ def start_adaptation(
     may_raise: bool = False,
     placed: bool = False,
     members: Tensor | None = None,
+    groups: ModeGroups | None = None,
 ) -> Adaptation:
     """Begin with scales taken from the slopes where the chains start.
 
@@ -197,6 +201,7 @@ def start_adaptation(
         may_raise: whether warm-up may raise the target.
         placed: whether the user said where the chains start.
         members: coordinates of each block, for a metric of blocks.
+        groups: chains by the mode that they start in.
 
     Returns:
         The state of a warm-up before its first transition.
@@ -227,6 +232,7 @@ def start_adaptation(
         fixed_step=fixed_step,
         fixed_length=fixed_length,
         stride=-(-chains.q.numel() * steps // _MOST_NUMBERS),
+        groups=groups,
     )
 
 

@@ -16,6 +16,7 @@ from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.errors import PyroGeoWarning
 from pyro_geo.infer.mcmc.hmc.adaptation import Tuning, start_adaptation
+from pyro_geo.infer.mcmc.hmc.groups import ModeGroups
 from pyro_geo.infer.mcmc.hmc.metric import MetricKind, kind_of, plate_blocks
 from pyro_geo.infer.mcmc.hmc.options import HMCOptions
 from pyro_geo.infer.mcmc.hmc.review import review_draws, review_warmup, warmup_notes
@@ -211,6 +212,7 @@ class HMC(Kernel):
             # a function of the user's own says where chains start, too
             placed=group.initial is not None or callable(self.init_strategy),
             members=members,
+            groups=ModeGroups.of(group.modes, chains.q),
         )
         return self._settle(state._replace(adaptation=adaptation), 0, None)
 

@@ -100,7 +100,7 @@ def _follow(
     num_steps: int,
 ) -> None:
     """Adapt to the chains that have arrived; the others have their own step sizes."""
-    accepted = float(state.arrived(acceptance).mean())
+    accepted = _accepted(state, acceptance)
     _follow_inertia(state, before, trajectory, acceptance, step_size)
     state.step = _bounded(update(state.step, accepted, state.target))
     time = num_steps * step_size
@@ -113,6 +113,14 @@ def _follow(
         # where the density is flat, each step is accepted and the sizes only grow
         sizes = sizes.clamp(max=_LONGEST * math.exp(state.step.log_step))
         state.step_sizes = torch.where(state.searching, sizes, state.step_sizes)
+
+
+def _accepted(state: Adaptation, acceptance: Tensor) -> float:
+    """Mean acceptance rate; with several modes, that of those which accept least."""
+    if state.groups is None:
+        return float(state.arrived(acceptance).mean())
+    state.groups, accepted = state.groups.accepted(acceptance, ~state.searching)
+    return accepted
 
 
 def _bounded(step: DualAveraging) -> DualAveraging:
@@ -268,6 +276,8 @@ def _keep_draws(state: Adaptation, chains: ChainState) -> None:
     share = max(1 / count, 0.02)
     middle = state.arrived(chains.q).mean(0)
     state.centre = state.centre + share * (middle - state.centre)
+    if state.groups is not None:
+        state.groups = state.groups.follow(chains.q, share)
     if state.iteration % state.stride == 0:
         state.rows.append((chains.q, chains.grad, chains.potential))
 
@@ -284,6 +294,8 @@ def _follow_length(
     few = len(q) < 8
     centre = state.centre if few else q.mean(0)
     end_centre = state.centre if few else _finite_mean(end)
+    if (groups := state.groups) is not None:
+        centre = end_centre = groups.centres[state.arrived(groups.member)]
     measured = jumps(
         state.metric.root_solve(q - centre),
         state.metric.root_solve(end - end_centre),
@@ -345,7 +357,11 @@ def _refit_window(state: Adaptation, resident: Tensor) -> None:
     # of other chains, points far above the rest are from their way, and would widen it
     near = energy <= ceiling(energy, potential_spread(state.energies, dim))
     near = (near | resident.repeat(count)) & ~state.searching.repeat(count)
-    q, grad = _thinned(q[near], grad[near])
+    q, grad = q[near], grad[near]
+    if (groups := state.groups) is not None:
+        index = groups.member.repeat(count)[near]
+        q, grad = groups.within(q, index), groups.within(grad, index)
+    q, grad = _thinned(q, grad)
     _refit(state, q, grad, len(q))
 
 
