@@ -26,6 +26,10 @@ def plant() -> LinearQuadratic:
     )
 
 
+def start() -> Tensor:
+    return torch.tensor([1.0, 0.0])
+
+
 def model(s: Tensor, a: Tensor, y: Tensor | None = None) -> Tensor:
     friction = pyro.sample("friction", dist.Uniform(torch.full((), 0.5), 1.0))
     strength = pyro.sample("strength", dist.Normal(torch.full((), 0.1), 0.1))

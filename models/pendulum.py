@@ -19,6 +19,10 @@ def plant() -> Pendulum:
     return Pendulum(MASS, LENGTH, noise=NOISE)
 
 
+def start() -> Tensor:
+    return torch.tensor([-1.0, 0.0, 0.0])  # it hangs
+
+
 def model(s: Tensor, a: Tensor, y: Tensor | None = None) -> Tensor:
     mass = pyro.sample("mass", dist.LogNormal(torch.zeros(()), 0.3))
     length = pyro.sample("length", dist.LogNormal(torch.zeros(()), 0.3))

@@ -17,6 +17,7 @@ Modules:
     reports: episodes of several rules, compared and pictured.
     tabular: exact action values where the states can be listed.
     boolean_network: gene networks, their filter, likelihood and control.
+    mpc: plans by simulation, under draws of the dynamics.
     environments: plants to try controllers on, and Gymnasium environments of them.
 """
 
@@ -30,6 +31,14 @@ from pyro_geo.planning.controller import BayesController, Decision
 from pyro_geo.planning.grid import GridBackend
 from pyro_geo.planning.hmc_posterior import MCMCPosterior, dynamics_model
 from pyro_geo.planning.library import OfflineLibrary
+from pyro_geo.planning.mpc import (
+    CEMPlanner,
+    CVaR,
+    ICEMPlanner,
+    MPPIPlanner,
+    Plan,
+    PyroDynamics,
+)
 from pyro_geo.planning.network_posterior import FilterPosterior
 from pyro_geo.planning.offline import OfflinePlanner
 from pyro_geo.planning.parameter_gp import ParameterGP, ParameterPrediction
@@ -64,6 +73,8 @@ __all__ = [
     "MMRL",
     "UCB",
     "BayesController",
+    "CEMPlanner",
+    "CVaR",
     "Decision",
     "EnumeratedPosterior",
     "ExactValues",
@@ -72,9 +83,11 @@ __all__ = [
     "GPSarsa",
     "GPTDPolicyIteration",
     "GridBackend",
+    "ICEMPlanner",
     "Knowledge",
     "Learned",
     "MCMCPosterior",
+    "MPPIPlanner",
     "MatrixDynamics",
     "OfflineLibrary",
     "OfflinePlanner",
@@ -82,7 +95,9 @@ __all__ = [
     "ParameterGP",
     "ParameterPrediction",
     "ParameterPosterior",
+    "Plan",
     "Prior",
+    "PyroDynamics",
     "Simulator",
     "TabularBackend",
     "TabularDynamics",

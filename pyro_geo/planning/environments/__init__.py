@@ -7,6 +7,7 @@ Modules:
     plant: what every plant offers.
     linear_quadratic: linear dynamics and quadratic costs; a scalar of unknown sign.
     pendulum: the swing-up of a pendulum of unknown mass and length.
+    two_routes: a boat with a reef between it and its goal.
     boolean: Boolean networks with unknown rules.
     gym: the environments.
 """
@@ -21,6 +22,7 @@ from pyro_geo.planning.environments.linear_quadratic import (
 )
 from pyro_geo.planning.environments.pendulum import Pendulum
 from pyro_geo.planning.environments.plant import Plant
+from pyro_geo.planning.environments.two_routes import TwoRoutes
 
 if TYPE_CHECKING:
     from pyro_geo.planning.environments.gym import (
@@ -40,6 +42,7 @@ __all__ = [
     "PendulumEnv",
     "Plant",
     "PlantEnv",
+    "TwoRoutes",
     "UnknownSignEnv",
     "unknown_sign",
 ]
