@@ -22,7 +22,9 @@ OPTIONS = {
     "saas": [*CHAINS, "--warmup", "20"],
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
     "tracking": [],
+    "modes": [*CHAINS, "--warmup", "20"],
     "control": ["--draws", "3", "--runs", "1", "--steps", "3"],
+    "plan": ["--samples", "20", "--steps", "2", "--horizon", "5", "--draws", "2"],
 }
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
@@ -33,6 +35,8 @@ NEEDED = {
     "gibbs": "def loss(",
     "tracking": "def tracker(",
     "control": "def log_likelihood(",
+    "plan": "def start(",
+    "modes": "modes of equal mass",
 }
 FITTING = [
     (program, model)
@@ -99,6 +103,10 @@ def test_a_program_writes_its_report(program, model, tmp_path):
     if program == "hgf":
         assert "Leave-one-out over trials" in done.stdout
         assert "Learning rate of each level. Bands" in report.read_text()
+    if program == "modes":
+        assert "share of draws" in done.stdout
+        for part in ("History of the search", "modes given", "Stars: modes"):
+            assert part in report.read_text()
     if program == "saas":
         for row in ("posterior", "mode", "maximum likelihood", "matters"):
             assert row in done.stdout
