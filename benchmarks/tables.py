@@ -89,6 +89,20 @@ HEADLINES = (
         "smaller",
     ),
     (
+        "decent_cem",
+        "modes_found/all",
+        "Posteriors, of eleven with several modes, of which `find_modes` lists every "
+        "mode above 3 % with at least 19 of 20 seeds",
+        "larger",
+    ),
+    (
+        "decent_cem",
+        "cpu/evotorch@64x10",
+        "Speed of `DecentCEM` on 64 problems with 10 instances, over evotorch's "
+        "batched CEM",
+        "larger",
+    ),
+    (
         "durable",
         "store_overhead/logistic",
         "Time for storing every block, over the time for sampling",

@@ -227,7 +227,7 @@ class EliteCollapseWarning(ConvergenceWarning):
 
 
 class ModesNotJoinedWarning(ConvergenceWarning):
-    """Chains that started in different modes never met."""
+    """Chains that started in different modes never met, or too seldom."""
 
 
 # Merging of posteriors

@@ -24,6 +24,9 @@ PAGES = [
     "gptd.md",
     "tracking.md",
     "hgf.md",
+    "decent_cem.md",
+    "modes.md",
+    "mpc.md",
 ]
 
 # these trace eight models, or the derivative of a large step: too long for every change
