@@ -166,6 +166,17 @@ _RECORDS = {
   eprint        = {1907.04202},
   archivePrefix = {arXiv}
 }""",
+    "spd": """\
+@inproceedings{tian2024spd,
+  author        = {Tian, Junjiao and Huang, Chengyue and Kira, Zsolt},
+  title         = {Rethinking Weight Decay for Robust Fine-Tuning of Foundation
+                   Models},
+  booktitle     = {Advances in Neural Information Processing Systems},
+  volume        = {37},
+  year          = {2024},
+  eprint        = {2411.01713},
+  archivePrefix = {arXiv}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and

@@ -10,6 +10,8 @@ expected, and what to do next. Every class takes them as its arguments.
 """
 
 __all__ = [
+    "AnchorAliasError",
+    "AnchorMismatchError",
     "AnchorNotConvergedWarning",
     "BallSpecError",
     "BetaRangeError",
@@ -46,10 +48,12 @@ __all__ = [
     "NonFiniteDataError",
     "NonFiniteLossError",
     "NonFiniteMeasurementWarning",
+    "NonFiniteParameterError",
     "NotPositiveDefiniteError",
     "NotProperlyWeightedError",
     "ObjectiveShapeError",
     "OfflinePlanningError",
+    "OpposedDecayWarning",
     "ParameterCoverageWarning",
     "PrecisionWarning",
     "PriorDependsOnDataError",
@@ -60,11 +64,13 @@ __all__ = [
     "ReferenceMismatchError",
     "SampleSizeError",
     "ShapeError",
+    "SparseGradientError",
     "TrackLostWarning",
     "UnboundedFieldError",
     "UnboundedMinimumWarning",
     "UnsupportedError",
     "UnsupportedModelError",
+    "UnsupportedOptimizerError",
     "WorkerError",
     "explain",
 ]
@@ -230,6 +236,27 @@ class ModesNotJoinedWarning(ConvergenceWarning):
     """Chains that started in different modes never met, or too seldom."""
 
 
+# Selective projection decay
+class AnchorMismatchError(ShapeError):
+    """An anchor is missing, or does not have the shape of its parameter."""
+
+
+class AnchorAliasError(PyroGeoError, ValueError):
+    """An anchor is the memory of its own parameter, and would move with it."""
+
+
+class SparseGradientError(UnsupportedError):
+    """A gradient is sparse."""
+
+
+class UnsupportedOptimizerError(UnsupportedError):
+    """The optimiser evaluates the loss by itself, or takes sparse gradients alone."""
+
+
+class OpposedDecayWarning(PyroGeoWarning):
+    """Weight decay pulls to zero what is anchored elsewhere."""
+
+
 # Merging of posteriors
 class LayoutMismatchError(ShapeError):
     """Two parameter sets differ in names or shapes."""
@@ -237,6 +264,10 @@ class LayoutMismatchError(ShapeError):
 
 class MissingCurvatureError(PyroGeoError, ValueError):
     """A posterior carries no curvature and no metric was given."""
+
+
+class NonFiniteParameterError(PyroGeoError, ValueError):
+    """A parameter, or a moment of a posterior, is NaN or infinite."""
 
 
 class SampleSizeError(PyroGeoError, ValueError):

@@ -42,8 +42,12 @@ __all__ = [
     "is_batchedtensor",
     "is_concrete",
     "load_forward_mode",
+    "multiply_each",
+    "norm_of_each",
     "pytree",
+    "subtract_each",
     "switch_validation_off",
+    "take_from_each",
     "trace_graph",
     "validates",
     "version_of",
@@ -240,3 +244,28 @@ def initialise_layer(layer: torch.nn.Module) -> None:
         reset = getattr(layer, name, None)
         if callable(reset):
             reset()
+
+
+# -- lists of tensors: a few launches for all of them ---------------------------------
+
+_torch: Any = torch  # has these functions, but does not export their types
+
+
+def subtract_each(values: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+    """Subtract one list of tensors from another."""
+    return list(_torch._foreach_sub(values, others))
+
+
+def norm_of_each(values: list[Tensor]) -> list[Tensor]:
+    """Compute the Euclidean norm of each tensor."""
+    return list(_torch._foreach_norm(values))
+
+
+def multiply_each(values: list[Tensor], factors: list[Tensor]) -> None:
+    """Multiply each tensor by a scalar tensor, in place."""
+    _torch._foreach_mul_(values, factors)
+
+
+def take_from_each(values: list[Tensor], others: list[Tensor]) -> None:
+    """Subtract a list of tensors from another in place."""
+    _torch._foreach_sub_(values, others)

@@ -1,5 +1,23 @@
-"""Cross-entropy searches, and descent and Newton steps of many starts at once."""
+"""Searches, descent and Newton steps of many starts, and optimisers with memory."""
 
-from pyro_geo.optim.cem import CEM, CEMGMM, CEMResult, DecentCEM
+from typing import TYPE_CHECKING
 
-__all__ = ["CEM", "CEMGMM", "CEMResult", "DecentCEM"]
+from pyro_geo._lazy import importer
+
+if TYPE_CHECKING:
+    from pyro_geo.optim.cem import CEM, CEMGMM, CEMResult, DecentCEM
+    from pyro_geo.optim.decay import SPD, spd
+
+__all__ = ["CEM", "CEMGMM", "SPD", "CEMResult", "DecentCEM", "spd"]
+
+__getattr__ = importer(
+    globals(),
+    {
+        "CEM": "pyro_geo.optim.cem",
+        "CEMGMM": "pyro_geo.optim.cem",
+        "CEMResult": "pyro_geo.optim.cem",
+        "DecentCEM": "pyro_geo.optim.cem",
+        "SPD": "pyro_geo.optim.decay",
+        "spd": "pyro_geo.optim.decay",
+    },
+)

@@ -274,6 +274,20 @@ def test_constants_are_made_outside_all_modes():
     assert float(kept[0].sum()) == pytest.approx(2 * (torch.e + 1))
 
 
+def test_lists_of_tensors_are_changed_one_by_one():
+    values = [torch.arange(3.0), torch.ones(2, 2)]
+    others = [torch.ones(3), torch.full((2, 2), 3.0)]
+    differences = compat.subtract_each(values, others)
+    expected = [a - b for a, b in zip(values, others, strict=True)]
+    assert all(map(torch.equal, differences, expected))
+    norms = compat.norm_of_each(differences)
+    assert [float(x) for x in norms] == pytest.approx([2**0.5, 4.0])
+    compat.multiply_each(differences, [torch.tensor(2.0), torch.tensor(0.5)])
+    compat.take_from_each(values, differences)
+    assert values[0].tolist() == [2.0, 1.0, 0.0]
+    assert values[1].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
 def test_forward_mode_is_loaded_without_a_warning():
     """In a process of its own: torch warns at its first use alone."""
     lines = [
