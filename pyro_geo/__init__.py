@@ -12,10 +12,12 @@ Sub-packages:
     distributions: bounded measures and robust likelihoods.
     filtering: trackers that a lying sensor cannot capture.
     planning: decisions over time under unknown dynamics.
+    summaries: normal posteriors, combined and used as priors.
     gp: values of states and draws of hyperparameters, as GPyTorch models.
     evaluation: scores of predictions and the plain baselines to compare with.
     geometry: curvature, positive-definite matrices, the Laplace approximation.
-    optim: descent and Newton steps of many starts at once.
+    optim: descent and Newton steps of many starts at once, fine-tuning.
+    summaries: how far a fit has moved, and moving it back.
     io: ArviZ data, stores and reports.
     ops: small pure tensor functions.
     testing: known targets, gates and deliberately broken kernels for tests.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyro_geo._compat.arviz import ArvizData
     from pyro_geo.io._report.html import Rows
 
-__all__ = ["Curves", "report", "search_curves", "write_report"]
+__all__ = ["Bars", "Curves", "report", "search_curves", "write_report"]
 
 _LARGEST = 1 << 28  # bytes of draws that a report looks at
 _FEWEST = 100  # draws of a chain, before whole chains are left out
@@ -58,8 +58,22 @@ class Curves(NamedTuple):
     y_label: str
 
 
+class Bars(NamedTuple):
+    """One number for each of some things, for a report.
+
+    Attributes:
+        caption: what they show.
+        values: name to the number, in the order that they are drawn in.
+        label: what the numbers are.
+    """
+
+    caption: str
+    values: Mapping[str, float]
+    label: str
+
+
 def write_report(
-    idata: "ArvizData",
+    idata: "ArvizData | None",
     path: str | os.PathLike[str],
     *,
     title: str,
@@ -67,6 +81,7 @@ def write_report(
     notes: Sequence[str] = (),
     tables: "Mapping[str, Rows] | None" = None,
     curves: Sequence[Curves] = (),
+    bars: Sequence[Bars] = (),
     chain_name: str = "chain",
     series: "ArvizData | None" = None,
     places: "np.ndarray | None" = None,
@@ -90,7 +105,7 @@ def write_report(
 
     Args:
         idata: a result of :func:`pyro_geo.io.arviz.to_arviz`; groups that it lacks are
-            left out of the page.
+            left out of the page. None for a page of tables and pictures alone.
         path: the file to write; missing folders are made, an existing file is replaced
             once the new one is complete.
         title: heading of the page.
@@ -99,6 +114,7 @@ def write_report(
         tables: further tables by caption, such as scores: a frame, a list of mappings
             or a list of rows of which the first is the header.
         curves: pictures of lines, after the tables.
+        bars: pictures of bars, after the curves.
         chain_name: what a chain stands for, where it is not a Markov chain.
         series: states over time that the draws imply, with a group `filtered`; pictured
             after the curves.
@@ -123,10 +139,10 @@ def write_report(
         ...     print(path.name, path.read_text("utf-8")[:15])
         report.html <!doctype html>
     """
-    posterior = get_group(idata, "posterior")
-    stats = get_group(idata, "sample_stats")
-    particles = get_group(idata, "particles")
-    filtered = get_group(idata, "filtered")
+    groups = ("posterior", "sample_stats", "particles", "filtered")
+    posterior, stats, particles, filtered = (
+        None if idata is None else get_group(idata, name) for name in groups
+    )
     page = html.Page(list(notes))
     if posterior is not None:
         lines = "chain" if particles is not None else chain_name
@@ -143,12 +159,13 @@ def write_report(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
     page.add("Curves", *(_picture(lines) for lines in curves))
+    page.add("Comparison", *(_bar_picture(one) for one in bars))
     if series is not None and (states := get_group(series, "filtered")) is not None:
         numbers, reports = (
             get_group(series, name) for name in ("sample_stats", "observed_data")
         )
         add_series(page, states, numbers, reports, str(states["mean"].dims[0]))
-    if filtered is not None:
+    if filtered is not None and idata is not None:
         seen = get_group(idata, "observed_data")
         if seen is not None and places is not None:
             lead = filtered["mean"].dims[:2]
@@ -160,7 +177,7 @@ def write_report(
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         weighted = None if particles is None else particles.compute()
         add_posterior(page, posterior, stats, chain_name, weighted)
-    elif filtered is None:
+    elif filtered is None and idata is not None:
         page.notes.append("There are no draws in this run.")
     if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
         add_stats(page, stats)
@@ -316,3 +333,11 @@ def _count_particles(page: html.Page, particles: "xr.Dataset", name: str) -> Non
 def _picture(lines: Curves) -> str:
     png = pictures.curves(lines.x, lines.lines, lines.x_label, lines.y_label)
     return html.figure(png, f"{lines.y_label} over {lines.x_label}", lines.caption)
+
+
+def _bar_picture(one: Bars) -> str:
+    png = pictures.bars(one.values, one.label)
+    known = {name: value for name, value in one.values.items() if value == value}
+    most = max(known, key=lambda name: known[name], default=None)
+    alt = f"{one.label}, the most for {most}" if most is not None else one.label
+    return html.figure(png, alt, one.caption)

@@ -18,7 +18,7 @@ from pyro_geo.io._report.components import choose, split_rhat
 from pyro_geo.io._report.html import show
 from pyro_geo.io._report.posterior import component_table, principal_plane
 from pyro_geo.io.arviz import get_group, import_arviz, to_arviz
-from pyro_geo.io.reports import write_report
+from pyro_geo.io.reports import Bars, write_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -432,3 +432,13 @@ def test_long_runs_are_thinned_in_the_plane(rng):
 )
 def test_numbers_are_written_briefly(value, text):
     assert show(value) == text
+
+
+def test_a_page_of_bars_needs_no_draws(tmp_path):
+    values = {f"site {k}": float(k) for k in range(50)} | {"lost": float("nan")}
+    bars = Bars("How far.", values, "distance")
+    page = write_report(None, tmp_path / "a.html", title="Bars", facts={}, bars=[bars])
+    text = page.read_text()
+    assert text.count("<img") == 1
+    assert "distance, the most for site 49" in text
+    assert "no draws" not in text

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "FEW_CHAINS",
+    "bars",
     "curves",
     "draw",
     "histograms",
@@ -30,6 +31,7 @@ __all__ = [
     "stages",
 ]
 
+_BARS = 40  # bars of a picture
 _BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
 # Okabe and Ito's colours, which colour-blind readers can distinguish too.
 COLOURS = (
@@ -295,6 +297,33 @@ def curves(
         ax.set_ylabel(y_label)
 
     return draw(8.4, 3.4, paint)
+
+
+def bars(values: Mapping[str, float], label: str) -> bytes:
+    """Draw a bar for each name, the first at the top; 40 at most.
+
+    Args:
+        values: name to number. What cannot be drawn keeps its name and has no bar.
+        label: what the numbers are.
+
+    Returns:
+        A PNG.
+    """
+    shown = list(values.items())[:_BARS]
+    lengths = np.array([value for _, value in shown], dtype=float)
+    lengths = np.where(finite(lengths), lengths, 0.0)
+
+    def paint(figure: "Figure") -> None:
+        ax = figure.subplots()
+        places = np.arange(len(shown))
+        ax.barh(places, lengths, color=_BLUE, height=0.7)
+        ax.set_yticks(places, [shorten(name) for name, _ in shown])
+        ax.invert_yaxis()
+        ax.set_xlabel(label)
+        if len(shown) < len(values):
+            ax.set_title(f"the first {len(shown)} of {len(values)}")
+
+    return draw(8.4, 1.0 + 0.24 * max(1, len(shown)), paint)
 
 
 def pair(
