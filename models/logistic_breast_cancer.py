@@ -45,6 +45,12 @@ def held_out(seed: int = 0) -> tuple[Tensor, Tensor]:
     return x[NUM_TRAIN:], y[NUM_TRAIN:]
 
 
+def shards(num_hospitals: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """The biopsies to learn from, dealt to hospitals of one size."""
+    parts = zip(*(part.tensor_split(num_hospitals) for part in data(seed)), strict=True)
+    return [(x, y) for x, y in parts]
+
+
 def options() -> dict[str, object]:
     return {"loss": "joint", "alpha": 0.0}
 

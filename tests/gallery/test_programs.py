@@ -23,8 +23,10 @@ OPTIONS = {
     "gibbs": ["--particles", "8", "--betas", "0.01", "0.02"],
     "tracking": [],
     "modes": [*CHAINS, "--warmup", "20"],
+    "merging": [*CHAINS, "--warmup", "20", "--hospitals", "2"],
     "control": ["--draws", "3", "--runs", "1", "--steps", "3"],
     "plan": ["--samples", "20", "--steps", "2", "--horizon", "5", "--draws", "2"],
+    "finetune": ["--steps", "30"],
 }
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
@@ -34,9 +36,11 @@ NEEDED = {
     "saas": "def new_points(",
     "gibbs": "def loss(",
     "tracking": "def tracker(",
+    "merging": "def shards(",
     "control": "def log_likelihood(",
     "plan": "def start(",
     "modes": "modes of equal mass",
+    "finetune": "def shifted(",
 }
 FITTING = [
     (program, model)
@@ -97,6 +101,11 @@ def test_a_program_writes_its_report(program, model, tmp_path):
         certified = "def risk(" in MODELS[model].read_text()
         assert ("risk at most" in done.stdout) == certified
         assert "free_energy" in done.stdout
+    elif program == "finetune":
+        for row in ("ClippedAdam", "SPD", "earlier posterior as prior", "w1"):
+            assert row in done.stdout
+    elif program == "merging":
+        assert "others as prior" in done.stdout
     elif "def held_out" in MODELS[model].read_text():
         for method in (METHODS[program], *BASELINES):
             assert method in done.stdout
