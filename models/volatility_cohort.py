@@ -67,7 +67,7 @@ def truth(seed: int = 0) -> dict[str, Tensor]:
 
 
 def options() -> dict[str, object]:
-    return {"loss": "joint", "alpha": 0.0}
+    return {"loss": "joint", "alpha": 0.0, "velocity": "isotropic"}
 
 
 if __name__ == "__main__":
