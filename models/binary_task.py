@@ -39,7 +39,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def options() -> dict[str, object]:
-    return {"loss": "joint", "alpha": 0.0}
+    return {"loss": "joint", "alpha": 0.0, "velocity": "isotropic"}
 
 
 if __name__ == "__main__":
