@@ -13,6 +13,7 @@ __all__ = [
     "AnchorAliasError",
     "AnchorMismatchError",
     "AnchorNotConvergedWarning",
+    "AveragedStatisticsWarning",
     "BallSpecError",
     "BetaRangeError",
     "BoundsError",
@@ -32,6 +33,7 @@ __all__ = [
     "EnergyLedgerWarning",
     "EpisodeError",
     "FallbackWarning",
+    "ForgetSetError",
     "HGFDomainError",
     "HGFGraphError",
     "HGFNegativePrecisionError",
@@ -39,9 +41,11 @@ __all__ = [
     "ImproperFloorError",
     "InitializationError",
     "LayoutMismatchError",
+    "LeverageError",
     "LossRangeError",
     "MissingCurvatureError",
     "MissingExtraError",
+    "MissingGradientLogError",
     "ModelError",
     "ModesNotJoinedWarning",
     "NoFeasibleSampleError",
@@ -49,6 +53,8 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteMeasurementWarning",
     "NonFiniteParameterError",
+    "NonFiniteStateError",
+    "NonStationaryWarning",
     "NotPositiveDefiniteError",
     "NotProperlyWeightedError",
     "ObjectiveShapeError",
@@ -63,11 +69,14 @@ __all__ = [
     "PyroGeoWarning",
     "ReferenceMismatchError",
     "SampleSizeError",
+    "SaturatedMetricWarning",
     "ShapeError",
     "SparseGradientError",
+    "SubspaceResidualWarning",
     "TrackLostWarning",
     "UnboundedFieldError",
     "UnboundedMinimumWarning",
+    "UnreliableWeightsWarning",
     "UnsupportedError",
     "UnsupportedModelError",
     "UnsupportedOptimizerError",
@@ -274,6 +283,18 @@ class SampleSizeError(PyroGeoError, ValueError):
     """Sample sizes are missing or do not fit the posteriors."""
 
 
+class SaturatedMetricWarning(PyroGeoWarning):
+    """The metric of one task is nothing beside that of another."""
+
+
+class SubspaceResidualWarning(PyroGeoWarning):
+    """A subspace leaves out more than merging inside it costs."""
+
+
+class AveragedStatisticsWarning(PyroGeoWarning):
+    """Running statistics of batch normalisation were averaged."""
+
+
 # Gibbs posteriors and certificates
 class DiscreteSiteError(UnsupportedError):
     """A discrete latent site has no place in a Gibbs posterior."""
@@ -385,3 +406,27 @@ class ParameterCoverageWarning(ConvergenceWarning):
 # Unlearning
 class ReferenceMismatchError(PyroGeoError, ValueError):
     """A reference differs in shape or treatment from what it is held against."""
+
+
+class ForgetSetError(PyroGeoError, ValueError):
+    """What to forget is empty, is all there is, or is not in the data."""
+
+
+class LeverageError(PyroGeoError, RuntimeError):
+    """Removing the data would remove more information than there is."""
+
+
+class MissingGradientLogError(PyroGeoError, RuntimeError):
+    """What a memory has added up was not written down, so it cannot be taken out."""
+
+
+class NonFiniteStateError(PyroGeoError, ValueError):
+    """A buffer of an optimiser is NaN or infinite."""
+
+
+class NonStationaryWarning(ConvergenceWarning):
+    """Parameters are not at a minimum, which the deletion supposes."""
+
+
+class UnreliableWeightsWarning(ConvergenceWarning):
+    """Importance weights have too heavy a tail to trust averages."""
