@@ -1,12 +1,16 @@
 """BibTeX records of the methods behind a result."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+from pyro_geo._works import SUMMARIES
 from pyro_geo.errors import ConfigurationError
 
-__all__ = ["check_citations", "citation"]
+__all__ = ["check_citations", "citation", "cited_by", "cites"]
 
-_RECORDS = {
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+_RECORDS = SUMMARIES | {
     "dims": """\
 @article{jacobsen2026dims,
   author        = {Jacobsen, Albert Kj{\\o}ller and Jakobsen, Leo Uhre and
@@ -35,6 +39,28 @@ _RECORDS = {
                    {Fisher} Divergence},
   year          = {2026},
   eprint        = {2603.18845},
+  archivePrefix = {arXiv}
+}""",
+    "psis": """\
+@article{vehtari2024psis,
+  author        = {Vehtari, Aki and Simpson, Daniel and Gelman, Andrew and Yao, Yuling
+                   and Gabry, Jonah},
+  title         = {Pareto Smoothed Importance Sampling},
+  journal       = {Journal of Machine Learning Research},
+  volume        = {25},
+  year          = {2024},
+  eprint        = {1507.02646},
+  archivePrefix = {arXiv}
+}""",
+    "moment_matching": """\
+@article{paananen2021implicitly,
+  author        = {Paananen, Topi and Piironen, Juho and B{\\"u}rkner, Paul-Christian
+                   and Vehtari, Aki},
+  title         = {Implicitly Adaptive Importance Sampling},
+  journal       = {Statistics and Computing},
+  volume        = {31},
+  year          = {2021},
+  eprint        = {1906.08850},
   archivePrefix = {arXiv}
 }""",
     "gibbs": """\
@@ -177,6 +203,62 @@ _RECORDS = {
   eprint        = {2411.01713},
   archivePrefix = {arXiv}
 }""",
+    "certified_removal": """\
+@inproceedings{guo2020certified,
+  author        = {Guo, Chuan and Goldstein, Tom and Hannun, Awni and
+                   van der Maaten, Laurens},
+  title         = {Certified Data Removal from Machine Learning Models},
+  booktitle     = {International Conference on Machine Learning},
+  year          = {2020},
+  eprint        = {1911.03030},
+  archivePrefix = {arXiv}
+}""",
+    "certified_finetuning": """\
+@inproceedings{koloskova2025certified,
+  author        = {Koloskova, Anastasia and Allouah, Youssef and Jha, Animesh and
+                   Guerraoui, Rachid and Koyejo, Sanmi},
+  title         = {Certified Unlearning for Neural Networks},
+  booktitle     = {International Conference on Machine Learning},
+  year          = {2025},
+  eprint        = {2506.06985},
+  archivePrefix = {arXiv}
+}""",
+    "subspace_noise": """\
+@article{dolgova2026sequential,
+  author        = {Dolgova, Polina and Stich, Sebastian U.},
+  title         = {Sequential Subspace Noise Injection Prevents Accuracy Collapse in
+                   Certified Unlearning},
+  year          = {2026},
+  eprint        = {2601.05134},
+  archivePrefix = {arXiv}
+}""",
+    "gaussian_mechanism": """\
+@inproceedings{balle2018improving,
+  author        = {Balle, Borja and Wang, Yu-Xiang},
+  title         = {Improving the {Gaussian} Mechanism for Differential Privacy},
+  booktitle     = {International Conference on Machine Learning},
+  year          = {2018},
+  eprint        = {1805.06530},
+  archivePrefix = {arXiv}
+}""",
+    "shifted_interpolation": """\
+@inproceedings{bok2024shifted,
+  author        = {Bok, Jinho and Su, Weijie J. and Altschuler, Jason M.},
+  title         = {Shifted Interpolation for Differential Privacy},
+  booktitle     = {International Conference on Machine Learning},
+  year          = {2024},
+  eprint        = {2403.00278},
+  archivePrefix = {arXiv}
+}""",
+    "shape_of_memory": """\
+@article{stewart2026shape,
+  author        = {Stewart, Kennon},
+  title         = {Shape of Memory: a Geometric Analysis of Machine Unlearning in
+                   Second-Order Optimizers},
+  year          = {2026},
+  eprint        = {2604.23046},
+  archivePrefix = {arXiv}
+}""",
     "pyro": """\
 @article{bingham2019pyro,
   author  = {Bingham, Eli and Chen, Jonathan P. and Jankowiak, Martin and
@@ -213,10 +295,12 @@ def citation(obj: object = None) -> str:
 
     An object names its methods in an attribute ``citations``, a tuple of keys of known
     records, or of whole records that begin with ``@``. A result without one is asked
-    for its ``kernel``. Pyro and ArviZ come last.
+    for its ``kernel``, and a table or data set for the entry ``citations`` of its
+    ``attrs``. Pyro and ArviZ come last.
 
     Args:
-        obj: a kernel, a result, or a class of either; None for the library itself.
+        obj: a kernel, a result, a class of either, or a function that names its
+            method; None for the library itself.
 
     Returns:
         The records, an empty line between them, each once. A method that has no
@@ -229,7 +313,7 @@ def citation(obj: object = None) -> str:
         ['@article{jacobsen2026dims,', '@article{bingham2019pyro,',
          '@article{kumar2019arviz,']
     """
-    keys = list(dict.fromkeys([*_keys(obj), *_ALWAYS]))
+    keys = list(dict.fromkeys([*cited_by(obj), *_ALWAYS]))
     check_citations(f"{type(obj).__name__}.citations", keys)
     return "\n\n".join(_RECORDS.get(key, key) for key in keys)
 
@@ -260,8 +344,36 @@ def check_citations(where: str, citations: str | Iterable[str]) -> None:
         )
 
 
-def _keys(obj: object) -> Iterable[str]:
+def cites(*keys: str) -> Callable[[_Function], _Function]:
+    """Decorate a function with the works it follows, where its result cannot name them.
+
+    Args:
+        *keys: of known records.
+
+    Returns:
+        A decorator, which gives the function its attribute ``citations``.
+
+    Example:
+        >>> @cites("consensus")
+        ... def average(draws):
+        ...     return sum(draws) / len(draws)
+        >>> citation(average).splitlines()[0]
+        '@article{scott2016consensus,'
+    """
+    check_citations("argument keys", keys)
+
+    def named(function: _Function) -> _Function:
+        vars(function)["citations"] = keys
+        return function
+
+    return named
+
+
+def cited_by(obj: object) -> tuple[str, ...]:
+    """Keys of the works that an object names, as in :func:`citation`."""
     keys = getattr(obj, "citations", None)
+    if keys is None:
+        keys = getattr(obj, "attrs", {}).get("citations")
     if keys is None:
         keys = getattr(getattr(obj, "kernel", None), "citations", ())
     return (keys,) if isinstance(keys, str) else tuple(keys)

@@ -26,6 +26,7 @@ __all__ = [
     "DiscountError",
     "DiscreteSiteError",
     "DivergenceWarning",
+    "EigengapWarning",
     "EliteCollapseWarning",
     "ElitesError",
     "EmptyDropletError",
@@ -76,6 +77,8 @@ __all__ = [
     "TrackLostWarning",
     "UnboundedFieldError",
     "UnboundedMinimumWarning",
+    "UncertifiedError",
+    "UnreliableWeightsError",
     "UnreliableWeightsWarning",
     "UnsupportedError",
     "UnsupportedModelError",
@@ -420,12 +423,24 @@ class MissingGradientLogError(PyroGeoError, RuntimeError):
     """What a memory has added up was not written down, so it cannot be taken out."""
 
 
+class EigengapWarning(PyroGeoWarning):
+    """Leading directions are compared where the next eigenvalue is as large."""
+
+
 class NonFiniteStateError(PyroGeoError, ValueError):
     """A buffer of an optimiser is NaN or infinite."""
 
 
+class UncertifiedError(PyroGeoError, RuntimeError):
+    """What a certificate assumes does not hold, so that none is given."""
+
+
 class NonStationaryWarning(ConvergenceWarning):
     """Parameters are not at a minimum, which the deletion supposes."""
+
+
+class UnreliableWeightsError(PyroGeoError, RuntimeError):
+    """Importance weights have too heavy a tail, and nothing else was allowed."""
 
 
 class UnreliableWeightsWarning(ConvergenceWarning):

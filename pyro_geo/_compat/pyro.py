@@ -14,6 +14,7 @@ import pyro.ops.special
 import torch
 from pyro.distributions import MaskedDistribution, stable_log_prob
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
 from pyro.ops.rings import LogRing
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
@@ -33,6 +34,7 @@ __all__ = [
     "is_marked_deterministic",
     "mask_of",
     "name_axes",
+    "rename_module",
     "ring_of_logs",
     "symbol_of_axis",
     "symbols",
@@ -146,6 +148,19 @@ def ring_of_logs(backend: str) -> type[LogRing]:
         The class of the ring.
     """
     return type("_LogRing", (LogRing,), {"_backend": backend})
+
+
+# -- modules ------------------------------------------------------------------------
+
+
+def rename_module(module: PyroModule, name: str) -> None:
+    """Give a Pyro module the name that its parameters have in the store.
+
+    Args:
+        module: the module, with all that is in it.
+        name: new name.
+    """
+    module._pyro_set_supermodule(name, module._pyro_context)
 
 
 # -- plates -------------------------------------------------------------------------

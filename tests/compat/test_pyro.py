@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoDiagonalNormal
 from pyro.ops import packed
 from pyro.poutine.enum_messenger import EnumMessenger
 
@@ -146,3 +147,17 @@ def test_a_sequential_plate_keeps_its_steps_independent():
         ("rows", False, 1),
         ("rows", False, 2),
     ]
+
+
+def test_a_module_has_the_parameters_of_its_new_name():
+    def model():
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    guides = [AutoDiagonalNormal(model), AutoDiagonalNormal(model)]
+    with pyro.get_param_store().scope():
+        for number, guide in enumerate(guides):
+            compat.rename_module(guide, f"number_{number}")
+            guide()
+        names = set(pyro.get_param_store().keys())
+    found = {f"number_{i}.{name}" for i in range(2) for name in ("loc", "scale")}
+    assert names == found
