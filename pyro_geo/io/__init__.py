@@ -5,6 +5,7 @@ functions that need them.
 
 Modules:
     arviz: NumPy draws to ArviZ objects, and the summary table.
+    files: files that appear whole or not at all.
     reports: a one-file HTML report.
     store: a folder of draws that a run leaves behind as it goes.
 """

@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyro_geo
-from pyro_geo.io._files import replace_file
-from pyro_geo.io._report import html, pictures
+from pyro_geo.io._report import html
+from pyro_geo.io._report.extras import Bars, Curves, Images, Scatter
 from pyro_geo.io._report.losses import (
     count_draws,
     count_facts,
@@ -23,6 +23,7 @@ from pyro_geo.io._report.posterior import add_posterior
 from pyro_geo.io._report.series import add_series
 from pyro_geo.io._report.stats import add_stats
 from pyro_geo.io.arviz import get_group
+from pyro_geo.io.files import replace_file
 from pyro_geo.io.modes import HIDDEN, ModeMarks
 from pyro_geo.io.store import check_run, open_run
 
@@ -34,42 +35,18 @@ if TYPE_CHECKING:
     from pyro_geo._compat.arviz import ArvizData
     from pyro_geo.io._report.html import Rows
 
-__all__ = ["Bars", "Curves", "report", "search_curves", "write_report"]
+__all__ = [
+    "Bars",
+    "Curves",
+    "Images",
+    "Scatter",
+    "report",
+    "search_curves",
+    "write_report",
+]
 
 _LARGEST = 1 << 28  # bytes of draws that a report looks at
 _FEWEST = 100  # draws of a chain, before whole chains are left out
-
-
-class Curves(NamedTuple):
-    """Lines over one axis, for a report.
-
-    Attributes:
-        caption: what they show.
-        x: where the points are.
-        lines: name to a value at each point.
-        x_label: what the axis is.
-        y_label: what the lines are.
-    """
-
-    caption: str
-    x: Sequence[float]
-    lines: Mapping[str, Sequence[float]]
-    x_label: str
-    y_label: str
-
-
-class Bars(NamedTuple):
-    """One number for each of some things, for a report.
-
-    Attributes:
-        caption: what they show.
-        values: name to the number, in the order that they are drawn in.
-        label: what the numbers are.
-    """
-
-    caption: str
-    values: Mapping[str, float]
-    label: str
 
 
 def write_report(
@@ -82,6 +59,8 @@ def write_report(
     tables: "Mapping[str, Rows] | None" = None,
     curves: Sequence[Curves] = (),
     bars: Sequence[Bars] = (),
+    scatters: Sequence[Scatter] = (),
+    images: Sequence[Images] = (),
     chain_name: str = "chain",
     series: "ArvizData | None" = None,
     places: "np.ndarray | None" = None,
@@ -115,6 +94,8 @@ def write_report(
             or a list of rows of which the first is the header.
         curves: pictures of lines, after the tables.
         bars: pictures of bars, after the curves.
+        scatters: pictures of pairs about the line of equal ones, before the bars.
+        images: small pictures side by side, after the bars.
         chain_name: what a chain stands for, where it is not a Markov chain.
         series: states over time that the draws imply, with a group `filtered`; pictured
             after the curves.
@@ -158,8 +139,13 @@ def write_report(
     page.add(
         "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
     )
-    page.add("Curves", *(_picture(lines) for lines in curves))
-    page.add("Comparison", *(_bar_picture(one) for one in bars))
+    page.add("Curves", *(one.figure() for one in curves))
+    page.add(
+        "Comparison",
+        *(one.figure() for one in scatters),
+        *(one.figure() for one in bars),
+    )
+    page.add("Pictures", *(one.figure() for one in images))
     if series is not None and (states := get_group(series, "filtered")) is not None:
         numbers, reports = (
             get_group(series, name) for name in ("sample_stats", "observed_data")
@@ -328,16 +314,3 @@ def _count_particles(page: html.Page, particles: "xr.Dataset", name: str) -> Non
     weights = particles["log_weights"].values
     if bad := int((~(weights > -float("inf"))).sum()):
         page.lost.append(f"{bad:,} of {weights.size:,} {name}s have no weight.")
-
-
-def _picture(lines: Curves) -> str:
-    png = pictures.curves(lines.x, lines.lines, lines.x_label, lines.y_label)
-    return html.figure(png, f"{lines.y_label} over {lines.x_label}", lines.caption)
-
-
-def _bar_picture(one: Bars) -> str:
-    png = pictures.bars(one.values, one.label)
-    known = {name: value for name, value in one.values.items() if value == value}
-    most = max(known, key=lambda name: known[name], default=None)
-    alt = f"{one.label}, the most for {most}" if most is not None else one.label
-    return html.figure(png, alt, one.caption)

@@ -18,7 +18,7 @@ from pyro_geo.io._report.components import choose, split_rhat
 from pyro_geo.io._report.html import show
 from pyro_geo.io._report.posterior import component_table, principal_plane
 from pyro_geo.io.arviz import get_group, import_arviz, to_arviz
-from pyro_geo.io.reports import Bars, write_report
+from pyro_geo.io.reports import Bars, Images, Scatter, write_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -434,6 +434,28 @@ def test_numbers_are_written_briefly(value, text):
     assert show(value) == text
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {
+            "a": ([1.0, 2.0, float("nan")], [1.5, float("inf"), 2.0]),
+            "b": ([0.0], [1.0]),
+        },
+        {"none": ([], [])},
+        {f"group {k}": ([float(k)], [0.0]) for k in range(30)},
+    ],
+)
+def test_pairs_are_drawn_and_those_that_cannot_be_are_left_out(groups, tmp_path):
+    one = Scatter("How near.", groups, "forecast", "outcome")
+    page = write_report(
+        None, tmp_path / "a.html", title="Pairs", facts={}, scatters=[one]
+    )
+    text = page.read_text()
+    assert text.count("<img") == 1
+    assert "outcome against forecast" in text
+    assert "How near." in text
+
+
 def test_a_page_of_bars_needs_no_draws(tmp_path):
     values = {f"site {k}": float(k) for k in range(50)} | {"lost": float("nan")}
     bars = Bars("How far.", values, "distance")
@@ -442,3 +464,12 @@ def test_a_page_of_bars_needs_no_draws(tmp_path):
     assert text.count("<img") == 1
     assert "distance, the most for site 49" in text
     assert "no draws" not in text
+
+
+def test_small_pictures_stand_side_by_side(tmp_path):
+    images = Images("Digits.", np.zeros((3, 8, 8)), ["0?", "<1>", "2"])
+    path = write_report(None, tmp_path / "r.html", title="T", facts={}, images=[images])
+    text = path.read_text("utf-8")
+    assert "Digits." in text
+    assert "3 small pictures: 0?, &lt;1&gt;, 2" in text
+    assert text.count("<img") == 1

@@ -17,6 +17,7 @@ from pyro_geo.io._report.components import Component, finite
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "COLOURS",
@@ -25,6 +26,7 @@ __all__ = [
     "curves",
     "draw",
     "histograms",
+    "images",
     "marginals",
     "pair",
     "shorten",
@@ -324,6 +326,33 @@ def bars(values: Mapping[str, float], label: str) -> bytes:
             ax.set_title(f"the first {len(shown)} of {len(values)}")
 
     return draw(8.4, 1.0 + 0.24 * max(1, len(shown)), paint)
+
+
+def images(pixels: "ArrayLike", titles: Sequence[str], per_row: int = 8) -> bytes:
+    """Draw small grey pictures side by side, one scale for all.
+
+    Args:
+        pixels: `(count, height, width)`.
+        titles: a line above each.
+        per_row: pictures in a row.
+
+    Returns:
+        A PNG.
+    """
+    values = np.asarray(pixels, dtype=float)
+    rows = max(1, -(-len(values) // per_row))
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots(rows, per_row, squeeze=False).ravel()
+        for ax in axes:
+            ax.axis("off")
+        shown = values[finite(values)]
+        low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
+        for ax, picture, title in zip(axes, values, titles, strict=False):
+            ax.imshow(picture, cmap="gray_r", vmin=low, vmax=high)
+            ax.set_title(title, fontsize=7)
+
+    return draw(8.4, 1.35 * rows, paint)
 
 
 def pair(

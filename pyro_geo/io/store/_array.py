@@ -22,7 +22,7 @@ from pyro_geo._compat.zarr import (
     dtype_of,
 )
 from pyro_geo.errors import CheckpointError
-from pyro_geo.io._files import replace_file
+from pyro_geo.io.files import replace_file
 from pyro_geo.io.store._folder import damaged
 
 __all__ = ["ChunkedArray"]

@@ -14,7 +14,7 @@ import numpy as np
 import pyro_geo
 from pyro_geo._compat.zarr import consolidate, node_file
 from pyro_geo.errors import CheckpointError
-from pyro_geo.io._files import replace_file
+from pyro_geo.io.files import replace_file
 from pyro_geo.io.names import SAMPLE_DIMS
 from pyro_geo.io.store._committed import DOC, CommittedRun
 from pyro_geo.io.store._create import building, make_root
