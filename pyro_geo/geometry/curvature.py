@@ -31,11 +31,12 @@ from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity
+from pyro_geo.density.partial import WeightedData
 from pyro_geo.errors import MissingCurvatureError
 from pyro_geo.geometry._divergence import divergence as site_divergence
 from pyro_geo.ops.lanes import map_lanes
 
-__all__ = ["Curvature", "GaussNewton", "Hessian", "PriorHessian"]
+__all__ = ["Curvature", "GaussNewton", "Hessian", "LikelihoodHessian", "PriorHessian"]
 
 _ROWS = 256  # products in one batched backward pass, or side by side on the ladder
 _PROBES = 8  # of the diagonal at once
@@ -197,6 +198,25 @@ class GaussNewton(_OfScalar):
         return super().diagonal(num_probes, generator).clamp(min=0)
 
 
+class LikelihoodHessian(_OfScalar):
+    """Hessian of minus the log-likelihood alone; it can be indefinite.
+
+    With :func:`~pyro_geo.density.partial.weigh` it is that of some of the data.
+
+    Args:
+        target: any target.
+        q: the position, `(dim,)`.
+
+    Example:
+        >>> target = Target.from_potential(lambda q: 1.5 * q[0] ** 2, 1)
+        >>> LikelihoodHessian(target, torch.zeros(1)).dense().tolist()
+        [[3.0]]
+    """
+
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        return lambda x: -self.target.log_likelihood(x[None])[0]
+
+
 class PriorHessian(_OfScalar):
     """Hessian of minus the log-prior, log-Jacobians included.
 
@@ -295,16 +315,22 @@ def _divergence(target: Target, q: Tensor) -> Callable[[Tensor], Tensor]:
             return total
 
         return divergence
+    weights: Tensor | None = None
+    if isinstance(density, WeightedData):  # its weights stand before the data
+        weights, density, data = data[0], density.inner, data[1:]
     if isinstance(density, ModuleDensity):
         # the Bregman divergence of the loss between outputs: its Hessian at `q` is
         # J' (loss'') J, without the curvature of the outputs themselves
+        def loss(outputs: Tensor) -> Tensor:
+            each = density.loss(outputs, data[-1])
+            return (each if weights is None else weights * each).sum()
+
         outputs = density.outputs(q, data).detach().requires_grad_()
-        loss = density.loss(outputs, data[-1]).sum()
-        (slope,) = torch.autograd.grad(loss, outputs)
+        (slope,) = torch.autograd.grad(loss(outputs), outputs)
 
         def bregman(x: Tensor) -> Tensor:
             new = density.outputs(x, data)
-            return density.loss(new, data[-1]).sum() - (slope * new).sum()
+            return loss(new) - (slope * new).sum()
 
         return bregman
     raise MissingCurvatureError(

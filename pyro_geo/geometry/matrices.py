@@ -11,6 +11,8 @@ take rows: `x` of `(..., dim)` holds one vector in each row.
   the thousand.
 - :class:`Cholesky`: the root alone, with triangular solves; nothing is ever inverted.
 - :class:`Spectral`: eigenvalues and vectors, where eigenvalues had to be repaired.
+- :class:`~pyro_geo.geometry.kronecker.Kronecker` and
+  :class:`~pyro_geo.geometry.kronecker.Block`: products and sums of the others.
 """
 
 from __future__ import annotations
@@ -385,6 +387,8 @@ class Spectral(NamedTuple):
 
 def _columns(matrix: Tensor, x: Tensor) -> Tensor:
     """Multiply each row, as a column, with its matrix."""
+    if matrix.ndim == 2:  # one for all rows: a single product
+        return x @ matrix.mT
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 

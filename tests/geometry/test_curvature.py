@@ -12,8 +12,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.density.partial import weigh
 from pyro_geo.errors import FallbackWarning, MissingCurvatureError, ShapeError
-from pyro_geo.geometry.curvature import GaussNewton, Hessian, PriorHessian
+from pyro_geo.geometry.curvature import (
+    GaussNewton,
+    Hessian,
+    LikelihoodHessian,
+    PriorHessian,
+)
 from tests.density.kinds import KINDS
 
 N, DIM = 7, 4
@@ -407,3 +413,25 @@ def test_the_prior_diagonal_is_unbiased_for_hierarchical_priors():
     found = estimates(prior, probes, 1_000)
     limit = 5 * spread(matrix, probes, 1_000) + 1e-9
     assert bool(((found - matrix.diagonal()).abs() <= limit).all())
+
+
+def test_the_matrix_of_a_module_is_the_sum_of_those_of_its_data():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+    x = torch.linspace(-1, 1, 8).reshape(4, 2)
+    labels = torch.tensor([0, 2, 1, 2])
+    loss = torch.nn.CrossEntropyLoss(reduction="none")
+    target = Target.from_module(module, loss, (x, labels), dtype=torch.float64)
+    q = torch.linspace(-0.5, 1.0, target.dim, dtype=torch.float64)
+    some = torch.tensor([True, False, True, False])
+    parts = []
+    for rows in (some, ~some):
+        weighed = weigh(target, {"loss": rows})
+        fewer = Target.from_module(
+            module, loss, (x[rows], labels[rows]), dtype=torch.float64
+        )
+        parts.append(GaussNewton(weighed, q).dense())
+        torch.testing.assert_close(parts[-1], GaussNewton(fewer, q).dense())
+        torch.testing.assert_close(
+            LikelihoodHessian(weighed, q).dense(), Hessian(fewer, q).dense()
+        )
+    torch.testing.assert_close(sum(parts), GaussNewton(target, q).dense())
