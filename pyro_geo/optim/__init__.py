@@ -7,8 +7,9 @@ from pyro_geo._lazy import importer
 if TYPE_CHECKING:
     from pyro_geo.optim.cem import CEM, CEMGMM, CEMResult, DecentCEM
     from pyro_geo.optim.decay import SPD, spd
+    from pyro_geo.optim.ons import EigenONS
 
-__all__ = ["CEM", "CEMGMM", "SPD", "CEMResult", "DecentCEM", "spd"]
+__all__ = ["CEM", "CEMGMM", "SPD", "CEMResult", "DecentCEM", "EigenONS", "spd"]
 
 __getattr__ = importer(
     globals(),
@@ -17,6 +18,7 @@ __getattr__ = importer(
         "CEMGMM": "pyro_geo.optim.cem",
         "CEMResult": "pyro_geo.optim.cem",
         "DecentCEM": "pyro_geo.optim.cem",
+        "EigenONS": "pyro_geo.optim.ons",
         "SPD": "pyro_geo.optim.decay",
         "spd": "pyro_geo.optim.decay",
     },
