@@ -15,7 +15,12 @@ from pyro_geo.citations import check_citations
 from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
 from pyro_geo.engine.blocks import Block, BurnIn, ChainGroup, Warmup
-from pyro_geo.engine.models import check_model, layout_of_values, name_of
+from pyro_geo.engine.models import (
+    check_model,
+    layout_of_values,
+    name_of,
+    title_of,
+)
 from pyro_geo.engine.noise import BlockNoise
 from pyro_geo.engine.pyro_adapter import PyroAdapter
 from pyro_geo.errors import ConfigurationError, DivergenceWarning, PyroGeoWarning
@@ -134,8 +139,13 @@ class Kernel(PyroAdapter):
 
     @property
     def model_name(self) -> str:
-        """Name of the model or of the potential function, for the record of a run."""
+        """Name of the model or of the potential function."""
         return name_of(self.potential_fn if self.model is None else self.model)
+
+    @property
+    def model_title(self) -> str:
+        """The same for the record of a run: of a file where the name is `model`."""
+        return title_of(self.potential_fn if self.model is None else self.model)
 
     @property
     def potential_sites(self) -> Mapping[str, Tensor]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ __all__ = [
     "explained_data",
     "layout_of_values",
     "name_of",
+    "title_of",
 ]
 
 
@@ -127,6 +130,34 @@ def name_of(model: Any) -> str:
     while isinstance(model, functools.partial) and not hasattr(model, "__name__"):
         model = model.func
     return getattr(model, "__name__", type(model).__name__)
+
+
+def title_of(model: Any) -> str:
+    """Name of a model for the title of a page: a file's, where the function has none.
+
+    Models of files are often called `model`, which tells nothing in a title.
+
+    Args:
+        model: as in :func:`name_of`.
+
+    Returns:
+        Its name, or the name of the file that defines a function called `model`.
+
+    Example:
+        >>> def model(): ...
+        >>> title_of(model)  # typed in, not in a file
+        'model'
+    """
+    name = name_of(model)
+    while isinstance(model, functools.partial):
+        model = model.func
+    code = getattr(inspect.unwrap(model), "__code__", None)
+    if code is None or not name == code.co_name == "model":  # a handler's is another's
+        return name
+    file = Path(code.co_filename)
+    # cells of a notebook lie in files with numbers for names
+    written = file.is_file() and file.stem.isidentifier()
+    return file.stem if written and "ipykernel" not in str(file.parent) else name
 
 
 # -- data ------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ __all__ = [
 ]
 
 
-def tensor_of(value: Any, dtype: torch.dtype) -> Tensor:
+def tensor_of(
+    value: Any, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
     """Take over a tensor, and copy anything else: an array may change later."""
     if isinstance(value, Tensor):
-        return value.detach().to(dtype)
-    return torch.tensor(np.array(value), dtype=dtype)
+        return value.detach().to(device=device, dtype=dtype)
+    return torch.tensor(np.array(value), dtype=dtype, device=device)
 
 
 def discounts_of(discount: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
@@ -50,7 +52,7 @@ def discounts_of(discount: Tensor, shape: tuple[int, ...], count: int) -> Tensor
 def weights_of(weight: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
     if weight is None:
         return like.new_full((1,), 1 / shape[-1]).expand(shape)
-    weight = tensor_of(weight, like.dtype)
+    weight = tensor_of(weight, like.dtype, like.device)
     good = weight.dim() > 0 and weight.shape in (shape, shape[-1:])
     check_shape("weight", weight.shape, f"{shape}", good)
     total = weight.sum(-1)
@@ -60,11 +62,11 @@ def weights_of(weight: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return weight.expand(shape)
 
 
-def labels_of(episode: Any, steps: int) -> Tensor:
+def labels_of(episode: Any, steps: int, device: torch.device | None = None) -> Tensor:
     """Number episodes from 0 on, in the order in which they come."""
     if episode is None:
-        return torch.zeros(steps, dtype=torch.long)
-    label = torch.as_tensor(episode)
+        return torch.zeros(steps, dtype=torch.long, device=device)
+    label = torch.as_tensor(episode, device=device)
     check_shape("episode", label.shape, (steps,))
     starts = torch.cat([label.new_ones(1, dtype=torch.bool), label[1:] != label[:-1]])
     if len(label[starts].unique()) < int(starts.sum()):

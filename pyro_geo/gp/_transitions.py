@@ -81,8 +81,9 @@ class Transitions:
         dtype: torch.dtype = torch.float64,
     ) -> None:
         check_choice("nan", nan, ("raise", "drop"))
-        x, x_next, reward, discount = (
-            tensor_of(value, dtype) for value in (x, x_next, reward, discount)
+        x = tensor_of(x, dtype)  # says on which device all of them are
+        x_next, reward, discount = (
+            tensor_of(value, dtype, x.device) for value in (x_next, reward, discount)
         )
         good = x.dim() >= 2 and x.shape[-2] > 0
         check_shape("x", x.shape, "(*batch, T, D) with T of at least 1", good)
@@ -97,7 +98,7 @@ class Transitions:
         check_shape("reward", reward.shape, (*batch, steps))
         discount = discounts_of(discount, (*batch, steps), count)
         weight = weights_of(weight, (*batch, steps, count), x)
-        label = labels_of(episode, steps)
+        label = labels_of(episode, steps, x.device)
 
         coefficient = weight * discount
         # what does not count may be anything, as long as it does not become NaN * 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pyro_geo.io.modes import ModeMarks
-    from pyro_geo.io.reports import Curves
+    from pyro_geo.io.reports import Bars, Curves, Images
 
 __all__ = ["PosteriorDraws"]
 
@@ -249,6 +249,8 @@ class PosteriorDraws(Samples):
         tables: Mapping[str, Any] | None = None,
         curves: Sequence[Curves] = (),
         *,
+        bars: Sequence[Bars] = (),
+        images: Sequence[Images] = (),
         series: Series | None = None,
     ) -> Path:
         """Write a report in one HTML file.
@@ -257,6 +259,8 @@ class PosteriorDraws(Samples):
             path: where to.
             tables: further tables to show, title to data frame.
             curves: further pictures of lines.
+            bars: further pictures of bars.
+            images: small pictures side by side.
             series: states over time that the draws imply, to be pictured, such as an
                 :class:`~pyro_geo.filtering.HGFSeries`.
 
@@ -277,6 +281,8 @@ class PosteriorDraws(Samples):
             notes=self.notes,
             tables=dict(tables or {}),
             curves=curves,
+            bars=bars,
+            images=images,
             series=None if series is None else series.to_arviz(),
             chain_name=self.chain_name,
             modes=self._mode_marks(),

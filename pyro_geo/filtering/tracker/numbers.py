@@ -31,7 +31,7 @@ def covariance(R: Tensor | float, size: int) -> Tensor:
     value = torch.as_tensor(R)
     value = value.to(torch.float64 if isinstance(R, float | int) else value.dtype)
     if value.dim() == 0:
-        value = value * torch.eye(size, dtype=value.dtype)
+        value = value * torch.eye(size, dtype=value.dtype, device=value.device)
     check_shape("R", value.shape, (size, size))
     check(value.is_floating_point(), "R", value.dtype, "floating numbers")
     even = bool(value.isfinite().all()) and torch.allclose(value, value.T)

@@ -79,10 +79,10 @@ def take(
     expected = f"(tracks, {m}), or ({m},) of one track"
     check_shape("y", y.shape, expected, rows.dim() == 2 and rows.shape[1] == m)
     check(rows.is_floating_point(), "y", rows.dtype, "floating numbers")
-    times = torch.as_tensor(dt, dtype=rows.dtype)
+    times = torch.as_tensor(dt, dtype=rows.dtype, device=rows.device)
     good = times.shape in ((), rows.shape[:1])
     check_shape("dt", times.shape, f"a number or ({len(rows)},)", good)
-    params = Parameters(*(param.to(rows.dtype) for param in params))
+    params = Parameters(*(param.to(rows) for param in params))
     seen = ~rows.isnan().any(-1)
     lanes = torch.where(seen[:, None], rows, 0.0).T.contiguous()
     if belief is None:

@@ -128,7 +128,7 @@ def run(
     check(good, "labels", labels, f"{num_tracks} different ones")
     params = tracker._fixed()
     dtype = reports.y.dtype
-    params = type(params)(*(param.to(dtype) for param in params))
+    params = type(params)(*(param.to(reports.y) for param in params))
     groups = split_chains(num_tracks, options.track_batch_size or _LANES)
     lanes = len(groups[0])
     most = max(16, min(_STEPS, _VALUES // lanes))

@@ -191,7 +191,7 @@ class BoundedTracker(PyroModule):
         plain = self.runs.parameters()._asdict()
         for name, value in values.items():
             like = plain[name]
-            fixed = torch.as_tensor(value).detach().to(like.dtype)
+            fixed = torch.as_tensor(value).detach().to(like)
             check_shape(f"values[{name!r}]", fixed.shape, tuple(like.shape))
             delattr(other, name)
             other.register_buffer(name, fixed.clone())
@@ -368,8 +368,8 @@ class BoundedTracker(PyroModule):
         check_proper(self.runs.proper, "BoundedTracker as a model")
         size = self.runs.plan.measurement.size
         reports = shaped_reports(y, t, dt, size=size)
-        params = self.parameters_now()
-        dtype = reports.y.dtype
+        device, dtype = reports.y.device, reports.y.dtype
+        params = Parameters(*(param.to(device) for param in self.parameters_now()))
         key = dtype, compile
         if key not in self._evidence:
             self._evidence[key] = Evidence(self.runs, dtype, compile)

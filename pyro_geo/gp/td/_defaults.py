@@ -17,6 +17,7 @@ from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._likelihood import TDLikelihood
 from pyro_geo.gp.td._matern import Matern52
+from pyro_geo.ops.arrays import to_numpy
 
 __all__ = [
     "default_kernel",
@@ -162,7 +163,7 @@ def maximise(
             (torch.zeros_like(p) if g is None else g).reshape(-1).double() * unit
             for p, g, unit in zip(parameters, grads, units, strict=True)
         ]
-        return seen[-1], torch.cat(slopes).numpy()
+        return seen[-1], to_numpy(torch.cat(slopes))
 
     start = [
         p.detach().reshape(-1).double() / unit
@@ -170,7 +171,11 @@ def maximise(
     ]
     options = {"maxiter": num_steps}
     found: Any = minimize(
-        loss, torch.cat(start).numpy(), jac=True, method="L-BFGS-B", options=options
+        loss,
+        to_numpy(torch.cat(start)),
+        jac=True,
+        method="L-BFGS-B",
+        options=options,
     )
     _write(parameters, units, found.x)
 

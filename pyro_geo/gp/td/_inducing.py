@@ -23,6 +23,7 @@ from pyro_geo.gp.td._cholesky import factor
 from pyro_geo.gp.td._defaults import default_likelihood
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._returns import Regression, regression
+from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["InducingModel", "Posterior", "inducing_nodes", "spread"]
 
@@ -187,9 +188,9 @@ def inducing_nodes(transitions: Transitions, count: int, seed: int = 0) -> Tenso
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "One of the clusters is empty")
             found, _ = kmeans2(
-                (different[few] / unit).numpy(), count, iter=10, minit="++", rng=rng
+                to_numpy(different[few] / unit), count, iter=10, minit="++", rng=rng
             )
-        centres.append(torch.from_numpy(found) * unit)
+        centres.append(torch.from_numpy(found).to(unit) * unit)
     stacked = torch.stack(centres).to(transitions.x)
     return stacked.reshape(*transitions.batch_shape, *stacked.shape[-2:])
 

@@ -24,6 +24,7 @@ from pyro_geo.gp.td._exact import ExactGPTD
 from pyro_geo.gp.td._inducing import spread
 from pyro_geo.gp.td._model import ValueModel
 from pyro_geo.gp.td._recursion import Recursion
+from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["OnlineGPTD"]
 
@@ -205,15 +206,15 @@ class OnlineGPTD(ValueModel, GP):
         nodes = torch.cat([steps.x, follow])
         base = self.covar_module.base_kernel
         with dense_algebra():
-            inside = to_dense(base(nodes)).double().numpy()
+            inside = to_numpy(to_dense(base(nodes)).double())
             # columns: the dictionary as it is, then the nodes that will join it
             cross = np.empty((len(nodes), recursion.size + len(nodes)))
             if recursion.size:
-                known = to_dense(base(nodes, self._nodes)).double().numpy()
+                known = to_numpy(to_dense(base(nodes, self._nodes)).double())
                 cross[:, : recursion.size] = known
         mean = self.mean_module(steps.pack())
         rewards = (steps.reward - mean).double().tolist()
-        coefficients = steps.coefficient.double().numpy()
+        coefficients = to_numpy(steps.coefficient.double())
         joined: list[int] = []
 
         def placed(i: int) -> np.ndarray:

@@ -89,7 +89,7 @@ class VariationalGPTD(InducingModel):
         )
         self.degrees = degrees if likelihood == "student_t" else math.inf
         size = self.inducing_points.shape[-2] + self._data.groups
-        eye = torch.eye(size, dtype=transitions.x.dtype)
+        eye = torch.eye(size).to(transitions.x)
         self.precision: Tensor
         self.shift: Tensor
         batch = transitions.batch_shape
@@ -166,9 +166,7 @@ class VariationalGPTD(InducingModel):
         total = self._data.target.shape[-1]
         rows = torch.arange(total) if rows is None else rows
         size = self.precision.shape[-1]
-        precision = torch.eye(size, dtype=self.precision.dtype).expand_as(
-            self.precision
-        )
+        precision = torch.eye(size).to(self.precision).expand_as(self.precision)
         shift = torch.zeros_like(self.shift)
         lower, moments = self._lower(), self._moments()
         for part in rows.split(CHUNK):
@@ -216,7 +214,7 @@ class VariationalGPTD(InducingModel):
         mean: Any = self.mean_module(rows)
         y = data.target[..., part] - mean
         if data.groups:
-            number = torch.arange(data.groups).unsqueeze(-1)
+            number = torch.arange(data.groups, device=y.device).unsqueeze(-1)
             own = number == data.group[..., part].unsqueeze(-2)
             shared = self.likelihood.noise.sqrt() * data.coupling[..., part]
             features = torch.cat([features, -(own * shared.unsqueeze(-2))], -2)

@@ -308,7 +308,7 @@ def _choose(
     check_choice("predictor", predictor, ("retilted", "gibbs", "single"))
     # The bound holds for all weights at once, so that the tilt may be chosen by the
     # data: search a grid, then finer grids around its best point.
-    tilts = _TILTS
+    tilts = _TILTS.to(losses.mean.device)
     best, value = codebook.log_p, math.inf
     for _ in range(_ROUNDS):
         log_rho = codebook.retilted(tilts[:, None] * losses.n * losses.mean)
@@ -320,7 +320,11 @@ def _choose(
         # the next grid lies between the neighbours of the best tilt
         low, high = tilts[max(i - 1, 0)], tilts[min(i + 1, len(tilts) - 1)]
         tilts = torch.logspace(
-            math.log10(low), math.log10(high), _POINTS, dtype=torch.float64
+            math.log10(low),
+            math.log10(high),
+            _POINTS,
+            dtype=torch.float64,
+            device=tilts.device,
         )
     return best
 

@@ -201,7 +201,8 @@ def evaluate(
     grid = parameters.get(rule.free)
     grid = rule.grid(n, parameters) if grid is None else grid
     # (grid, 1) broadcasts against (candidates,)
-    grid = torch.as_tensor(grid, dtype=torch.float64).reshape(-1, 1)
+    grid = torch.as_tensor(grid, dtype=torch.float64, device=candidates.risk.device)
+    grid = grid.reshape(-1, 1)
     if rule.fn is bounds.unexpected_bernstein:
         known["square"] = candidates.square
     if rule.fn is bounds.squared_excess:

@@ -113,7 +113,7 @@ class Codebook:
                 todo="Check the loss at draws from the prior; use more particles.",
             )
         if len(self.source) != len(self.q):
-            source = torch.zeros(len(self.q), dtype=torch.long)
+            source = torch.zeros_like(log_p, dtype=torch.long)
             object.__setattr__(self, "source", source)
 
     @property
@@ -248,7 +248,7 @@ class Codebook:
         found = map_chunks(moments, self.q[alive])
         check_loss_range(found["low"], found["high"], low, high)
         # dropped particles may lie where the loss cannot be evaluated; they count 0
-        mean, square = torch.zeros(2, len(self.q), dtype=torch.float64).unbind()
+        mean, square = found["mean"].new_zeros(2, len(self.q)).unbind()
         mean[alive], square[alive] = found["mean"], found["square"]
         n = target.pointwise_log_likelihood(self.q[:1])["gibbs"].shape[1]
         return Losses(mean, square, n)

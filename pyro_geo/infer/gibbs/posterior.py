@@ -15,6 +15,7 @@ from pyro_geo.checks import check_choice, check_count
 from pyro_geo.density import Target
 from pyro_geo.engine import SequentialNoise
 from pyro_geo.engine.attributes import Facts, RunTimes, run_attributes
+from pyro_geo.engine.models import title_of
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook, Status, signed
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
@@ -267,7 +268,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
             self._stages_to_choose_from() if self._picked or self.interrupted else 1
         )
         divisor = self.planned if pool == "all" else one_of
-        source = [torch.full((len(b),), i) for i, b in enumerate(books)]
+        source = [torch.full_like(b, i, dtype=torch.long) for i, b in enumerate(books)]
         status = self.status
         book = Codebook(
             torch.cat(positions),
@@ -417,7 +418,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
                 "status": self.status,
                 **({} if pilot is None else {"pilot_time": round(pilot.wall, 3)}),
             },
-            model=self.model.model_name,
+            model=title_of(self.model.model),
             kernel="GibbsPosterior",
             seed=self.run_seed,
             timings=self.timings,

@@ -426,7 +426,7 @@ class MCMC(DrawsByMode, RunCosts):
                 **({} if self._starts is None else self._starts.facts),
                 **self._facts,
             },
-            model=self.kernel.model_name,
+            model=self.kernel.model_title,
             kernel=type(self.kernel).__name__,
             seed=self.run_seed,
             timings=self.timings,

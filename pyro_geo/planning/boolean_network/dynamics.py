@@ -7,7 +7,6 @@ import warnings
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_shape
 from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.planning.boolean_network.channel import floating
 from pyro_geo.planning.boolean_network.hypercube import (
@@ -16,7 +15,7 @@ from pyro_geo.planning.boolean_network.hypercube import (
     push,
     state_index,
 )
-from pyro_geo.planning.boolean_network.network import BooleanNetwork
+from pyro_geo.planning.boolean_network.network import BooleanNetwork, check_actions
 from pyro_geo.planning.tabular import TabularDynamics
 
 __all__ = ["NetworkDynamics"]
@@ -51,12 +50,7 @@ class NetworkDynamics(TabularDynamics):
         mutation: Tensor | float,
         values: Tensor | None = None,
     ) -> None:
-        check_shape(
-            "actions",
-            actions.shape,
-            f"(A, {network.num_genes})",
-            good=actions.dim() == 2 and actions.shape[1] == network.num_genes,
-        )
+        check_actions(actions, network)
         self.network = network
         self.flips = state_index(actions)  # (A,)
         self.mutation = floating(mutation)

@@ -25,7 +25,7 @@ from pyro_geo.planning.boolean_network.hypercube import (
     state_bits,
     state_index,
 )
-from pyro_geo.planning.boolean_network.network import BooleanNetwork
+from pyro_geo.planning.boolean_network.network import BooleanNetwork, check_actions
 
 __all__ = ["NetworkBelief", "BeliefFilter", "StateFilter", "rule_log_prior"]
 
@@ -81,9 +81,7 @@ class _Filter:
         values: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> None:
-        count = network.num_genes
-        good = actions.dim() == 2 and actions.shape[1] == count
-        check_shape("actions", actions.shape, f"(A, {count})", good)
+        check_actions(actions, network)
         self.network, self.actions = network, actions.round().long()
         self.values = network.rule_sets() if values is None else values
         good = self.values.dim() >= 2

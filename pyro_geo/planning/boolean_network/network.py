@@ -19,7 +19,7 @@ from pyro_geo.checks import check, check_shape
 from pyro_geo.errors import ModelError
 from pyro_geo.planning.boolean_network.hypercube import state_bits
 
-__all__ = ["BooleanNetwork", "check_table"]
+__all__ = ["BooleanNetwork", "check_actions", "check_table"]
 
 
 class BooleanNetwork:
@@ -317,3 +317,18 @@ def check_table(gene: str, num_regulators: int, table: str) -> None:
             "regulators",
             todo="Write one character for each row, first regulator most significant.",
         )
+
+
+def check_actions(actions: Tensor, network: BooleanNetwork) -> None:
+    """Refuse actions that do not say for each gene whether it is flipped.
+
+    Args:
+        actions: genes that each action flips, `(A, n)`.
+        network: whose genes they are.
+
+    Example:
+        >>> check_actions(torch.zeros(1, 1), BooleanNetwork("a", [["a"]], ["01"]))
+    """
+    count = network.num_genes
+    good = actions.dim() == 2 and actions.shape[1] == count
+    check_shape("actions", actions.shape, f"(A, {count})", good)

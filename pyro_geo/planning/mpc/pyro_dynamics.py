@@ -146,7 +146,7 @@ class PyroDynamics(Dynamics):
         like = next(iter(values.values()))
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
         assert self.box is not None
-        s = torch.full((self.state_dim,), 0.1, dtype=dtype)
+        s = torch.full((self.state_dim,), 0.1, dtype=dtype, device=like.device)
         a = ((self.box.lower + self.box.upper) / 2).to(s)
         trace = self._traced(s, a, first, {}, dtype)
         sites = random_sites(trace)
@@ -172,7 +172,7 @@ class PyroDynamics(Dynamics):
             at += size
         self.noise_dim, self._latents = at, latents
         self._refuse_ambiguous(s, a, {name: first[name] for name in latents})
-        zero = torch.zeros(at, dtype=dtype)
+        zero = torch.zeros(at, dtype=dtype, device=like.device)
         start = tuple(first[name] for name in latents)
         found: list[Tensor] = []
         for seed in (0, 1):
@@ -201,11 +201,11 @@ class PyroDynamics(Dynamics):
         assert self.box is not None
         lower, upper = self.box.lower.to(s), self.box.upper.to(s)
         g = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.noise_dim, generator=g, dtype=s.dtype)
+        noise = torch.randn(self.noise_dim, generator=g, dtype=s.dtype).to(s)
         parts = self._parts(noise)
         here = self._traced(s, a, latents, parts, s.dtype)
         for _ in range(2):
-            share = torch.rand(len(s) + len(a), generator=g, dtype=s.dtype)
+            share = torch.rand(len(s) + len(a), generator=g, dtype=s.dtype).to(s)
             moved = s + 0.2 * share[: len(s)]
             other = lower + share[len(s) :] * (upper - lower)
             there = self._traced(moved, other, latents, parts, s.dtype)

@@ -73,10 +73,11 @@ def draws_of_model():
 @pytest.mark.parametrize(
     ("what", "name"),
     [
-        (functools.partial(model, scale=1.0), "model"),
+        # a function called `model` goes by the name of its file
+        (functools.partial(model, scale=1.0), "test_habits"),
         pytest.param(
             functools.partial(functools.partial(model), scale=1.0),
-            "model",
+            "test_habits",
             marks=pytest.mark.slow,
         ),
         (Callable(), "Callable"),

@@ -111,7 +111,7 @@ def _dense(scale: Tensor, x: Tensor, y: Tensor) -> Dense:
     covariance = geometric_mean(cov_x, cov_y)
     covariance = 0.5 * (covariance + covariance.mT)
     factor = scale[:, None] * torch.linalg.cholesky(
-        covariance + _RIDGE * torch.eye(dim, dtype=x.dtype) * covariance.diagonal()
+        covariance + _RIDGE * covariance.diagonal().diag()
     )
     eye = torch.eye(dim, dtype=x.dtype, device=x.device)
     inverse = torch.linalg.solve_triangular(factor, eye, upper=False)

@@ -1,0 +1,1 @@
+"""Fits of any kind as numbers: draws in unconstrained space, and moments of guides."""
