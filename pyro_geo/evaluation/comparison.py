@@ -16,6 +16,7 @@ from pyro_geo.evaluation.baselines import (
     deep_ensemble,
     linearised_laplace,
 )
+from pyro_geo.evaluation.linearised import class_mixing
 from pyro_geo.evaluation.scores import (
     accuracy,
     calibration_error,
@@ -27,7 +28,7 @@ from pyro_geo.ops.chunks import map_chunks
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Prediction", "predict", "prediction_scores", "score_table"]
+__all__ = ["Prediction", "class_probs", "predict", "prediction_scores", "score_table"]
 
 
 class Prediction(NamedTuple):
@@ -44,6 +45,38 @@ class Prediction(NamedTuple):
     probs: Tensor | None
     transforms: Tensor | None
     labels: Tensor
+
+    @property
+    def wrong(self) -> Tensor:
+        """Whether the most probable class is not the label, 0 or 1 for each, `(n,)`.
+
+        A prediction without classes is an
+        :class:`~pyro_geo.errors.UnsupportedError`.
+        """
+        return (class_probs(self).argmax(-1) != self.labels).to(self.log_prob.dtype)
+
+
+def class_probs(prediction: Prediction) -> Tensor:
+    """Take the probabilities of classes from a prediction.
+
+    Args:
+        prediction: see :func:`predict`.
+
+    Returns:
+        Probabilities, `(n, classes)`.
+
+    Raises:
+        UnsupportedError: it is not one of classes.
+    """
+    if prediction.probs is not None:
+        return prediction.probs.detach()
+    raise UnsupportedError(
+        "the prediction is not one of classes",
+        where="argument prediction",
+        found="no probabilities of classes",
+        expected="predictions of a Categorical or Bernoulli site",
+        todo="For numbers see pyro_geo.evaluation.scores.coverage.",
+    )
 
 
 def predict(test: Target, q: Tensor) -> Prediction:
@@ -143,7 +176,8 @@ def score_table(
     """Score draws beside the MAP, a deep ensemble and the linearised Laplace.
 
     All are held against the same data; baselines start from the same random weights
-    as an ensemble member would.
+    as an ensemble member would. The logits of classes of the linearised Laplace are
+    mixed in closed form, which scores better than draws of them.
 
     Args:
         target: the model on its training data.
@@ -168,9 +202,12 @@ def score_table(
     rows["MAP"]["cpu_s"] = seconds / num_members
     rows[f"deep ensemble of {num_members}"] = prediction_scores(predict(test, members))
     rows[f"deep ensemble of {num_members}"]["cpu_s"] = seconds
-    _, name = _single_site(test)
+    density, name = _single_site(test)
+    mixing = class_mixing(density.observations(single[0], test.data)[name].fn)
     fitted, seconds = _timed(
-        lambda: linearised_laplace(target, single[0], test, num_draws, seed)[name]
+        lambda: linearised_laplace(
+            target, single[0], test, num_draws, seed, mixing=mixing
+        )[name]
     )
     value = test.observed[name]
     prediction = _prediction(_quantities(fitted, value), value)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -248,6 +249,66 @@ def test_linearised_laplace_moves_the_natural_parameters(family):
             getattr(expected, "base_dist", expected) if family is masked else expected
         )
         torch.testing.assert_close(found.log_prob(y)[i], expected.log_prob(y))
+
+
+def class_fit(family: Callable[[Tensor], Any], width: int, scale: float) -> Target:
+    """Classes whose logits are linear in weights of a normal prior, at four places."""
+    x = torch.linspace(-1, 1, 4)
+
+    def model(y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(width), scale).to_event(1))
+        with pyro.plate("data", 4):
+            pyro.sample("y", family(x.unsqueeze(-1) * w), obs=y)
+
+    return Target.from_model(model, torch.tensor([0.0, 1, 1, 0]), compile=False)
+
+
+Q = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("mixing", ["probit", "bridge"])
+def test_classes_are_mixed_by_the_published_formulas(mixing):
+    target = class_fit(categorical, 3, 2.0)
+    moves = draws_of(target, Q, 50) - Q
+    moves = moves - moves.mean(-1, keepdim=True)
+    x = torch.linspace(-1, 1, 4).unsqueeze(-1)
+    mean = x * (Q - Q.mean())
+    variance = (x * moves.unsqueeze(1)).square().mean(0)
+    if mixing == "probit":
+        expected = (mean / (1 + math.pi * variance / 8).sqrt()).softmax(-1)
+    else:
+        total = (-mean).exp().sum(-1, keepdim=True)
+        alpha = (1 - 2 / 3 + mean.exp() * total / 9) / variance
+        expected = alpha / alpha.sum(-1, keepdim=True)
+    found = baselines.linearised_laplace(target, Q, target, 50, mixing=mixing)["y"]
+    torch.testing.assert_close(found.probs, expected.unsqueeze(0))
+
+
+def test_the_probit_is_near_the_mean_over_normal_logits():
+    # MacKay's approximation of E sigmoid(l) has an error below .02 for every l
+    target = class_fit(bernoulli, 1, 3.0)
+    q = torch.tensor([0.8])
+    found = baselines.linearised_laplace(target, q, target, 4000, mixing="probit")
+    logits = baselines.linearised_laplace(target, q, target, 4000)["y"].logits
+    exact = torch.sigmoid(logits).mean(0)
+    assert (found["y"].probs[0] - exact).abs().max() < 0.02 + 4 * 0.5 / 4000**0.5
+
+
+def test_the_bridge_takes_logits_that_overflow_elsewhere():
+    target = class_fit(categorical, 3, 2.0)
+    far = 1e4 * Q
+    found = baselines.linearised_laplace(target, far, target, 5, mixing="bridge")["y"]
+    assert found.probs.isfinite().all()
+    assert (found.probs.argmax(-1)[0] == torch.tensor([1, 1, 2, 2])).all()
+
+
+def test_mixing_is_refused_where_it_has_no_formula():
+    target = conjugate()[0]
+    with pytest.raises(UnsupportedError, match=r"mixing='probit'.*site 'y'.*Normal"):
+        baselines.linearised_laplace(target, torch.zeros(3), target, mixing="probit")
+    two = class_fit(bernoulli, 1, 3.0)
+    with pytest.raises(UnsupportedError, match=r"bridge.*Bernoulli"):
+        baselines.linearised_laplace(two, torch.zeros(1), two, mixing="bridge")
 
 
 # -- mistakes ---------------------------------------------------------------------
