@@ -9,6 +9,7 @@ Modules:
     deviation: distance of each site from a prior, an earlier fit or an anchor.
     projection: selective projection decay applied to a finished fit.
     finetuning: one guide, moved to other data in several ways.
+    merge: fine-tuned networks merged into one, with a forecast.
 """
 
 from typing import TYPE_CHECKING

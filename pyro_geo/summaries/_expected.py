@@ -11,12 +11,14 @@ from pyro_geo.density import Target
 from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.geometry.curvature import Hessian
 from pyro_geo.geometry.laplace import laplace
+from pyro_geo.infer.fits.guides import Moments
+from pyro_geo.infer.fits.precisions import factored
+from pyro_geo.ops.random import normal_points
 from pyro_geo.optim.descent import lbfgs
-from pyro_geo.summaries._forms import factored
-from pyro_geo.summaries._guides import Moments
 
 __all__ = ["expected_hessian"]
 
+_CITED = ("expected_hessian",)
 _STEPS = 100
 _CLOSE = 1e-5  # change of the mean and of the precision, in its own units
 _DESCENT = 500
@@ -40,7 +42,7 @@ def expected_hessian(
     Warns:
         ConvergenceWarning: the iteration was cut off.
     """
-    noise = _points(target.dim, num_points, seed).to(target.device)
+    noise = normal_points(target.dim, num_points, seed).to(target.device)
     loc = _mode(target, start, seed)
     precision = laplace(target, loc, curvature="hessian", flat="size").precision
     loc = loc.double()
@@ -61,7 +63,7 @@ def expected_hessian(
             damping = max(0.5 * damping, 0.1)  # it goes back and forth
         change = max(moved, turned)
         if change <= _CLOSE * damping:
-            return Moments(loc, root, target.layout)
+            return Moments(loc, root, target.layout, (), _CITED)
     note = f"The fit was cut off at a change of {change:.2g}."
     warnings.warn(
         ConvergenceWarning(
@@ -73,19 +75,7 @@ def expected_hessian(
         ),
         stacklevel=3,
     )
-    return Moments(loc, root, target.layout, (note,))
-
-
-def _points(dim: int, count: int, seed: int) -> Tensor:
-    """Normal points in antithetic pairs, of identity second moment where possible."""
-    pairs = -(-count // 2)
-    sobol = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)
-    uniform = sobol.draw(pairs, dtype=torch.float64)
-    half = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
-    if pairs >= 2 * dim:  # then a normal density is fitted exactly
-        second = torch.linalg.cholesky(half.T @ half / pairs)
-        half = torch.linalg.solve_triangular(second, half.T, upper=False).T
-    return torch.cat([half, -half])
+    return Moments(loc, root, target.layout, (note,), _CITED)
 
 
 def _averages(target: Target, q: Tensor) -> tuple[Tensor, Tensor]:

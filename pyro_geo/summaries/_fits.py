@@ -6,14 +6,26 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoGuideList, AutoNormal
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.mcmc.api import AbstractMCMC
 from torch import Tensor
 
+from pyro_geo.density import Layout
 from pyro_geo.errors import UnsupportedError
-from pyro_geo.optim.decay.sites import SiteMoments, location_parameters
+from pyro_geo.geometry.matrices import Diagonal, PositiveDefinite
+from pyro_geo.infer.fits.draws import FlatDraws, read_mcmc
+from pyro_geo.infer.fits.guides import guide_parts
+from pyro_geo.infer.fits.precisions import (
+    covariance_of,
+    from_covariance,
+    kl_divergence,
+    variances_of,
+)
+from pyro_geo.optim.decay.sites import SiteMoments
 from pyro_geo.results import PosteriorDraws
+from pyro_geo.summaries._normal import SiteNormal
 
-__all__ = ["Fit", "SiteFit", "divergence", "read_fit", "weights_of"]
+__all__ = ["Fit", "SiteFit", "divergence", "read_fit"]
 
 _DENSE = 200  # coordinates up to which draws give a whole covariance
 
@@ -52,8 +64,8 @@ def read_fit(fitted: Any) -> Fit:
 
     Args:
         fitted: an automatic guide that is normal or a point in unconstrained space, a
-            `PosteriorDraws`, a module, or a mapping from site to moments of a prior or
-            to a value.
+            `GaussianPosterior`, a result with draws, a module, or a mapping from site
+            to moments of a prior or to a value.
 
     Returns:
         The sites, in double precision.
@@ -64,8 +76,10 @@ def read_fit(fitted: Any) -> Fit:
     with torch.no_grad():
         if isinstance(fitted, AutoGuide):
             return _of_guide(fitted)
-        if isinstance(fitted, PosteriorDraws):
-            return _of_draws(fitted)
+        if isinstance(fitted, SiteNormal):
+            return _of_normal(fitted.loc, fitted.precision, fitted.layout)
+        if isinstance(fitted, PosteriorDraws | AbstractMCMC):
+            return _of_draws(read_mcmc(fitted))
         if isinstance(fitted, torch.nn.Module):
             named = fitted.named_parameters()
             return Fit({name: SiteFit(_flat(param)) for name, param in named})
@@ -75,17 +89,9 @@ def read_fit(fitted: Any) -> Fit:
         "nothing to read sites from",
         where="a fit or a prior",
         found=type(fitted).__name__,
-        expected="an automatic guide, draws, a module, or a mapping by site",
+        expected="a guide, a posterior, draws, a module, or a mapping by site",
         todo="Pass prior_moments(model, ...) for the prior of a model.",
     )
-
-
-def weights_of(posterior: PosteriorDraws) -> Tensor:
-    """Normalise the weights of all draws, `(n,)`."""
-    logs = posterior.log_weights
-    if logs is None:
-        logs = torch.zeros(posterior.positions.shape[:2])
-    return torch.softmax(logs.reshape(-1).double(), 0)
 
 
 def _of_value(value: Any) -> SiteFit:
@@ -95,65 +101,42 @@ def _of_value(value: Any) -> SiteFit:
 
 
 def _of_guide(guide: Any) -> Fit:
+    """Take the sites of each part apart; the parts are independent."""
     sites: dict[str, SiteFit] = {}
-    if isinstance(guide, AutoGuideList):
-        parts = [_of_guide(part) for part in guide]
-        for part in parts:
-            sites |= part.sites
-        known = [part.correlation for part in parts if part.correlation is not None]
-        return Fit(sites, sum(known) if len(known) == len(parts) else None)
-    places = list(location_parameters(guide))  # refuses other guides
-    if isinstance(guide, AutoNormal):
-        for _, param, (name,) in places:
-            scale: Any = guide.scales
-            for part in name.split("."):
-                scale = getattr(scale, part)
-            sites[name] = SiteFit(_flat(param), _flat(scale) ** 2)
-        return Fit(sites)
-    if isinstance(guide, AutoDelta):
-        return Fit({name: SiteFit(_flat(param)) for _, param, (name,) in places})
-    return _of_vector(guide, places[0][2])
+    shared = 0.0
+    for loc, precision, nodes, _ in guide_parts(guide):
+        shapes = {n: (x["value"].shape, x["fn"].support) for n, x in nodes}
+        part = _of_normal(loc, precision, Layout.from_supports(shapes))
+        sites |= part.sites
+        shared += part.correlation or 0.0
+    return Fit(sites, shared)
 
 
-def _of_vector(guide: Any, names: tuple[str, ...]) -> Fit:
+def _of_normal(loc: Tensor, precision: PositiveDefinite | None, layout: Layout) -> Fit:
     """Take the sites of one normal over all of them apart."""
-    posterior = guide.get_posterior()
-    mean = _flat(posterior.mean)
-    dense = getattr(posterior, "covariance_matrix", None)
-    covariance = None if dense is None else dense.detach().double()
-    variance = _flat(posterior.variance)
-    sites, start, apart = {}, 0, 0.0
-    nodes: Any = guide.prototype_trace.nodes
-    for name in names:
-        fn = nodes[name]["fn"]
-        shape = nodes[name]["value"].shape
-        transform = torch.distributions.biject_to(fn.support)
-        size = torch.Size(transform.inverse_shape(shape)).numel()
-        rows = slice(start, start + size)
-        block = None if covariance is None else covariance[rows, rows]
-        if block is not None:
-            apart += float(torch.logdet(block)) / 2
-        sites[name] = SiteFit(mean[rows], variance[rows], block)
-        start += size
-    if covariance is None:
-        return Fit(sites)
-    return Fit(sites, apart - float(torch.logdet(covariance)) / 2)
+    places = [(name, site.slice) for name, site in layout.sites.items()]
+    if precision is None:
+        return Fit({name: SiteFit(loc[rows]) for name, rows in places})
+    variance = variances_of(precision)
+    if isinstance(precision, Diagonal):
+        return Fit({n: SiteFit(loc[rows], variance[rows]) for n, rows in places})
+    covariance = covariance_of(precision)
+    blocks = {n: covariance[rows, rows] for n, rows in places}
+    apart = sum(float(torch.logdet(block)) for block in blocks.values())
+    sites = {n: SiteFit(loc[r], variance[r], blocks[n]) for n, r in places}
+    return Fit(sites, (apart + float(precision.logdet())) / 2)
 
 
-def _of_draws(posterior: PosteriorDraws) -> Fit:
+def _of_draws(draws: FlatDraws) -> Fit:
     """Match the moments of draws, weights included."""
-    layout = posterior.target.layout
-    q = posterior.positions.reshape(-1, layout.dim).double()
-    weights = weights_of(posterior)
+    weights, (mean, centred) = draws.weights, draws.centred
+    variance = weights @ centred**2
     sites = {}
-    for name, site in layout.sites.items():
-        rows = q[:, site.slice]
-        mean = weights @ rows
-        centred = rows - mean
-        variance = weights @ centred**2
-        dense = 1 < site.size <= _DENSE and len(rows) > 2 * site.size
-        covariance = centred.mT @ (weights[:, None] * centred) if dense else None
-        sites[name] = SiteFit(mean, variance, covariance, normal=False)
+    for name, site in draws.layout.sites.items():
+        own, rows = centred[:, site.slice], site.slice
+        dense = 1 < site.size <= _DENSE and len(own) > 2 * site.size
+        covariance = own.mT @ (weights[:, None] * own) if dense else None
+        sites[name] = SiteFit(mean[rows], variance[rows], covariance, normal=False)
     return Fit(sites, None)
 
 
@@ -177,14 +160,12 @@ def divergence(fit: SiteFit, prior: SiteFit) -> float:
     """
     if fit.variance is None or prior.variance is None:
         return float("nan")
-    if fit.covariance is None and prior.covariance is None:
-        ratio = fit.variance / prior.variance
-        moved = (fit.mean - prior.mean) ** 2 / prior.variance
-        return float((ratio + moved - 1 - ratio.log()).sum()) / 2
-    first, second = (
-        site.variance.diag() if site.covariance is None else site.covariance  # pyright: ignore[reportOptionalMemberAccess]
-        for site in (fit, prior)
-    )
-    normal = torch.distributions.MultivariateNormal
-    one, other = normal(fit.mean, first), normal(prior.mean, second)
-    return float(torch.distributions.kl_divergence(one, other))
+    first, second = (_precision(site) for site in (fit, prior))
+    return kl_divergence(fit.mean, first, prior.mean, second)
+
+
+def _precision(site: SiteFit) -> PositiveDefinite:
+    if site.covariance is None:
+        assert site.variance is not None
+        return Diagonal(site.variance.rsqrt())
+    return from_covariance(site.covariance)

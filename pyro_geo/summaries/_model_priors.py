@@ -12,9 +12,9 @@ from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning
 from pyro_geo.geometry.curvature import PriorHessian
 from pyro_geo.geometry.matrices import Diagonal
-from pyro_geo.summaries._draws import FlatDraws
-from pyro_geo.summaries._forms import factored
-from pyro_geo.summaries._guides import Moments
+from pyro_geo.infer.fits.draws import FlatDraws
+from pyro_geo.infer.fits.guides import Moments
+from pyro_geo.infer.fits.precisions import factored
 
 __all__ = ["read_prior"]
 
@@ -65,6 +65,7 @@ def _exact(target: Target) -> Moments | None:
     """Complete the square: a normal density has one Hessian and one mean."""
     generator = torch.Generator().manual_seed(0)
     places = torch.randn(2, target.dim, generator=generator, dtype=torch.float64)
+    places = places.to(target.device)
     first, second = (PriorHessian(target, q).dense() for q in places)
     size = first.abs().max()
     if not bool((first - second).abs().max() <= _SAME * size) or not bool(size > 0):

@@ -17,7 +17,7 @@ from pyro_geo.checks import check, check_choice, check_count, check_number, chec
 from pyro_geo.density import Layout
 from pyro_geo.errors import NonFiniteParameterError
 from pyro_geo.geometry.matrices import Diagonal, PositiveDefinite
-from pyro_geo.summaries import _forms, _layouts
+from pyro_geo.infer.fits import layouts, precisions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,19 +38,26 @@ class SiteNormal:
         precision: PositiveDefinite,
         layout: Layout,
         notes: Sequence[str] = (),
+        citations: Sequence[str] = (),
     ) -> None:
         self.loc = loc.detach().double()
         check_shape("loc", loc.shape, (layout.dim,))
-        self.precision = _forms.as_precision(precision, layout.dim)
+        self.precision = precisions.as_precision(precision, layout.dim)
         self.layout = layout
         self.notes = tuple(notes)
+        self.citations = tuple(citations)
         for name, site in layout.sites.items():
             _check_finite(self.loc[site.slice], "mean", f"site {name!r}")
         _check_finite(self.precision.logdet(), "precision", "argument precision")
 
     @classmethod
     def from_moments(
-        cls, loc: Tensor, covariance: Tensor, layout: Layout, notes: Sequence[str] = ()
+        cls,
+        loc: Tensor,
+        covariance: Tensor,
+        layout: Layout,
+        notes: Sequence[str] = (),
+        citations: Sequence[str] = (),
     ) -> Self:
         """Make one from a mean and a covariance.
 
@@ -59,6 +66,7 @@ class SiteNormal:
             covariance: `(dim, dim)`, or variances, `(dim,)`.
             layout: sites with their transforms.
             notes: warnings that belong to it.
+            citations: keys of the works behind it.
 
         Returns:
             The posterior. A covariance that is not positive definite is a
@@ -67,11 +75,11 @@ class SiteNormal:
         covariance = covariance.detach().double()
         _check_finite(covariance, "covariance", "argument covariance")
         if covariance.dim() == 1:
-            precision = _forms.as_precision(covariance.reciprocal(), layout.dim)
+            precision = precisions.as_precision(covariance.reciprocal(), layout.dim)
         else:
             check_shape("covariance", covariance.shape, (layout.dim, layout.dim))
-            precision = _forms.from_covariance(0.5 * (covariance + covariance.T))
-        return cls(loc, precision, layout, notes)
+            precision = precisions.from_covariance(0.5 * (covariance + covariance.T))
+        return cls(loc, precision, layout, notes, citations)
 
     # -- what it is -----------------------------------------------------------------
 
@@ -83,12 +91,12 @@ class SiteNormal:
     @property
     def covariance(self) -> Tensor:
         """Covariance of the coordinates, `(dim, dim)`."""
-        return _forms.covariance_of(self.precision)
+        return precisions.covariance_of(self.precision)
 
     @property
     def scale(self) -> Tensor:
         """Standard deviation of each coordinate, `(dim,)`."""
-        return _forms.variances_of(self.precision).sqrt()
+        return precisions.variances_of(self.precision).sqrt()
 
     def __repr__(self) -> str:
         """Name the sites with their shapes, and the form of the precision."""
@@ -179,14 +187,9 @@ class SiteNormal:
             2.0
         """
         other = other.aligned(self.layout, "argument other")
-        apart = other.precision.norm(self.loc - other.loc).square()
-        own, theirs = self.precision, other.precision
-        if isinstance(own, Diagonal) and isinstance(theirs, Diagonal):
-            trace = (theirs.scale / own.scale).square().sum()
-        else:
-            trace = (theirs.dense() * self.covariance).sum()
-        logs = own.logdet() - theirs.logdet()
-        return float(trace + apart - self.dim + logs) / 2
+        return precisions.kl_divergence(
+            self.loc, self.precision, other.loc, other.precision
+        )
 
     # -- other posteriors -----------------------------------------------------------
 
@@ -203,10 +206,12 @@ class SiteNormal:
         """
         if layout is self.layout:
             return self
-        _layouts.check_alike(layout, self.layout, where)
-        index = _layouts.index_of(layout, self.layout).to(self.loc.device)
-        precision = _forms.reordered(self.precision, index)
-        return type(self)(self.loc[index], precision, layout, self.notes)
+        layouts.check_alike(layout, self.layout, where)
+        index = layouts.index_of(layout, self.layout).to(self.loc.device)
+        precision = precisions.reordered(self.precision, index)
+        return type(self)(
+            self.loc[index], precision, layout, self.notes, self.citations
+        )
 
     def marginal(self, sites: str | Sequence[str]) -> Self:
         """Leave out all other sites.
@@ -219,13 +224,15 @@ class SiteNormal:
         """
         names = [sites] if isinstance(sites, str) else list(sites)
         check(bool(names), "sites", names, "at least one name")
-        layout, index = _layouts.part_of(self.layout, names)
+        layout, index = layouts.part_of(self.layout, names)
         index = index.to(self.loc.device)
         if isinstance(self.precision, Diagonal):
             precision = Diagonal(self.precision.scale[index])
         else:
-            precision = _forms.from_covariance(self.covariance[index][:, index])
-        return type(self)(self.loc[index], precision, layout, self.notes)
+            precision = precisions.from_covariance(self.covariance[index][:, index])
+        return type(self)(
+            self.loc[index], precision, layout, self.notes, self.citations
+        )
 
     # -- tables and ArviZ -----------------------------------------------------------
 

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_choice, check_shape
+from pyro_geo.citations import cites
 from pyro_geo.density import Layout
 from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.geometry.frechet import bures_barycenter, mahalanobis_median
 from pyro_geo.geometry.matrices import Cholesky, Diagonal, PositiveDefinite
-from pyro_geo.summaries._draws import in_order, read_any
-from pyro_geo.summaries._forms import factored
-from pyro_geo.summaries._layouts import check_alike
+from pyro_geo.infer.fits.draws import in_order, read_any
+from pyro_geo.infer.fits.layouts import check_alike
+from pyro_geo.infer.fits.precisions import factored
 from pyro_geo.summaries.gaussian import GaussianPosterior
 
 __all__ = ["combine", "consensus"]
 
+_CITED = {"product": ("consensus",), "barycenter": ("barycenter",)}
 _HOWS = ("product", "barycenter", "mixture", "median")
 
 
@@ -93,7 +95,10 @@ def combine(
     product = how == "product"
     check(prior is None or product, "prior", "a posterior", f"None with how={how!r}")
     share = _weights(weights, len(posteriors), normalised=not product)
+    share = share.to(posteriors[0].loc.device)
     notes = list(dict.fromkeys(note for p in posteriors for note in p.notes))
+    cited = dict.fromkeys(key for p in posteriors for key in p.citations)
+    cited |= dict.fromkeys(_CITED.get(how, ()))
     if product and prior is not None:
         prior = prior.aligned(layout, "argument prior")
         if on_indefinite == "clip":
@@ -101,15 +106,16 @@ def combine(
         else:
             loc, precision = _product(posteriors, prior, share)
         notes += [note for note in prior.notes if note not in notes]
+        cited |= dict.fromkeys(prior.citations)
     elif product:
         loc, precision = _product(posteriors, None, share)
     elif how == "barycenter":
-        return _barycenter(posteriors, share, layout, notes)
+        return _barycenter(posteriors, share, layout, notes, tuple(cited))
     elif how == "mixture":
-        return _mixture(posteriors, share, layout, notes)
+        return _mixture(posteriors, share, layout, notes, tuple(cited))
     else:
         loc, precision = _median(posteriors, share)
-    return GaussianPosterior(loc, precision, layout, notes)
+    return GaussianPosterior(loc, precision, layout, notes, tuple(cited))
 
 
 def _aligned(
@@ -217,30 +223,30 @@ def _clipped(
 
 
 def _barycenter(
-    posteriors: Sequence[GaussianPosterior], share: Tensor, layout: Layout, notes: Any
+    posteriors: Sequence[GaussianPosterior], share: Tensor, *facts: Any
 ) -> GaussianPosterior:
     loc = share @ torch.stack([p.loc for p in posteriors])
     if _all_diagonal(posteriors):  # covariances that commute
         scale = share @ torch.stack([p.scale for p in posteriors])
-        return GaussianPosterior(loc, Diagonal(scale.reciprocal()), layout, notes)
+        return GaussianPosterior(loc, Diagonal(scale.reciprocal()), *facts)
     covariances = torch.stack([p.covariance for p in posteriors])
     center = bures_barycenter(covariances, share)
-    return GaussianPosterior.from_moments(loc, center, layout, notes)
+    return GaussianPosterior.from_moments(loc, center, *facts)
 
 
 def _mixture(
-    posteriors: Sequence[GaussianPosterior], share: Tensor, layout: Layout, notes: Any
+    posteriors: Sequence[GaussianPosterior], share: Tensor, *facts: Any
 ) -> GaussianPosterior:
     locs = torch.stack([p.loc for p in posteriors])
     loc = share @ locs
     apart = locs - loc
     if _all_diagonal(posteriors) and not bool(apart.any()):
         variances = share @ torch.stack([p.scale.square() for p in posteriors])
-        return GaussianPosterior.from_moments(loc, variances, layout, notes)
+        return GaussianPosterior.from_moments(loc, variances, *facts)
     covariances = torch.stack([p.covariance for p in posteriors])
     inside = torch.einsum("k,kij->ij", share, covariances)
     between = (share[:, None] * apart).T @ apart
-    return GaussianPosterior.from_moments(loc, inside + between, layout, notes)
+    return GaussianPosterior.from_moments(loc, inside + between, *facts)
 
 
 def _median(
@@ -257,6 +263,7 @@ def _median(
 # -- draws ----------------------------------------------------------------------------
 
 
+@cites("consensus")
 def consensus(
     draws: Sequence[Any],
     sites: Any = None,
@@ -304,10 +311,11 @@ def consensus(
         q = in_order(one, layout)
         if one.log_weights is not None:
             generator = torch.Generator().manual_seed(k)
-            q = q[one.weights.multinomial(len(q), True, generator=generator)]
+            chosen = one.weights.cpu().multinomial(len(q), True, generator=generator)
+            q = q[chosen.to(q.device)]
         rows.append(q)
         if weights == "uniform":
-            matrices.append(torch.ones(layout.dim, dtype=q.dtype))
+            matrices.append(q.new_ones(layout.dim))
         elif weights == "diagonal":
             matrices.append(q.var(0).reciprocal())
         else:

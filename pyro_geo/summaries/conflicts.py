@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_geo.checks import check
 from pyro_geo.geometry.matrices import Diagonal
+from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.summaries.gaussian import GaussianPosterior
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def conflict(
     table = pd.DataFrame(rows)
     least = min(row["p_value"] for row in rows)
     table.attrs["p_value"] = min(1.0, least * len(rows))
+    table.attrs["citations"] = ("conflict",)
     return table
 
 
@@ -220,12 +222,12 @@ def _matched(
 ) -> list[int] | None:
     """Match the entries of an axis by their means; None for the order as it is."""
     size = one.layout.sites[names[0]].shape[0]
-    cost = torch.zeros(size, size, dtype=torch.float64)
+    cost = one.loc.new_zeros(size, size)
     for name in names:
         rows = one.layout.sites[name].slice
         a, b = (p.loc[rows].reshape(size, -1) for p in (one, two))
         u, v = (p.scale[rows].reshape(size, -1) ** 2 for p in (one, two))
         cost += ((a[:, None] - b[None]) ** 2 / (u[:, None] + v[None])).sum(-1)
-    _, order = linear_sum_assignment(cost.numpy())
+    _, order = linear_sum_assignment(to_numpy(cost))
     order = [int(k) for k in order]
     return None if order == list(range(size)) else order

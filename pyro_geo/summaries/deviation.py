@@ -54,7 +54,8 @@ def deviation_report(
 
     Args:
         fitted: a guide (`AutoNormal`, one normal over all sites, `AutoDelta`, or a list
-            of such), a result with draws, or a module, whose parameters are the sites.
+            of such), a `GaussianPosterior`, a result with draws, or a module, whose
+            parameters are the sites.
         anchors: where sites are measured from: a mapping by site, a module or another
             fit. By default the means of the prior, else the anchors of the optimiser.
         prior: :func:`~pyro_geo.optim.decay.sites.prior_moments` of a model, or an
@@ -119,7 +120,8 @@ def deviation_report(
         for row, name in zip(rows, fit.sites, strict=True):
             row |= {key: statistics.get(name, blank)[key] for key in _STATISTICS}
     columns = {key: ("site", [row[key] for row in rows]) for key in rows[0]}
-    found = xr.Dataset(columns, coords={"site": list(fit.sites)})
+    attrs = {"citations": ("spd",)}
+    found = xr.Dataset(columns, coords={"site": list(fit.sites)}, attrs=attrs)
     independent = reference is not None and reference.correlation == 0.0
     if independent and fit.correlation is not None:
         found.attrs["kl_joint"] = float(found["kl"].sum(skipna=False)) + fit.correlation

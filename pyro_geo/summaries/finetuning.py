@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -47,6 +47,8 @@ class Finetuning:
         deviations: fit to its deviation from the earlier posterior, whose standard
             deviations are the unit.
     """
+
+    citations: ClassVar[tuple[str, ...]] = ("spd",)
 
     table: pd.DataFrame
     deviations: dict[str, xr.Dataset]

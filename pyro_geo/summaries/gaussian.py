@@ -37,12 +37,14 @@ class GaussianPosterior(SiteNormal):
         precision: inverse covariance.
         layout: sites with their transforms.
         notes: warnings that belong to it, one sentence each.
+        citations: keys of the works behind it, for :func:`pyro_geo.citation`.
 
     Attributes:
         loc: as given, in double precision.
         precision: as given.
         layout: as given.
         notes: as given.
+        citations: as given.
 
     A number that is NaN or infinite is a
     :class:`~pyro_geo.errors.NonFiniteParameterError`.
@@ -96,7 +98,7 @@ class GaussianPosterior(SiteNormal):
             >>> GaussianPosterior.from_guide(guide).covariance
             tensor([[0.2500]], dtype=torch.float64)
         """
-        from pyro_geo.summaries._guides import read_guide
+        from pyro_geo.infer.fits.guides import read_guide
 
         return cls(*read_guide(guide, args, kwargs, metric))
 
@@ -167,10 +169,10 @@ class GaussianPosterior(SiteNormal):
         Returns:
             The posterior.
         """
-        from pyro_geo.summaries._draws import read_mcmc
+        from pyro_geo.infer.fits.draws import read_mcmc
 
         draws = read_mcmc(mcmc)
-        return cls(*draws.moments(ess, shrinkage), draws.layout)
+        return cls(*draws.summarised(ess, shrinkage))
 
     @classmethod
     def from_samples(
@@ -223,10 +225,10 @@ class GaussianPosterior(SiteNormal):
             >>> posterior.covariance.shape
             torch.Size([1, 1])
         """
-        from pyro_geo.summaries._draws import read_samples
+        from pyro_geo.infer.fits.draws import read_samples
 
         draws = read_samples(samples, sites, log_weights, num_chains)
-        return cls(*draws.moments(ess, shrinkage), draws.layout)
+        return cls(*draws.summarised(ess, shrinkage))
 
     @classmethod
     def from_arviz(
@@ -248,10 +250,10 @@ class GaussianPosterior(SiteNormal):
         Returns:
             The posterior.
         """
-        from pyro_geo.summaries._draws import read_arviz
+        from pyro_geo.infer.fits.draws import read_arviz
 
         draws = read_arviz(idata, sites)
-        return cls(*draws.moments(ess, shrinkage), draws.layout)
+        return cls(*draws.summarised(ess, shrinkage))
 
     @classmethod
     def from_module(cls, module: torch.nn.Module, metric: Any) -> Self:
@@ -272,7 +274,7 @@ class GaussianPosterior(SiteNormal):
             >>> GaussianPosterior.from_module(module, torch.ones(3))
             GaussianPosterior(weight (1, 2), bias (1,); dim 3, Diagonal precision)
         """
-        from pyro_geo.summaries._guides import read_module
+        from pyro_geo.infer.fits.guides import read_module
 
         return cls(*read_module(module, metric))
 

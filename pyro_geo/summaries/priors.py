@@ -18,8 +18,8 @@ from torch.distributions.transforms import identity_transform
 from pyro_geo.density import Layout, Site
 from pyro_geo.errors import LayoutMismatchError
 from pyro_geo.geometry.matrices import Diagonal
-from pyro_geo.summaries._forms import factored
-from pyro_geo.summaries._layouts import same_map
+from pyro_geo.infer.fits.layouts import same_map
+from pyro_geo.infer.fits.precisions import factored
 
 if TYPE_CHECKING:
     from pyro_geo.summaries.gaussian import GaussianPosterior

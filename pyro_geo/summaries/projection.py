@@ -12,12 +12,14 @@ from torch import Tensor
 from pyro_geo.checks import check, check_count, check_number, check_shape
 from pyro_geo.density import Layout, Target
 from pyro_geo.errors import LayoutMismatchError
+from pyro_geo.infer.fits.draws import read_mcmc
+from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.ops.derivatives import value_and_grad
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.optim.decay.rule import deviation_ratio, share_of
 from pyro_geo.optim.decay.sites import location_parameters
 from pyro_geo.results import MemoryDraws, PosteriorDraws
-from pyro_geo.summaries._fits import SiteFit, read_fit, weights_of
+from pyro_geo.summaries._fits import SiteFit, read_fit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,6 +40,8 @@ class Projection(NamedTuple):
         shift: what is added to a flat unconstrained position, `(dim,)`.
         layout: of the positions.
     """
+
+    citations = ("spd",)
 
     decisions: xr.Dataset
     shift: Tensor
@@ -65,6 +69,7 @@ class Projection(NamedTuple):
             log_weights=None if weights is None else weights.reshape(q.shape[:2]),
             chain_name=posterior.chain_name,
             notes=["Draws were moved by selective projection."],
+            citations=(*posterior.citations, *self.citations),
         )
 
     @torch.no_grad()
@@ -184,7 +189,9 @@ def selective_projection(
         columns["before"].append(_kept(kept, own, trust))
     dot, before, after = (torch.stack(column) for column in columns.values())
     ratio = deviation_ratio(dot, before, after)
-    own_sizes = torch.tensor([site.size for site in layout.sites.values()])
+    own_sizes = torch.tensor(
+        [site.size for site in layout.sites.values()], device=moved.device
+    )
 
     def shift(strength: float) -> Tensor:
         share = share_of(ratio, torch.full_like(ratio, strength))
@@ -197,7 +204,7 @@ def selective_projection(
     share = share_of(ratio, torch.full_like(ratio, spd))
     rows = {"dot": dot, "before": before, "after": after, "ratio": ratio}
     decisions = xr.Dataset(
-        {name: ("site", x.numpy()) for name, x in {**rows, "share": share}.items()},
+        {name: ("site", to_numpy(x)) for name, x in {**rows, "share": share}.items()},
         coords={"site": list(layout.sites)},
         attrs={"spd": spd, "loss_before": old, "loss_after": new},
     )
@@ -233,7 +240,9 @@ def _kept(start: Tensor | None, anchor: SiteFit, trust: float | None) -> Tensor:
         return _radius(start, anchor)
     if trust is None:
         trust = 0.0 if anchor.variance is None else 1.0
-    return torch.tensor(trust * anchor.mean.numel() ** 0.5, dtype=torch.float64)
+    return anchor.mean.new_tensor(
+        trust * anchor.mean.numel() ** 0.5, dtype=torch.float64
+    )
 
 
 def _draws_of(
@@ -249,10 +258,9 @@ def _draws_of(
     sites = read_fit(fitted).sites
     mean = torch.cat([sites[name].mean for name in layout.sites])
     if isinstance(fitted, PosteriorDraws):
-        weights = weights_of(fitted)
-        rows = torch.multinomial(weights, num_draws, True, generator=generator)
-        q = fitted.positions.reshape(-1, layout.dim)[rows]
-        return q.to(target.dtype), mean
+        draws = read_mcmc(fitted)
+        rows = draws.weights.multinomial(num_draws, True, generator=generator)
+        return draws.rows[rows].to(target.dtype), mean
     with torch.no_grad(), private_randomness(seed):
         runs = [fitted() for _ in range(num_draws)]
     values = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
+from pyro_geo import citation
 from pyro_geo.density import Layout
 from pyro_geo.errors import (
     ConfigurationError,
@@ -24,6 +25,7 @@ LAYOUT = Layout.from_supports(
         "b": (torch.Size([]), constraints.positive),
     }
 )
+CITED = {"product": "scott2016", "barycenter": "alvarez2016"}
 SPLITS = [(20,), (10, 10), (1, 19), (5, 5, 5, 5), (2,) * 10, (0, 20), (7, 1, 12)]
 
 
@@ -323,3 +325,15 @@ def test_other_sites_are_refused_by_name(supports, match):
     )
     with pytest.raises(LayoutMismatchError, match=match):
         combine([random_posterior(0), diagonal_posterior(1, layout)], how="product")
+
+
+@pytest.mark.parametrize("how", ["product", "barycenter", "mixture", "median"])
+def test_a_posterior_cites_how_it_was_made(how):
+    fitted = GaussianPosterior(
+        torch.zeros(3), Diagonal(torch.ones(3)), LAYOUT, citations=("expected_hessian",)
+    )
+    text = citation(combine([fitted, random_posterior(1)], how=how).marginal("a"))
+    assert "opper2009" in text  # of the parts
+    for kind, key in CITED.items():
+        assert (key in text) == (kind == how)
+    assert "scott2016" in citation(consensus)

@@ -15,12 +15,19 @@ from pyro.infer.autoguide import (
     AutoNormal,
 )
 
+from pyro_geo import citation
 from pyro_geo.density import Target
 from pyro_geo.errors import ConfigurationError, LayoutMismatchError, UnsupportedError
 from pyro_geo.optim import SPD, spd
 from pyro_geo.optim.decay import anchors_from_prior
 from pyro_geo.results import MemoryDraws, PosteriorDraws
-from pyro_geo.summaries import deviation_page, deviation_report, prior_moments
+from pyro_geo.summaries import (
+    GaussianPosterior,
+    Projection,
+    deviation_page,
+    deviation_report,
+    prior_moments,
+)
 
 F64 = torch.float64
 MEAN, SD = torch.tensor([0.5, -1.0], dtype=F64), torch.tensor([2.0, 0.5], dtype=F64)
@@ -53,6 +60,12 @@ def test_the_prior_itself_has_no_deviation():
         assert report[name].values == pytest.approx([0.0, 0.0], abs=1e-12)
     assert report["shrink"].values == pytest.approx([1.0, 1.0], abs=1e-12)
     assert report.attrs["kl_joint"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_report_cites_the_decay():
+    report = deviation_report({"w": MEAN}, {"w": MEAN + 1})
+    assert "2411.01713" in citation(report)
+    assert "2411.01713" in citation(Projection)
 
 
 def test_numbers_of_a_moved_guide():
@@ -129,6 +142,22 @@ def test_draws_are_matched_by_their_moments():
     spread = (w @ (rows - mean) ** 2).sqrt() / SD
     assert found["shrink"].item() == pytest.approx(float(spread.mean()))
     assert not report.normal.any()
+
+
+def test_a_normal_posterior_is_measured_like_its_guide():
+    guide = AutoMultivariateNormal(model, init_scale=0.4)
+    guide(torch.tensor(1.0))
+    with torch.no_grad():
+        lower = torch.tensor([[1.0, 0, 0], [0.5, 1.0, 0], [0.0, 0.3, 1.0]])
+        setattr(guide, "scale_tril", lower)  # noqa: B010  a PyroParam
+    prior = prior_moments(model)
+    report = deviation_report(guide, prior=prior)
+    posterior = GaussianPosterior.from_guide(guide)
+    other = deviation_report(posterior, prior=prior).sel(site=report.site)
+    for name in ("l2", "prior_sd", "kl", "shrink"):
+        assert other[name].values == pytest.approx(report[name].values, rel=1e-12)
+    joint = report.attrs["kl_joint"]
+    assert other.attrs["kl_joint"] == pytest.approx(joint, rel=1e-12)
 
 
 def test_a_module_is_measured_from_its_pretrained_self():

@@ -1,0 +1,123 @@
+r"""The merge that diverges least from all tasks, by Levenberg-Marquardt steps.
+
+.. math:: F(z) = \sum_k w_k E_x\, KL\bigl(p_{\theta_k}(\cdot | x) \,\|\,
+          p_{\theta_0 + B z}(\cdot | x)\bigr)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_geo.errors import NonFiniteParameterError
+from pyro_geo.geometry.subspace import Subspace
+from pyro_geo.summaries.merge._networks import Network
+
+__all__ = ["Objective", "refine"]
+
+_TRIALS = 10
+_STOP = 0.01  # relative fall of the objective
+_START = 1e-2  # first damping, relative to the mean curvature
+
+
+class Objective(NamedTuple):
+    """The mean divergence of all tasks as a function of coordinates.
+
+    Attributes:
+        subspace: of the coordinates.
+        networks: task to network.
+        references: task to the outputs of its own model.
+        weights: of the tasks.
+        statistics: tensors that replace each task's own in a merged network.
+    """
+
+    subspace: Subspace
+    networks: Mapping[str, Network]
+    references: Mapping[str, Tensor]
+    weights: Tensor
+    statistics: Mapping[str, Tensor]
+
+    def params(self, z: Tensor) -> dict[str, Tensor]:
+        """Parameters of the merged network at coordinates."""
+        return {**self.subspace.point(z), **self.statistics}
+
+    def value(self, z: Tensor) -> float:
+        """The objective at coordinates."""
+        params = self.params(z)
+        pairs = zip(self.weights.tolist(), self.networks.items(), strict=True)
+        return sum(
+            weight * network.divergence(params, self.references[task])
+            for weight, (task, network) in pairs
+        )
+
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient, `(dim,)`, and Gauss-Newton matrix, `(dim, dim)`."""
+        params = self.params(z)
+        gradient = torch.zeros_like(z)
+        metric = z.new_zeros(len(z), len(z))
+        pairs = zip(self.weights.tolist(), self.networks.items(), strict=True)
+        for weight, (task, network) in pairs:
+            parts = network.gradient_and_metric(
+                params, self.references[task], self.subspace
+            )
+            gradient += weight * parts[0]
+            metric += weight * parts[1]
+        return gradient, metric
+
+
+def refine(
+    objective: Objective, start: Tensor, steps: int
+) -> tuple[Tensor, list[float]]:
+    """Lower the objective from a start.
+
+    A step is taken only where the objective falls; the damping is divided by 3 then,
+    and multiplied by 4 otherwise.
+
+    Args:
+        objective: to lower.
+        start: coordinates, `(dim,)`.
+        steps: at most.
+
+    Returns:
+        Coordinates, and the objective at the start and after each step.
+    """
+    z, history = start, [objective.value(start)]
+    damping = _START
+    for _ in range(steps):
+        gradient, metric = objective.derivatives(z)
+        found = None
+        for _ in range(_TRIALS):
+            step = _step(gradient, metric, damping)
+            value = torch.inf if step is None else _value(objective, z + step)
+            if step is not None and value < history[-1]:
+                found = z + step, value
+                damping /= 3
+                break
+            damping *= 4
+        if found is None:
+            break
+        z = found[0]
+        history.append(found[1])
+        if history[-1] > (1 - _STOP) * history[-2]:
+            break
+    return z, history
+
+
+def _value(objective: Objective, z: Tensor) -> float:
+    """The objective after a trial step, which may lead to overflow."""
+    try:
+        return objective.value(z)
+    except NonFiniteParameterError:
+        return torch.inf
+
+
+def _step(gradient: Tensor, metric: Tensor, damping: float) -> Tensor | None:
+    matrix = metric.clone()
+    matrix.diagonal().add_(damping * metric.diagonal().mean())
+    root, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        return None
+    return -torch.cholesky_solve(gradient[:, None], root)[:, 0]
