@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,18 @@ from torch.distributions import constraints
 
 from pyro_geo.density import Layout
 from pyro_geo.geometry.matrices import Cholesky
+from pyro_geo.geometry.projection import Forward
+from pyro_geo.geometry.subspace import Subspace
 from pyro_geo.summaries import GaussianPosterior, combine
+from pyro_geo.summaries.merge import TaskMetric, measure
 
-__all__ = ["Shards", "conjugate_shards", "prior_counted_each_time"]
+__all__ = [
+    "Shards",
+    "conjugate_shards",
+    "measured_elsewhere",
+    "prior_counted_each_time",
+    "summed_beside_mean",
+]
 
 
 class Shards(NamedTuple):
@@ -90,3 +100,42 @@ def prior_counted_each_time(
     """
     prior.aligned(posteriors[0].layout)
     return combine(posteriors, how="product")
+
+
+def summed_beside_mean(metrics: Mapping[str, TaskMetric]) -> dict[str, TaskMetric]:
+    """Take the curvature of a summed loss for one task and of mean losses elsewhere.
+
+    Args:
+        metrics: of mean losses.
+
+    Returns:
+        Metrics that outweigh all others by the number of one task's data.
+    """
+    first, *others = metrics
+    wrong = metrics[first]
+    changed = replace(wrong, matrix=wrong.count * wrong.matrix)
+    return {first: changed, **{name: metrics[name] for name in others}}
+
+
+def measured_elsewhere(
+    forward: Forward,
+    base: Mapping[str, Tensor],
+    params: Mapping[str, Tensor],
+    inputs: Tensor,
+    subspace: Subspace,
+) -> TaskMetric:
+    """Take the curvature at the base for that along the way from the task's model.
+
+    Args:
+        forward: function of parameters and inputs to outputs.
+        base: where it is measured.
+        params: of the task.
+        inputs: of the task.
+        subspace: to measure in.
+
+    Returns:
+        A metric that claims to be of a path.
+    """
+    right = measure(forward, params, inputs, subspace)
+    wrong = measure(forward, base, inputs, subspace, kind="point")
+    return replace(right, matrix=wrong.matrix)
