@@ -87,6 +87,20 @@ def test_citation_names_the_methods_used_and_the_libraries(obj):
     assert text.count("{") == text.count("}")
 
 
+class Table:
+    attrs = {"citations": ("dims",)}  # noqa: RUF012  as in pandas and xarray
+
+
+@pyro_geo.citations.cites("dims")
+def follows():
+    return {}
+
+
+@pytest.mark.parametrize("obj", [Table(), follows])
+def test_tables_and_functions_name_their_works(obj):
+    assert "jacobsen2026dims" in pyro_geo.citation(obj)
+
+
 def test_citation_of_nothing_is_that_of_the_libraries():
     assert "jacobsen2026dims" not in pyro_geo.citation()
 
