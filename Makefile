@@ -1,5 +1,5 @@
 # Each target makes the environment that it needs; nothing has to be set up first.
-#   make demo        sample a digits classifier and write a report
+#   make demo        a posterior, an ensemble and a certificate, in one report
 #   make test        fast tests and doctests
 #   make test-all    the slow and statistical ones too
 #   make check       format, lint, types and import direction
@@ -27,8 +27,8 @@ BENCHES := $(filter-out tables _%,$(basename $(notdir $(wildcard benchmarks/*.py
 .PHONY: demo test test-all check docs bench wheel clean
 
 demo: $(VENV)/.demo
-	$(PY) inference/dims.py models/digits_classifier.py \
-		--samples 64 --chains 4 --seed 1 --out demo_report
+	$(PY) inference/demo.py models/eight_schools.py models/digits_classifier.py \
+		--seed 1 --out demo_report
 
 test: $(VENV)/.dev
 	$(PYTEST) $(TEST_ARGS)

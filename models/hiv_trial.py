@@ -53,6 +53,12 @@ def shards(num_hospitals: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     return [(x[part], y[part]) for part in parts]
 
 
+def withdrawn(seed: int = 0) -> Tensor:
+    """Rows of 20 people who take back their consent."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(len(data()[1]), generator=generator)[:20]
+
+
 def options() -> dict[str, object]:
     return {"loss": "joint", "alpha": 0.0}
 

@@ -24,23 +24,28 @@ OPTIONS = {
     "tracking": [],
     "modes": [*CHAINS, "--warmup", "20"],
     "merging": [*CHAINS, "--warmup", "20", "--hospitals", "2"],
+    "merge_models": ["--steps", "20"],
     "control": ["--draws", "3", "--runs", "1", "--steps", "3"],
     "plan": ["--samples", "20", "--steps", "2", "--horizon", "5", "--draws", "2"],
     "finetune": ["--steps", "30"],
+    "unlearning": [*CHAINS, "--warmup", "20", "--epochs", "1"],
 }
 REFUSED = {
     ("dims", "gaussian_mixture"): "discrete latents are summed out",
 }
 NEEDED = {
+    "demo": "it takes two models, below",
     "hgf": "hgf_filter",
     "saas": "def new_points(",
     "gibbs": "def loss(",
     "tracking": "def tracker(",
     "merging": "def shards(",
+    "merge_models": "def tasks(",
     "control": "def log_likelihood(",
     "plan": "def start(",
     "modes": "modes of equal mass",
     "finetune": "def shifted(",
+    "unlearning": "def withdrawn(",
 }
 FITTING = [
     (program, model)
@@ -78,6 +83,26 @@ def test_the_same_command_goes_on_with_a_store(tmp_path):
     assert check_run(tmp_path / "run.zarr")["num_draws"] == 100
 
 
+@pytest.mark.slow
+def test_the_demo_has_a_posterior_minima_and_a_certificate(tmp_path):
+    models = [str(MODELS[name]) for name in ("eight_schools", "digits_classifier")]
+    done = subprocess.run(
+        [sys.executable, "inference/demo.py", *models, "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr  # all draws are at minima
+    assert done.stdout.splitlines()[-1] == f"Report: {tmp_path / 'report.html'}"
+    for part in ("tau", "Predictive checks", *BASELINES, "at most"):
+        assert part in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    for part in ("digits_classifier", "Reliability", "least sure", "Clopper-Pearson"):
+        assert part in page
+
+
 @pytest.mark.filterwarnings("ignore")  # a few draws have not converged
 def test_a_program_runs_in_this_process_too(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
@@ -104,8 +129,16 @@ def test_a_program_writes_its_report(program, model, tmp_path):
     elif program == "finetune":
         for row in ("ClippedAdam", "SPD", "earlier posterior as prior", "w1"):
             assert row in done.stdout
+    elif program == "unlearning":
+        assert "Done: " in done.stdout
     elif program == "merging":
         assert "others as prior" in done.stdout
+    elif program == "merge_models":
+        before, after = done.stdout.split("Outcome: points lost")
+        for text in (before, after):
+            assert "EpiMer" in text
+            assert "turned left" in text
+        assert "outcome, points against forecast, points" in report.read_text()
     elif "def held_out" in MODELS[model].read_text():
         for method in (METHODS[program], *BASELINES):
             assert method in done.stdout
@@ -130,7 +163,7 @@ def test_a_program_says_why_it_cannot(program, model, tmp_path):
 
 
 def test_every_program_and_every_model_is_run():
-    assert {program for program, _ in FITTING} == set(PROGRAMS)
+    assert {program for program, _ in FITTING} | {"demo"} == set(PROGRAMS)
     assert {model for _, model in FITTING} == set(MODELS)
 
 
