@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from pyro_geo._process import Seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "pyro-ppl", "numpy")
+ABSENT = "not installed"
 
 Row = dict[str, Any]
 Parts = Mapping[str, Callable[[bool], Iterable[list[Row]]]]
@@ -132,8 +135,28 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = ABSENT
     return found
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process, bytes.
+
+    On Linux `ru_maxrss` starts from the peak of the process that forked this one, so
+    the kernel's own account comes first.
+    """
+    scale = 1 if sys.platform == "darwin" else 1024
+    return memory("VmHWM") or scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory(field: str) -> float | None:
+    """Read a field of the kernel's account of this process, bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return 1024.0 * int(found[0]) if found else None
 
 
 def write(
@@ -142,6 +165,7 @@ def write(
     ratios: dict[str, float],
     args: argparse.Namespace,
     packages: Iterable[str] = PACKAGES,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Print the ratios, and write the results unless the run is a quick one.
 
@@ -151,27 +175,38 @@ def write(
         ratios: the headline comparisons.
         args: from :func:`options`.
         packages: whose versions to record.
+        facts: what else to record of the machine, such as its accelerator.
     """
+    path = args.out
+    if path is None and not args.quick:
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
     result = {
         "name": name,
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
-        "versions": versions(packages),
+        "versions": versions(packages) | _kept_versions(path, packages),
+        **(facts or {}),
         "command": f"make bench NAME={name}",
         "rows": rows,
         "ratios": ratios,
     }
     for key, value in ratios.items():
         print(f"{key}: {value:.3g}")
-    path = args.out
-    if path is None and not args.quick:
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: {path}")
+
+
+def _kept_versions(path: Path | None, packages: Iterable[str]) -> dict[str, str]:
+    """Versions behind kept rows, of packages that are not installed here."""
+    if path is None or not path.exists():
+        return {}
+    old = json.loads(path.read_text())["versions"]
+    now = versions(packages)
+    return {k: old[k] for k, v in now.items() if v == ABSENT and k in old}
 
 
 def measure_parts(
@@ -180,6 +215,7 @@ def measure_parts(
     ratios: Callable[[list[Row]], dict[str, float]],
     args: argparse.Namespace,
     packages: Iterable[str] = PACKAGES,
+    facts: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Measure the parts asked for and write after each case.
 
@@ -190,6 +226,7 @@ def measure_parts(
         args: from :func:`options`; what an earlier run has measured of the parts not
             asked for is kept.
         packages: whose versions to record.
+        facts: what else to record of the machine.
 
     Returns:
         The comparisons.
@@ -205,12 +242,12 @@ def measure_parts(
         for new in parts[part](args.quick):
             rows += [{"part": part, **row} for row in new]
             if not args.quick:
-                write(name, rows, ratios(rows), args, packages)
+                write(name, rows, ratios(rows), args, packages, facts)
         cpu, wall = Seconds.now() - before
         print(f"== {part}: {cpu:.0f} processor seconds, {wall:.0f} s", flush=True)
     rows.sort(key=lambda row: list(parts).index(row["part"]))
     found = ratios(rows)
-    write(name, rows, found, args, packages)
+    write(name, rows, found, args, packages, facts)
     return found
 
 

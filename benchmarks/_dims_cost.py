@@ -7,14 +7,13 @@ a script with the fields of a point as JSON, it measures that point and prints i
 import ctypes
 import gc
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _bench import ROOT, Row, load
+from _bench import ROOT, Row, load, memory, peak_memory
 from _dims_common import FILES, Case, Outcome, make_case, row, seconds, throw
 from torch import Tensor
 
@@ -149,26 +148,6 @@ def forget_peak() -> float:
     except OSError:
         return peak_memory()
     return memory("VmRSS") or peak_memory()
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process, bytes.
-
-    On Linux `ru_maxrss` starts from the peak of the process that forked this one, so
-    the kernel's own account comes first.
-    """
-    scale = 1 if sys.platform == "darwin" else 1024
-    return memory("VmHWM") or scale * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def memory(field: str) -> float | None:
-    """Read a field of the kernel's account of this process, bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return 1024.0 * int(found[0]) if found else None
 
 
 def evaluations(quick: bool) -> list[Row]:

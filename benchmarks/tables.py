@@ -103,6 +103,26 @@ HEADLINES = (
         "larger",
     ),
     (
+        "merging",
+        "kl_to_full/consensus",
+        "Divergence of combined posteriors from that of all data, over that of "
+        "NumPyro's `consensus` of draws with the whole prior, two shards",
+        "smaller",
+    ),
+    (
+        "merging",
+        "accuracy_over_best_baseline/digits/worst",
+        "Points of accuracy by which `frechet_merge` beats the best of the published "
+        "merges on the worst of eight tasks",
+        "larger",
+    ),
+    (
+        "unlearning",
+        "delete_draws/refit_time",
+        "Time to delete one in a hundred of 10,000 rows from a posterior, over a refit",
+        "smaller",
+    ),
+    (
         "durable",
         "store_overhead/logistic",
         "Time for storing every block, over the time for sampling",
@@ -149,10 +169,10 @@ def ratios(results: list[Result]) -> str:
 def origin(result: Result) -> str:
     """Say where, when and with what a result was measured."""
     versions = ", ".join(f"{k} {v}" for k, v in result.get("versions", {}).items())
-    return (
-        f"`{result['command']}`, {result['date']}, {result['processor']}, "
-        f"{result['cores']} cores; {versions}."
-    )
+    machine = f"{result['processor']}, {result['cores']} cores"
+    if "accelerator" in result:
+        machine += f", {result['accelerator']}"
+    return f"`{result['command']}`, {result['date']}, {machine}; {versions}."
 
 
 def measurement(row: dict[str, Any]) -> list[str]:
