@@ -26,6 +26,7 @@ PAGES = [
     "hgf.md",
     "decent_cem.md",
     "modes.md",
+    "merging.md",
     "mpc.md",
 ]
 
