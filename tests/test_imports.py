@@ -9,7 +9,9 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import NamedTuple
 
 import pytest
@@ -261,3 +263,23 @@ def test_only_compat_uses_what_other_libraries_keep_private(module):
 )
 def test_a_private_use_is_found(code):
     assert private_uses("here", ast.parse(code))
+
+
+# -- names that are imported when asked for -------------------------------------------
+
+
+def lazy_packages() -> list[str]:
+    """Packages whose names are imported when they are first asked for."""
+    return [
+        module_of(path)
+        for path in sorted(PACKAGE.rglob("__init__.py"))
+        if "= importer(" in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("name", lazy_packages())
+def test_no_module_takes_the_name_of_a_lazy_function(name):
+    # importing a module makes it an attribute of its package, which comes first
+    package = import_module(name)
+    modules = {module.name for module in iter_modules(package.__path__)}
+    assert modules & set(package.__all__) == set()

@@ -4,7 +4,7 @@ Modules:
     forgetting: one call that chooses a way to delete, and says why.
     plans: what a deletion would do and cost, and what it has done.
     draws: deletion from draws of a posterior, by a ladder that climbs by itself.
-    leverage: what a deletion asks of weights, known before anything is run.
+    tails: what a deletion asks of weights, known before anything is run.
     sites: deletion from guides that are normal in unconstrained space.
     conjugate: deletion from posteriors with sufficient statistics.
     points: Newton's method, influence and baselines for point estimates.
@@ -68,11 +68,6 @@ if TYPE_CHECKING:
         GPDeletion,
         gp_delete,
     )
-    from pyro_geo.unlearning.leverage import (
-        Leverage,
-        leverage,
-        predict_khat,
-    )
     from pyro_geo.unlearning.membership import (
         AUC,
         auc,
@@ -98,6 +93,11 @@ if TYPE_CHECKING:
     from pyro_geo.unlearning.sites import (
         SiteDeletion,
         delete_sites,
+    )
+    from pyro_geo.unlearning.tails import (
+        Leverage,
+        leverage,
+        predict_khat,
     )
     from pyro_geo.unlearning.training import (
         train_on,
@@ -178,7 +178,7 @@ __getattr__ = importer(
         "ForgetSet": "pyro_geo.unlearning._forget_set",
         "Forgotten": "pyro_geo.unlearning.plans",
         "GPDeletion": "pyro_geo.unlearning.gp",
-        "Leverage": "pyro_geo.unlearning.leverage",
+        "Leverage": "pyro_geo.unlearning.tails",
         "NormalInverseGamma": "pyro_geo.unlearning.conjugate",
         "Option": "pyro_geo.unlearning.plans",
         "Perturb": "pyro_geo.unlearning.treatments",
@@ -206,10 +206,10 @@ __getattr__ = importer(
         "forget": "pyro_geo.unlearning.forgetting",
         "forget_energy": "pyro_geo.unlearning.membership",
         "gp_delete": "pyro_geo.unlearning.gp",
-        "leverage": "pyro_geo.unlearning.leverage",
+        "leverage": "pyro_geo.unlearning.tails",
         "memory_of": "pyro_geo.unlearning.memory",
         "plan_forget": "pyro_geo.unlearning.forgetting",
-        "predict_khat": "pyro_geo.unlearning.leverage",
+        "predict_khat": "pyro_geo.unlearning.tails",
         "read_forget": "pyro_geo.unlearning._forget_set",
         "state_attack": "pyro_geo.unlearning.membership",
         "train_on": "pyro_geo.unlearning.training",

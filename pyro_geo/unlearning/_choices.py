@@ -30,10 +30,10 @@ from pyro_geo.unlearning._point_fits import place, point_target, read_masks
 from pyro_geo.unlearning.certified_convex import certified_newton
 from pyro_geo.unlearning.certified_networks import certified_finetune
 from pyro_geo.unlearning.draws import delete_draws
-from pyro_geo.unlearning.leverage import leverage as leverage_of
 from pyro_geo.unlearning.plans import DeletionPlan, Forgotten
 from pyro_geo.unlearning.points import delete_point
 from pyro_geo.unlearning.sites import delete_sites
+from pyro_geo.unlearning.tails import leverage as leverage_of
 from pyro_geo.unlearning.training import train_on
 from pyro_geo.unlearning.treatments import Reset, Treatment
 

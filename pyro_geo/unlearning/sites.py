@@ -42,7 +42,7 @@ from pyro_geo.unlearning._eubo import Eubo, Family, Normal, change_of
 from pyro_geo.unlearning._forget_set import read_forget
 from pyro_geo.unlearning._guide_writing import is_diagonal, new_guide, own_parameters
 from pyro_geo.unlearning._parts import Parts
-from pyro_geo.unlearning.leverage import Leverage, measured
+from pyro_geo.unlearning.tails import Leverage, measured
 
 __all__ = ["SiteDeletion", "delete_sites"]
 

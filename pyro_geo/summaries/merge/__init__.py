@@ -5,7 +5,7 @@ Modules:
     metrics: the curvature of each task, measured once.
     frechet: the merged network.
     posteriors: normal posteriors as tasks.
-    curvature_gain: whether curvature helps.
+    halves: whether curvature helps.
     calibration: how far to believe each task's model.
     forecasts: what a merged network will cost each task, and did cost.
     comparing: several merged networks side by side.
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
         write_checkpoint,
     )
     from pyro_geo.summaries.merge.comparing import MergeComparison
-    from pyro_geo.summaries.merge.curvature_gain import CurvatureGain, curvature_gain
     from pyro_geo.summaries.merge.forecasts import (
         forecast,
         forecast_from_metrics,
         outcome,
     )
     from pyro_geo.summaries.merge.frechet import MergeResult, frechet_merge
+    from pyro_geo.summaries.merge.halves import CurvatureGain, curvature_gain
     from pyro_geo.summaries.merge.metrics import TaskMetric, measure
     from pyro_geo.summaries.merge.posteriors import PosteriorTasks, posterior_tasks
     from pyro_geo.summaries.merge.statistics import (
@@ -101,7 +101,7 @@ __getattr__ = importer(
     {
         "Calibration": "pyro_geo.summaries.merge.calibration",
         "Checkpoint": "pyro_geo.summaries.merge.checkpoints",
-        "CurvatureGain": "pyro_geo.summaries.merge.curvature_gain",
+        "CurvatureGain": "pyro_geo.summaries.merge.halves",
         "LayerStatistics": "pyro_geo.summaries.merge.statistics",
         "MergeComparison": "pyro_geo.summaries.merge.comparing",
         "MergeResult": "pyro_geo.summaries.merge.frechet",
@@ -110,7 +110,7 @@ __getattr__ = importer(
         "average": "pyro_geo.summaries.merge.baselines",
         "build_subspace": "pyro_geo.summaries.merge.subspaces",
         "calibrate": "pyro_geo.summaries.merge.calibration",
-        "curvature_gain": "pyro_geo.summaries.merge.curvature_gain",
+        "curvature_gain": "pyro_geo.summaries.merge.halves",
         "dare": "pyro_geo.summaries.merge.baselines",
         "fisher": "pyro_geo.summaries.merge.baselines",
         "fisher_diagonal": "pyro_geo.summaries.merge.statistics",
