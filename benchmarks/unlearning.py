@@ -51,6 +51,7 @@ AT_MOST = {
     "kl_to_retrained/site_removal": 0.1,
     "delete_draws/refit_time": 0.05,
     "khat_prediction_error": 0.1,
+    "khat_prediction_error/mean_of_runs": 0.1,
     "loo_bad_khat/after_moment_matching": 0.0,
     "loo_row/refit_time": 0.05,
     "stream_energy_gap/downdate": 1.1,
