@@ -25,7 +25,8 @@ class Solution(NamedTuple):
 
     Attributes:
         x: solutions, `(count, dim)`.
-        residual: length of `b - A x` relative to that of `b`, `(count,)`.
+        residual: length of `b - A x` relative to that of `b`, `(count,)`; NaN where
+            `b` is not finite.
         positive: whether no direction of negative curvature was met, `(count,)`.
         num_products: products with the matrix, each of all rows.
     """
@@ -74,11 +75,11 @@ def conjugate_gradients(
     check_count("max_iter", max_iter)
     limit = max(2 * b.shape[1], 50) if max_iter is None else max_iter
     inverse = torch.ones_like(b[:1]) if diagonal is None else diagonal.reciprocal()
-    x, residual = torch.zeros_like(b), b.clone()
+    x, residual = 0.0 * b, b.clone()  # NaN stays NaN
     size = b.norm(dim=-1)
     scaled = inverse * residual
     direction, energy = scaled, dot(residual, scaled)
-    going = size > 0
+    going = (size > 0) & size.isfinite()
     positive = torch.ones_like(going)
     count = 0
     while bool(going.any()) and count < limit:
@@ -96,5 +97,6 @@ def conjugate_gradients(
         turned = scaled + column(new / energy) * direction
         direction = torch.where(column(going), turned, direction)
         energy = torch.where(going, new, energy)
-    left = torch.where(size > 0, residual.norm(dim=-1) / size, 0.0)
+    # a length of NaN is not zero, and its system not solved
+    left = torch.where(size == 0, 0.0, residual.norm(dim=-1) / size)
     return Solution(x, left, positive, count)

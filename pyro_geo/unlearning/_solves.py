@@ -67,7 +67,7 @@ def solver(matrix: Matrix, dim: int, what: str) -> tuple[Product, Tensor | None]
         solution = conjugate_gradients(matrix.matvec, b, tol=_TOL, max_iter=2000)
         if not bool(solution.positive.all()):
             _not_positive(what)
-        if float(solution.residual.max()) > 1e-4:
+        if not float(solution.residual.max()) <= 1e-4:
             _unsolved(what, float(solution.residual.max()))
         return solution.x
 

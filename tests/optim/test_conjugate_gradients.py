@@ -54,3 +54,16 @@ def test_mistakes_are_named() -> None:
         conjugate_gradients(lambda v: v, torch.ones(3))
     with pytest.raises(ConfigurationError, match="tol"):
         conjugate_gradients(lambda v: v, torch.ones(1, 3), tol=0.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_right_hand_side_that_is_not_finite_is_not_solved(value: float) -> None:
+    a, b = _system()
+    clean = conjugate_gradients(lambda v: v @ a, b)
+    b[1, 3] = value
+    found = conjugate_gradients(lambda v: v @ a, b)
+    assert found.residual.isfinite().tolist() == [True, False, True]
+    assert not bool(found.x[1].isfinite().all())
+    torch.testing.assert_close(found.x[[0, 2]], clean.x[[0, 2]])
+    alone = conjugate_gradients(lambda v: v @ a, b[1:2])
+    assert bool(alone.residual.isnan().all())
