@@ -230,14 +230,17 @@ class OnsBuffers(Buffers):
         act(0, Piece(memory.values, memory.vectors))
 
     def treat(self, act: Act) -> None:
-        """Change the eigenvalues above the floor."""
+        """Change the eigenvalues above the floor.
+
+        Columns that were written down are not there any more at the weight they had.
+        """
         memory = self.optimizer.memory
         piece = act(0, Piece(memory.values, memory.vectors))
         assert piece.vectors is not None
         values, order = piece.values.sort(descending=True)
         kept = order[values > 0][: self.optimizer.rank]
-        self.optimizer.memory = Memory(
-            memory.floor, piece.vectors[:, kept], piece.values[kept]
+        self.optimizer.replace(
+            Memory(memory.floor, piece.vectors[:, kept], piece.values[kept])
         )
 
     def reset(self) -> None:

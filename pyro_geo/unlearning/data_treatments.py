@@ -65,10 +65,15 @@ class Downdate(Treatment):
         """
         logged = [one for one in buffers if isinstance(one, OnsBuffers)]
         if self.tags is not None and len(logged) == len(buffers):
-            return sum(
-                one.optimizer.remove(self.tags, allow_clip=self.allow_clip)
+            tags = list(dict.fromkeys(self.tags))
+            # all are computed before any is changed
+            found = [
+                one.optimizer.without(tags, allow_clip=self.allow_clip)
                 for one in logged
-            )
+            ]
+            for one, rest in zip(logged, found, strict=True):
+                one.optimizer.replace(rest.memory, tags)
+            return sum(rest.clipped for rest in found)
         if self.gradients is None:
             raise MissingGradientLogError(
                 "what a memory has added up is not known",

@@ -17,6 +17,7 @@ from pyro_geo.errors import (
 from pyro_geo.geometry.spectra import eigenvalues
 from pyro_geo.optim import EigenONS
 from pyro_geo.unlearning import memory_of
+from pyro_geo.unlearning._finding import buffers_of
 from pyro_geo.unlearning.data_treatments import Downdate, ProjectForget, Refresh
 from pyro_geo.unlearning.treatments import (
     Decay,
@@ -255,6 +256,51 @@ def test_downdating_leaves_what_had_never_seen_the_data(kind):
     row = treatment.start(optimizer)
     torch.testing.assert_close(memory_of(optimizer).dense(), memory_of(never).dense())
     assert row.metrics["clipped"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    "treatment",
+    [
+        Shrink(0.5),
+        Decay(0.5),
+        Truncate(3),
+        Perturb(0.2),
+        Refresh(numbers(4, 14, seed=9)),
+        ProjectForget(numbers(1, 14, seed=8)),
+        Downdate(gradients=numbers(1, 14, seed=7), allow_clip=True),
+    ],
+    ids=lambda treatment: type(treatment).__name__,
+)
+def test_what_was_written_down_is_not_taken_out_of_a_treated_memory(treatment):
+    optimizer = trained("EigenONS")
+    treatment.start(optimizer)
+    treatment.after_step(optimizer, 1)
+    before = memory_of(optimizer).dense()
+    with pytest.raises(MissingGradientLogError, match="treatment"):
+        Downdate(tags=[2]).start(optimizer)
+    assert torch.equal(memory_of(optimizer).dense(), before)
+    # later steps are written down again
+    optimizer.rank = 20
+    feed(optimizer, range(60, 61))
+    Downdate(tags=[7]).start(optimizer)
+    torch.testing.assert_close(memory_of(optimizer).dense(), before)
+
+
+def test_several_memories_are_downdated_together_or_not_at_all():
+    makers = [EigenONS([torch.nn.Parameter(torch.zeros(3))], log="all") for _ in "ab"]
+    for optimizer, tags in zip(makers, (["a", "b"], ["b"]), strict=True):
+        for tag in tags:
+            optimizer.param_groups[0]["params"][0].grad = numbers(3).float()
+            optimizer.step(tag=tag)
+    buffers = [one for optimizer in makers for one in buffers_of(optimizer)]
+    before = [optimizer.matrix().dense() for optimizer in makers]
+    with pytest.raises(MissingGradientLogError):
+        Downdate(tags=["a"]).apply(buffers)
+    for optimizer, memory in zip(makers, before, strict=True):
+        assert torch.equal(optimizer.matrix().dense(), memory)
+    Downdate(tags=["b", "b"]).apply(buffers)
+    assert list(makers[0].entries) == ["a"]
+    torch.testing.assert_close(makers[1].matrix().dense(), torch.eye(3).double())
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Adagrad", "Shampoo", "SOAP", "EigenONS"])

@@ -16,7 +16,7 @@ from pyro_geo.errors import (
     SparseGradientError,
 )
 from pyro_geo.geometry.matrices import LowRank
-from pyro_geo.optim.ons.memory import Lost, Memory, add, empty, remove
+from pyro_geo.optim.ons.memory import Lost, Memory, Removed, add, empty, remove
 
 __all__ = ["EigenONS", "Entry"]
 
@@ -181,7 +181,32 @@ class EigenONS(torch.optim.Optimizer):
             clip_tol: share of the trace that may be clipped anyway.
 
         Returns:
-            What was clipped. Columns that the memory does not hold are a
+            What was clipped. Steps that were not written down, or not since the last
+            change of the memory from outside, are a
+            :class:`~pyro_geo.errors.MissingGradientLogError`, columns that the memory
+            does not hold a :class:`~pyro_geo.errors.NotPositiveDefiniteError`.
+        """
+        tags = list(dict.fromkeys(tags))
+        found = self.without(tags, allow_clip=allow_clip, clip_tol=clip_tol)
+        self.replace(found.memory, tags)
+        return found.clipped
+
+    def without(
+        self,
+        tags: Iterable[Hashable],
+        *,
+        allow_clip: bool = False,
+        clip_tol: float = 1e-6,
+    ) -> Removed:
+        """Compute what :meth:`remove` would leave, and change nothing.
+
+        Args:
+            tags: of the steps.
+            allow_clip: whether a truncated memory may be clipped at zero.
+            clip_tol: share of the trace that may be clipped anyway.
+
+        Returns:
+            The rest, and what was clipped. Columns that the memory does not hold are a
             :class:`~pyro_geo.errors.NotPositiveDefiniteError`.
 
         Raises:
@@ -196,7 +221,8 @@ class EigenONS(torch.optim.Optimizer):
                 found=f"log={self.log!r} with {len(self.entries)} tags",
                 expected="every tag that is to be removed",
                 todo="Make the optimiser with log='tagged' or 'all', and pass tag= to "
-                "its steps; or rebuild the memory with Refresh.",
+                "its steps. A treatment empties the log, so remove before it; or "
+                "rebuild the memory with Refresh.",
             )
         columns = [
             entry.columns * self._weight(entry.step) ** 0.5
@@ -204,16 +230,26 @@ class EigenONS(torch.optim.Optimizer):
             for entry in self.entries[tag]
         ]
         if not columns:
-            return 0.0
-        self.memory, clipped = remove(
+            return Removed(self.memory, 0.0)
+        return remove(
             self.memory,
             torch.cat(columns, 1),
             clip_tol=clip_tol,
             allow_clip=allow_clip,
         )
-        for tag in tags:
+
+    def replace(self, memory: Memory, gone: Iterable[Hashable] | None = None) -> None:
+        """Put another memory in the place of what steps have added.
+
+        Args:
+            memory: of as many rows.
+            gone: tags of the steps that are no longer in it at their old weight, whose
+                columns are struck off the log; all if None.
+        """
+        check_shape("memory", (memory.dim,), (self.dim,))
+        self.memory = memory
+        for tag in list(self.entries) if gone is None else gone:
             del self.entries[tag]
-        return clipped
 
     def reset(self) -> None:
         """Empty the memory and what was written down; parameters stay."""
@@ -239,7 +275,11 @@ class EigenONS(torch.optim.Optimizer):
         check_shape("state_dict", (own["memory"].dim,), (self.dim,))
         device = self._params()[0].device
         self.memory = Memory(*(x.to(device, copy=True) for x in own["memory"]))
-        self.steps, self.entries = own["steps"], copy.deepcopy(own["entries"])
+        self.steps = own["steps"]
+        self.entries = {
+            tag: [Entry(e.step, e.columns.to(device, copy=True)) for e in entries]
+            for tag, entries in own["entries"].items()
+        }
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

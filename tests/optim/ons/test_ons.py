@@ -21,6 +21,7 @@ from pyro_geo.geometry.distances import airm
 from pyro_geo.optim import EigenONS
 from pyro_geo.optim.ons import add, empty, ggn_factor, remove
 from tests.cases import numbers
+from tests.elsewhere import AWAY, home, second_device
 
 
 def outer(columns: torch.Tensor, floor: float = 1.0) -> torch.Tensor:
@@ -262,6 +263,21 @@ def test_groups_have_their_own_learning_rates():
     optimizer.step()
     assert float(one.detach()) == pytest.approx(-1 / 3)
     assert float(two.detach()) == 0.0
+
+
+def test_a_state_that_is_loaded_elsewhere_can_be_removed_from():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    here = EigenONS([weight], log="all")
+    weight.grad = torch.ones(3)
+    here.step(tag="a")
+    with second_device() as put:
+        there = EigenONS([put(torch.zeros(3, requires_grad=True))], log="all")
+        there.load_state_dict(here.state_dict())
+        assert there.entries["a"][0].columns.device == AWAY
+        there.remove(["a"])
+        left = home(there.matrix().dense())
+    torch.testing.assert_close(left, torch.eye(3).double())
+    assert list(here.entries) == ["a"]
 
 
 # -- mistakes -------------------------------------------------------------------------
