@@ -26,7 +26,12 @@ from pyro_geo.unlearning._costs import (
 )
 from pyro_geo.unlearning._fresh import copied_optimizer
 from pyro_geo.unlearning._objective import Objective
-from pyro_geo.unlearning._point_fits import place, point_target, read_masks
+from pyro_geo.unlearning._point_fits import (
+    place,
+    point_target,
+    read_masks,
+    retained_data,
+)
 from pyro_geo.unlearning.certified_convex import certified_newton
 from pyro_geo.unlearning.certified_networks import certified_finetune
 from pyro_geo.unlearning.draws import delete_draws
@@ -34,7 +39,7 @@ from pyro_geo.unlearning.plans import DeletionPlan, Forgotten
 from pyro_geo.unlearning.points import delete_point
 from pyro_geo.unlearning.sites import delete_sites
 from pyro_geo.unlearning.tails import leverage as leverage_of
-from pyro_geo.unlearning.training import train_on
+from pyro_geo.unlearning.training import train_on, with_prior
 from pyro_geo.unlearning.treatments import Reset, Treatment
 
 __all__ = ["Call", "is_process", "plan_draws", "plan_exact", "plan_guide", "plan_point"]
@@ -139,11 +144,8 @@ def plan_guide(call: Call) -> DeletionPlan:
 
 def plan_point(call: Call) -> DeletionPlan:
     fit, delta = call.fit, isinstance(call.fit, AutoDelta)
-    model = call.model if delta else fit
     params = fit if delta else None
-    check(model is not None, "model", None, "the model of the guide")
-    data: Any = call.kwargs if call.kwargs and not call.args else call.args
-    target = point_target(model, data, call.loss, call.prior_precision)
+    model, data, target = _guided(call) if delta else _networked(call)
     q = place(target, model, params)
     objective = Objective(target, read_masks(call.forget, target), jacobian=not delta)
     gradient = float(objective.value_and_grad("all", q)[1].norm())
@@ -166,6 +168,7 @@ def plan_point(call: Call) -> DeletionPlan:
             todo="Pass convex=True only where minus the log-likelihood is convex.",
         )
     method, reason = _taken(call, chosen, options)
+    _check_certifies(call, method)
 
     def run(plan: DeletionPlan) -> Forgotten:
         return _run_point(plan, call, model, params, data)
@@ -175,18 +178,57 @@ def plan_point(call: Call) -> DeletionPlan:
 
 
 def plan_exact(call: Call, name: str, why: str) -> DeletionPlan:
+    check(not call.args, "args", f"{len(call.args)} of them", "the data as forget=")
+    named = name == "conjugate_delete"  # what is known beside the data
+    check(named or not call.kwargs, "kwargs", sorted(call.kwargs), "none")
     options = (Option(name, True, f"exact: {why}", 0.0, 0.0),)
 
     def run(plan: DeletionPlan) -> Forgotten:
         import pyro_geo.unlearning as unlearning
 
         result = getattr(unlearning, name)(
-            call.fit, *call.args, call.forget, **call.options
+            call.fit, call.forget, **{**call.kwargs, **call.options}
         )
         return Forgotten(getattr(result, "model", result), name, plan, result)
 
     nan = float("nan")
     return DeletionPlan(name, options[0].reason, options, nan, nan, run)
+
+
+def _guided(call: Call) -> tuple[Target, None, Target]:
+    """Model, data and density of an `AutoDelta`; the density holds its data."""
+    check(call.model is not None, "model", None, "the model of the guide")
+    assert call.model is not None
+    networks = {"loss": call.loss, "optimizer": call.optimizer}
+    networks["prior_precision"] = call.prior_precision or None
+    for name, value in networks.items():
+        check(value is None, name, type(value).__name__, "none, for a guide")
+    target = Target.from_model(
+        call.model, *call.args, dtype=torch.float64, compile=False, **call.kwargs
+    )
+    return target, None, target
+
+
+def _networked(call: Call) -> tuple[Any, tuple[Any, ...], Target]:
+    """Module, data and density of a module."""
+    expected = "inputs and targets by position, the targets last"
+    check(not call.kwargs, "kwargs", sorted(call.kwargs), expected)
+    target = point_target(call.fit, call.args, call.loss, call.prior_precision)
+    return call.fit, call.args, target
+
+
+def _check_certifies(call: Call, method: str) -> None:
+    """Refuse a method that was asked for and does not give what was asked for."""
+    certified = method.startswith("certified")
+    if call.certify is not None and not certified and method != "refit":
+        raise UncertifiedError(
+            "this method gives no certificate",
+            where="argument method",
+            found=f"{method!r} with certify={call.certify}",
+            expected="'certified_newton' or 'certified_finetune'",
+            todo="Leave method out, or leave certify out.",
+        )
+    check(not certified or call.certify is not None, "certify", None, "epsilon, delta")
 
 
 def _run_point(
@@ -221,10 +263,10 @@ def _run_point(
 def _certified(
     plan: DeletionPlan, call: Call, model: Any, params: Any, data: Any
 ) -> Forgotten:
-    check(call.certify is not None, "certify", None, "(epsilon, delta)")
     assert call.certify is not None
     epsilon, delta = call.certify
-    shared: dict[str, Any] = {"loss": call.loss, "seed": call.seed} | call.options
+    shared: dict[str, Any] = {"loss": call.loss, "seed": call.seed}
+    shared |= {"prior_precision": call.prior_precision, **call.options}
     shared |= {"epsilon": epsilon, "delta": delta}
     if plan.method == "certified_newton":
         result = certified_newton(
@@ -234,7 +276,6 @@ def _certified(
             call.forget,
             convex=call.convex,
             optimizer=call.optimizer,
-            prior_precision=call.prior_precision,
             **shared,
         )
     else:
@@ -257,13 +298,10 @@ def _retrained(plan: DeletionPlan, call: Call, data: Any) -> Forgotten:
     treatment = Reset() if call.treatment is None else call.treatment
     row = treatment.start(optimizer)
     target = point_target(call.fit, data, call.loss, call.prior_precision)
-    (mask,) = read_masks(call.forget, target).values()
-    rows = ~mask.reshape(len(mask), -1).all(1)
-    retained = tuple(x[rows.to(x.device)] for x in data)
+    retained = retained_data(data, read_masks(call.forget, target))
+    loss = with_prior(call.loss, module, call.prior_precision, len(retained[0]))
     options = {"num_epochs": 10, "batch_size": 64} | call.options
-    train_on(
-        module, optimizer, retained, call.loss, treatment, seed=call.seed, **options
-    )
+    train_on(module, optimizer, retained, loss, treatment, seed=call.seed, **options)
     return Forgotten(module, plan.method, plan, None, optimizer, row)
 
 

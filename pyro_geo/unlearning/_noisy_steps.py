@@ -114,12 +114,14 @@ def noisy_steps(
 def _gradient(
     target: Target, q: Tensor, batch_size: int, generator: torch.Generator
 ) -> Tensor:
-    """Gradient of the mean loss of a batch."""
+    """Gradient of the mean loss of a batch, with the part of the prior."""
     order = torch.randperm(len(target.data[0]), generator=generator)[:batch_size]
     batch = tuple(x[order.to(x.device)] for x in target.data)
     with torch.enable_grad():
         x = q.detach().requires_grad_()
-        loss = -target.density.terms(x, batch).log_likelihood / len(order)
+        terms = target.density.terms(x, batch)
+        prior = terms.log_prior / len(target.data[0])
+        loss = -terms.log_likelihood / len(order) - prior
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient.detach()
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Target
 from pyro_geo.density.module import ModuleDensity
-from pyro_geo.errors import LayoutMismatchError, UnsupportedError
+from pyro_geo.errors import ForgetSetError, LayoutMismatchError, UnsupportedError
 from pyro_geo.unlearning._forget_set import read_forget
 
-__all__ = ["place", "point_target", "put_back", "read_masks"]
+__all__ = ["place", "point_target", "put_back", "read_masks", "retained_data"]
 
 
 def point_target(
@@ -57,10 +57,12 @@ def point_target(
         "a module where loss is given",
     )
     assert isinstance(model, torch.nn.Module)
+    # names would not say which of the data are the targets
+    check(not named, "data", sorted(kwargs), "a tuple, inputs first and targets last")
     return Target.from_module(
         copy.deepcopy(model).eval(),
         loss,
-        args or tuple(kwargs.values()),
+        args,
         prior_precision=prior_precision,
         dtype=double,
         compile=False,
@@ -169,6 +171,41 @@ def read_masks(forget: Any, target: Target) -> dict[str, Tensor]:
     if module and not isinstance(forget, Mapping) and not hasattr(forget, "masks"):
         forget = {"loss": forget}
     return dict(read_forget(forget, target).masks)
+
+
+def retained_data(
+    data: tuple[Tensor, ...], masks: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """Take the rows that stay out of the data of a module.
+
+    Args:
+        data: inputs, and the targets last.
+        masks: what goes, as :func:`read_masks` gives it for a module.
+
+    Returns:
+        The same tensors without the rows that go.
+
+    Raises:
+        ForgetSetError: of some row only a part goes, so that neither leaving it in nor
+            leaving it out forgets just that.
+    """
+    (mask,) = masks.values()
+    values = mask.reshape(len(mask), -1)
+    gone = values.all(1)
+    cut = (values.any(1) & ~gone).nonzero().flatten()
+    if len(cut):
+        raise ForgetSetError(
+            "a part of a row cannot be left out of training",
+            where="argument forget",
+            found=f"rows {cut[:5].tolist()} of which some values stay",
+            expected="whole rows",
+            todo="Forget all values of these rows, or use delete_point by Newton's "
+            "method, which weighs each value.",
+        )
+    for x in data:
+        rows = len(x) if x.dim() else 0
+        check(rows == len(mask), "data", f"{rows} rows", f"{len(mask)}, one per loss")
+    return tuple(x[~gone.to(x.device)] for x in data)
 
 
 def _like(value: Tensor, old: Tensor) -> Tensor:

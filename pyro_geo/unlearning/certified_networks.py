@@ -14,10 +14,16 @@ from pyro_geo.density.module import ModuleDensity
 from pyro_geo.ops.random import substream
 from pyro_geo.unlearning._fresh import Optimizers, fresh_optimizer
 from pyro_geo.unlearning._noisy_steps import noisy_steps, plan_steps
-from pyro_geo.unlearning._point_fits import place, point_target, put_back, read_masks
+from pyro_geo.unlearning._point_fits import (
+    place,
+    point_target,
+    put_back,
+    read_masks,
+    retained_data,
+)
 from pyro_geo.unlearning._uncertified import SHARED, uncertified
 from pyro_geo.unlearning.certificates import CertifiedDeletion, DeletionCertificate
-from pyro_geo.unlearning.training import train_on
+from pyro_geo.unlearning.training import train_on, with_prior
 
 __all__ = ["Train", "certified_finetune"]
 
@@ -34,6 +40,7 @@ def certified_finetune(
     loss: Callable[[Tensor, Tensor], Tensor],
     epsilon: float,
     delta: float,
+    prior_precision: float = 0.0,
     centre: Mapping[str, Tensor] | None = None,
     radius: float | None = None,
     noise: float | None = None,
@@ -74,6 +81,8 @@ def certified_finetune(
         loss: `loss(outputs, targets)`, one value for each datum.
         epsilon: of the certificate.
         delta: of the certificate.
+        prior_precision: of a normal prior on the parameters, whose part in the mean
+            loss is its minus log divided by the number of retained data.
         centre: parameters by name that do not depend on the forgotten data; fresh ones,
             as the layers draw them from `seed`, if None.
         radius: of the ball.
@@ -81,14 +90,15 @@ def certified_finetune(
             square of the centre if neither it nor the radius is given. One of the two
             follows from the other.
         num_noisy_steps: `T`.
-        gradient_bound: `C`, of the gradient of the mean loss of a batch.
+        gradient_bound: `C`, of the gradient of the mean loss of a batch, with the
+            part of the prior.
         learning_rate: of the noisy steps; such that their gradients move as far as the
             radius together, if None.
         decay: :math:`\lambda`, towards the centre.
         blocks: names of parameters, every one in one block.
         num_epochs: over the retained data in step 3.
         batch_size: of noisy steps and epochs.
-        train: does step 3 in place of epochs over batches.
+        train: does step 3 in place of epochs over batches, a prior included.
         seed: of the noise, the centre and the batches; keep it secret.
 
     Returns:
@@ -121,12 +131,12 @@ def certified_finetune(
     check_count("batch_size", batch_size)
     check_number("gradient_bound", gradient_bound, strict=True)
     check_number("decay", decay)
+    check_number("prior_precision", prior_precision)
     check_number("learning_rate", learning_rate)
     check(radius is None or noise is None, "noise", noise, "None where radius is given")
     _check_memoryless(module)
     target = point_target(module, data, loss, 0.0)
-    (mask,) = read_masks(forget, target).values()
-    retained = tuple(x[~_rows(mask).to(x.device)] for x in data)
+    retained = retained_data(data, read_masks(forget, target))
     old = place(target, module, None)
     middle = _centre(target, centre, seed)
     plan = plan_steps(
@@ -142,7 +152,7 @@ def certified_finetune(
         decay=decay,
         blocks=blocks,
     )
-    kept = point_target(module, retained, loss, 0.0)
+    kept = point_target(module, retained, loss, prior_precision)
     noised = noisy_steps(kept, old, middle, plan, batch_size, substream(seed, 1))
     new = put_back(target, module, None, noised)
     made = fresh_optimizer(
@@ -156,7 +166,7 @@ def certified_finetune(
             new,
             made,
             retained,
-            loss,
+            with_prior(loss, new, prior_precision, len(retained[0])),
             num_epochs=num_epochs,
             batch_size=batch_size,
             seed=generator,
@@ -205,11 +215,6 @@ def _centre(target: Target, centre: Mapping[str, Tensor] | None, seed: int) -> T
         return density.fresh_starts(1, generator)[0].to(target.device, target.dtype)
 
 
-def _rows(mask: Tensor) -> Tensor:
-    """Rows of which every value goes, `(n,)`."""
-    return mask.reshape(len(mask), -1).all(1)
-
-
 def _loss(target: Target, q: Tensor) -> float:
     with torch.no_grad():
-        return -float(target.log_likelihood(q[None]))
+        return -float(target.log_prob(q[None]))

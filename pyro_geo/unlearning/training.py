@@ -13,16 +13,17 @@ from pyro_geo.errors import MissingExtraError
 from pyro_geo.optim import EigenONS
 from pyro_geo.unlearning.treatments import Treatment
 
-__all__ = ["OPTIMISERS", "train_on"]
+__all__ = ["OPTIMISERS", "train_on", "with_prior"]
 
 Make = Callable[[Iterable[Tensor]], Any]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def train_on(
     module: torch.nn.Module,
     optimizer: Any,
     data: tuple[Tensor, ...],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     treatment: Treatment | None = None,
     *,
     num_epochs: int,
@@ -68,6 +69,41 @@ def train_on(
             step += 1
             if treatment is not None:
                 treatment.after_step(optimizer, step)
+
+
+def with_prior(
+    loss: Loss, module: torch.nn.Module, prior_precision: float, num_data: int
+) -> Loss:
+    r"""Add a normal prior on the parameters to the loss of each datum.
+
+    .. math:: \ell_n(\theta) + \frac{\lambda}{2 N} \|\theta\|^2
+
+    Args:
+        loss: one value for each datum.
+        module: whose parameters they are, as training changes them.
+        prior_precision: :math:`\lambda`.
+        num_data: `N`, that share the prior.
+
+    Returns:
+        The loss with the prior; the loss itself where the precision is 0.
+
+    Example:
+        >>> line = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = line.weight.data.fill_(3.0)
+        >>> errors = lambda f, y: (f - y).square().sum(-1)
+        >>> total = with_prior(errors, line, 2.0, 4)
+        >>> total(torch.zeros(2, 1), torch.ones(2, 1)).tolist()
+        [3.25, 3.25]
+    """
+    if prior_precision == 0:
+        return loss
+
+    def total(outputs: Tensor, targets: Tensor) -> Tensor:
+        parts = [p.square().sum() for p in module.parameters()]
+        prior = 0.5 * prior_precision / num_data * torch.stack(parts).sum()
+        return loss(outputs, targets) + prior
+
+    return total
 
 
 def _peer(name: str, lr: float, **options: Any) -> Make:

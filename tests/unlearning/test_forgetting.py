@@ -22,7 +22,14 @@ from pyro_geo.errors import (
     UnsupportedError,
 )
 from pyro_geo.results import MemoryDraws, PosteriorDraws
-from pyro_geo.unlearning import Shrink, forget, memory_of, plan_forget, train_on
+from pyro_geo.unlearning import (
+    Shrink,
+    delete_point,
+    forget,
+    memory_of,
+    plan_forget,
+    train_on,
+)
 from pyro_geo.unlearning.training import OPTIMISERS
 
 DOUBLE = torch.float64
@@ -315,3 +322,106 @@ def test_data_that_were_never_fitted_are_noticed() -> None:
     guide = normal_guide()
     with pytest.raises(LeverageError):
         forget(guide, 9 * X, Y, model=model, forget=list(range(20)))
+
+
+def columns(f: Tensor, y: Tensor) -> Tensor:
+    """A loss of two values for each row."""
+    return 0.5 * (f - y).square()
+
+
+def test_a_row_of_which_a_part_goes_is_not_kept_in_training() -> None:
+    module = torch.nn.Linear(2, 2, dtype=DOUBLE)
+    optimizer = torch.optim.Adam(module.parameters())
+    data = X, torch.stack([Y, -Y], 1)
+    mask = torch.zeros(len(X), 2, dtype=torch.bool)
+    mask[3, 1] = True
+    options = {"forget": {"loss": mask}, "loss": columns, "optimizer": optimizer}
+    with pytest.raises(ForgetSetError, match=r"\[3\]"):
+        forget(module, *data, **options)
+    with pytest.raises(ForgetSetError, match=r"\[3\]"):
+        forget(module, *data, certify=(1.0, 1e-5), **options)
+    mask[3, 0] = True
+    assert forget(module, *data, **options).method == "finetune"
+
+
+def test_keywords_are_used_or_refused() -> None:
+    module, _, data = trained()
+    named = {"x": data[0], "y": data[1]}
+    with pytest.raises(ConfigurationError, match="by position"):
+        forget(module, **named, forget=[0], loss=squares)
+    with pytest.raises(ConfigurationError, match="by position"):
+        forget(module, data[0], y=data[1], forget=[0], loss=squares)
+    with pytest.raises(ConfigurationError, match="targets last"):
+        delete_point(module, None, named, [0], loss=squares)
+    guide = AutoDelta(model)
+    guide(X, Y)
+    guide.w = MEAN
+    mixed = forget(guide, X, y=Y, model=model, forget=[0])
+    torch.testing.assert_close(mixed.fit.w.detach(), LESS)
+    for more in ({"loss": squares}, {"prior_precision": 1.0}, {"optimizer": object()}):
+        with pytest.raises(ConfigurationError, match=next(iter(more))):
+            forget(guide, X, Y, model=model, forget=[0], **more)
+
+
+def test_what_is_known_of_conjugate_data_is_used() -> None:
+    rate = dist.Gamma(torch.tensor(9.0), torch.tensor(8.0))
+    less = forget(rate, forget=torch.tensor([3.0]), exposure=torch.tensor([2.5]))
+    assert float(less.fit.concentration) == 6.0
+    assert float(less.fit.rate) == 5.5
+    mean = dist.Normal(torch.tensor(0.0), torch.tensor(0.5))
+    less = forget(mean, forget=torch.tensor([1.0]), noise=1.0)
+    assert float(less.fit.scale) == pytest.approx(3**-0.5)
+    with pytest.raises(ConfigurationError, match="args"):
+        forget(rate, torch.tensor([3.0]), forget=torch.tensor([3.0]))
+
+
+@pytest.mark.parametrize("method", ["newton", "finetune"])
+def test_a_certificate_is_given_or_refused(method: str) -> None:
+    module, _, data = trained()
+    options = {"forget": [0], "loss": squares}
+    with pytest.raises(UncertifiedError, match=method):
+        forget(module, *data, certify=(1.0, 1e-5), method=method, **options)
+    with pytest.raises(ConfigurationError, match="certify"):
+        forget(module, *data, method=f"certified_{method}", **options)
+
+
+@pytest.mark.parametrize("certify", [None, (1e3, 0.5)])
+def test_training_on_knows_the_prior(certify: tuple[float, float] | None) -> None:
+    module, _, data = trained()
+    module.weight.data.add_(1.0)
+    less = forget(
+        module,
+        *data,
+        forget=[0],
+        loss=squares,
+        optimizer=torch.optim.Adagrad(module.parameters(), lr=1.0),
+        prior_precision=40.0,
+        certify=certify,
+        method="finetune" if certify is None else None,
+        options={"num_epochs": 80, "batch_size": len(X)},
+    )
+    x, y = X[1:], Y[1:]
+    expected = torch.linalg.solve(x.T @ x + 40 * torch.eye(2).double(), x.T @ y)
+    torch.testing.assert_close(less.fit.weight.detach()[0], expected)
+
+
+def test_noisy_steps_know_the_prior() -> None:
+    module, _, data = trained()
+    found = []
+    for precision in (0.0, 40.0):
+        options = {"num_epochs": 0, "num_noisy_steps": 1, "learning_rate": 0.1}
+        # long gradients and a ball so large that neither is cut
+        options |= {"gradient_bound": 1e3, "radius": 1e3}
+        less = forget(
+            module,
+            *data,
+            forget=[0],
+            loss=squares,
+            prior_precision=precision,
+            certify=(1.0, 1e-5),
+            options=options,
+        )
+        found.append(less.fit.weight.detach())
+    # the noise is the same, so that what is left is one step along the prior
+    expected = -0.1 * 40.0 / 29 * module.weight.detach()
+    torch.testing.assert_close(found[1] - found[0], expected)
