@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
+from pyro_geo.density._over import ModelOver
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
@@ -61,11 +62,9 @@ def weigh(target: Target, weights: Mapping[str, Tensor]) -> Target:
     check(not unknown, "weights", unknown, expected)
     names, inner = tuple(sorted(factors)), target.density
     data = target.data
-    if isinstance(inner, WeightedModel | WeightedData):  # its own are replaced
-        data, inner = data[len(inner.names) :], inner.inner
-    if isinstance(inner, TemperedModel):
-        # the temperature is part of the weights from here on
-        data, inner = data[1:], _plain(inner)
+    # weights and temperatures before are part of the factors from here on
+    while isinstance(inner, WeightedModel | WeightedData | TemperedModel):
+        data, inner = data[inner.count :], inner.inner
     density: WeightedModel | WeightedData
     if isinstance(inner, ModelDensity):
         density = WeightedModel(inner, names)
@@ -110,7 +109,7 @@ def data_scales(target: Target) -> dict[str, Tensor]:
     q = torch.full((1, target.dim), 0.1, dtype=target.dtype, device=target.device)
     with torch.no_grad():
         pointwise = {n: v[0] for n, v in target.pointwise_log_likelihood(q).items()}
-        scales = _scales(target, q[0], pointwise)
+        scales = _scales(target.density, q[0], target.data, pointwise)
         total = target.log_likelihood(q)[0]
         parts = [
             torch.where(scales[n] == 0, 0, scales[n] * v).sum()
@@ -130,8 +129,9 @@ def data_scales(target: Target) -> dict[str, Tensor]:
     return scales
 
 
-def _scales(target: Target, q: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    density, data = target.density, target.data
+def _scales(
+    density: Density, q: Tensor, data: Data, like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     if isinstance(density, WeightedModel | WeightedData):
         return dict(zip(density.names, data, strict=False))
     if isinstance(density, ModelDensity) and not density.enumerated:
@@ -140,9 +140,10 @@ def _scales(target: Target, q: Tensor, like: Mapping[str, Tensor]) -> dict[str, 
             name: torch.as_tensor(sites[name].scale).to(value).expand_as(value).clone()
             for name, value in like.items()
         }
-    tempered = isinstance(density, TemperedModel | TemperedDensity)
-    beta = data[0] if tempered else torch.ones(())
-    return {name: beta.to(v).expand_as(v).clone() for name, v in like.items()}
+    if isinstance(density, TemperedModel | TemperedDensity):
+        inner = _scales(density.inner, q, data[density.count :], like)
+        return {name: data[0].to(v) * v for name, v in inner.items()}
+    return {name: torch.ones_like(v) for name, v in like.items()}
 
 
 def _own_weights(
@@ -161,17 +162,8 @@ def _own_weights(
     return tuple(own)
 
 
-def _plain(tempered: TemperedModel) -> ModelDensity:
-    """The model itself, without its temperature."""
-    model = ModelDensity.__new__(ModelDensity)
-    model.__dict__.update(tempered.__dict__)
-    return model
-
-
-class WeightedModel(ModelDensity):
+class WeightedModel(ModelOver):
     """A model whose data are scaled one by one by the first tensors of its data.
-
-    It stays a model: its sites, their names and its curvature are there as before.
 
     Args:
         inner: the model as it is.
@@ -179,28 +171,8 @@ class WeightedModel(ModelDensity):
     """
 
     def __init__(self, inner: ModelDensity, names: tuple[str, ...]) -> None:
-        # what is known about the model holds with every weight
-        self.__dict__.update(inner.__dict__)
-        self.inner = inner
+        super().__init__(inner, len(names))
         self.names = names
-
-    def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the weights, and the tensors out of new arguments.
-
-        Args:
-            *args: the weights first, then the model's arguments.
-            **kwargs: the model's keyword arguments.
-
-        Returns:
-            The tensors in this order.
-        """
-        count = len(self.names)
-        own = tuple(torch.as_tensor(x) for x in args[:count])
-        return (*own, *super().rebind(*args[count:], **kwargs))
-
-    def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the model's arguments; the weights are none of them."""
-        return super().arguments(data[len(self.names) :])
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the weighted log-likelihood of `q`, `(dim,)`."""
@@ -208,9 +180,26 @@ class WeightedModel(ModelDensity):
         if not self.enumerated:
             return terms
         # the unit is the group of data that shares a discrete latent
-        pointwise = self.inner.pointwise(q, data[len(self.names) :])
+        pointwise = self.inner.pointwise(q, data[self.count :])
         own = dict(zip(self.names, data, strict=False))
         return terms._replace(log_likelihood=_weighted_sum(pointwise, own))
+
+    def pointwise(
+        self, q: Tensor, data: Data, *, steps: bool = False
+    ) -> dict[str, Tensor]:
+        """Log-likelihood of each datum, unscaled; zero where its weight is zero.
+
+        Args:
+            q: position, `(dim,)`.
+            data: the weights, and tensors of the arguments.
+            steps: whether the steps of a sequence are data of their own.
+
+        Returns:
+            Observed site, or sites joined by plus signs, to values.
+        """
+        found = super().pointwise(q, data, steps=steps)
+        own = dict(zip(self.names, data, strict=False))
+        return {name: _without_zeros(v, own[name]) for name, v in found.items()}
 
     def _conditioned(
         self, values: Mapping[str, Tensor], data: Data
@@ -237,12 +226,13 @@ class WeightedData:
     def __init__(self, inner: Density, names: tuple[str, ...]) -> None:
         self.inner = inner
         self.names = names
+        self.count = len(names)
         self.layout: Layout = inner.layout
         self.own_memory = inner.own_memory
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the weighted log-likelihood of `q`, `(dim,)`."""
-        rest = data[len(self.names) :]
+        rest = data[self.count :]
         own = dict(zip(self.names, data, strict=False))
         pointwise = self.inner.pointwise(q, rest)
         prior = self.inner.terms(q, rest).log_prior
@@ -251,8 +241,8 @@ class WeightedData:
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Log-likelihood of each datum, unscaled; zero where its weight is zero."""
         own = dict(zip(self.names, data, strict=False))
-        found = self.inner.pointwise(q, data[len(self.names) :])
-        return {name: torch.where(own[name] > 0, v, 0) for name, v in found.items()}
+        found = self.inner.pointwise(q, data[self.count :])
+        return {name: _without_zeros(v, own[name]) for name, v in found.items()}
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
         """Take the weights, and those of the density out of new arguments.
@@ -264,13 +254,19 @@ class WeightedData:
         Returns:
             The tensors in this order.
         """
-        count = len(self.names)
-        own = tuple(torch.as_tensor(x) for x in args[:count])
-        return (*own, *self.inner.rebind(*args[count:], **kwargs))
+        own = tuple(torch.as_tensor(x) for x in args[: self.count])
+        return (*own, *self.inner.rebind(*args[self.count :], **kwargs))
 
     def check_data(self, data: Data) -> None:
         """Refuse what the density refuses."""
-        self.inner.check_data(data[len(self.names) :])
+        self.inner.check_data(data[self.count :])
+
+
+def _without_zeros(values: Tensor, weight: Tensor) -> Tensor:
+    """Set values to zero where the weight is; steps of a datum share its weight."""
+    there = weight > 0
+    there = there.reshape(there.shape + (1,) * (values.dim() - there.dim()))
+    return torch.where(there, values, 0)
 
 
 def _weighted_sum(

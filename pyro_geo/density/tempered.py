@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_geo.density._over import ModelOver
 from pyro_geo.density.layout import Layout
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
@@ -37,42 +38,23 @@ class Localisation(NamedTuple):
 Prior = Literal["model"] | None | Localisation
 
 
-class TemperedModel(ModelDensity):
+class TemperedModel(ModelOver):
     """A model whose observed sites are scaled by the first tensor of its data.
-
-    It stays a model: its sites, their names and its curvature are there as before.
 
     Args:
         inner: the model as it is.
     """
 
     def __init__(self, inner: ModelDensity) -> None:
-        # what is known about the model holds at every temperature
-        self.__dict__.update(inner.__dict__)
-
-    def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the inverse temperature, and the tensors out of new arguments.
-
-        Args:
-            *args: the inverse temperature first, then the model's arguments.
-            **kwargs: the model's keyword arguments.
-
-        Returns:
-            The tensors in this order.
-        """
-        return (torch.as_tensor(args[0]), *super().rebind(*args[1:], **kwargs))
+        super().__init__(inner, 1)
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""
-        terms = super().terms(q, data)
         if not self.enumerated:
-            return terms
+            return super().terms(q, data)
         # a power of a sum over discrete values is no sum of powers
+        terms = self.inner.terms(q, data[1:])
         return terms._replace(log_likelihood=data[0] * terms.log_likelihood)
-
-    def arguments(self, data: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the model's arguments; the inverse temperature is none of them."""
-        return super().arguments(data[1:])
 
     def _conditioned(
         self, values: Mapping[str, Tensor], data: Data
@@ -105,7 +87,7 @@ class TemperedDensity:
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""
-        terms = self.inner.terms(q, data[self._own :])
+        terms = self.inner.terms(q, data[self.count :])
         log_prior = terms.log_prior
         if self.prior == "none":
             log_prior = torch.zeros_like(log_prior)
@@ -115,7 +97,7 @@ class TemperedDensity:
 
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Log-likelihood of each datum by observed site, unscaled and not tempered."""
-        return self.inner.pointwise(q, data[self._own :])
+        return self.inner.pointwise(q, data[self.count :])
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
         """Take the own tensors, and those of the density out of new arguments.
@@ -127,15 +109,15 @@ class TemperedDensity:
         Returns:
             The tensors in this order.
         """
-        own = tuple(torch.as_tensor(x) for x in args[: self._own])
-        return (*own, *self.inner.rebind(*args[self._own :], **kwargs))
+        own = tuple(torch.as_tensor(x) for x in args[: self.count])
+        return (*own, *self.inner.rebind(*args[self.count :], **kwargs))
 
     def check_data(self, data: Data) -> None:
         """Refuse what the density refuses."""
-        self.inner.check_data(data[self._own :])
+        self.inner.check_data(data[self.count :])
 
     @property
-    def _own(self) -> int:
+    def count(self) -> int:
         """Number of own tensors among the data."""
         return 3 if self.prior == "pull" else 1
 

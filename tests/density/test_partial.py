@@ -1,5 +1,7 @@
 """Data with weights of their own, against models without these data."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -79,6 +81,48 @@ def test_scales_and_temperatures_stay() -> None:
             some.log_likelihood(q), factor * (each[:, 0] + each[:, 2])
         )
         assert data_scales(some)["y"].tolist() == [factor, 0.0, factor]
+
+
+@pytest.mark.parametrize("model", [logistic, mixture])
+@pytest.mark.parametrize("prior", ["model", None])
+def test_weights_stay_under_a_temperature(model: object, prior: Any) -> None:
+    q, weights = positions(), torch.tensor([1.0, 0.0, 0.5, 0.0, 2.0]).double()
+    whole = of(model, [0, 1, 2, 3, 4])
+    some = weigh(whole, {"y": weights})
+    cold = some.tempered(0.25, prior=prior)
+    expected = 0.25 * some.log_likelihood(q)
+    torch.testing.assert_close(cold.log_likelihood(q), expected)
+    assert data_scales(cold)["y"].tolist() == [0.25, 0.0, 0.125, 0.0, 0.5]
+    assert cold.pointwise_log_likelihood(q)["y"][:, 1].tolist() == [0.0] * 3
+    if prior is None:
+        return
+    torch.testing.assert_close(cold.log_prior(q), whole.log_prior(q))
+    beta = torch.tensor(0.25, dtype=torch.float64)
+    again = cold.with_data(beta, weights, X, 1 - Y).log_prob(q)
+    other = Target.from_model(model, X, 1 - Y, dtype=torch.float64)  # type: ignore[arg-type]
+    expected = weigh(other, {"y": weights}).tempered(0.25).log_prob(q)
+    torch.testing.assert_close(again, expected)
+    twice = weigh(cold, {"y": torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])})
+    assert data_scales(twice)["y"].tolist() == [0.0, 0.0, 0.125, 0.0, 0.5]
+    each = whole.pointwise_log_likelihood(q)["y"]
+    expected = each @ torch.tensor([0.0, 0.0, 0.125, 0.0, 0.5]).double()
+    torch.testing.assert_close(twice.log_likelihood(q), expected)
+
+
+def test_curvature_of_a_weighted_model_is_tempered_with_it() -> None:
+    q, weights = positions(), torch.tensor([1.0, 0.0, 0.5, 0.0, 2.0]).double()
+    some = weigh(of(logistic, [0, 1, 2, 3, 4]), {"y": weights})
+    found = GaussNewton(some.tempered(0.25), q[0]).dense()
+    torch.testing.assert_close(found, 0.25 * GaussNewton(some, q[0]).dense())
+
+
+@pytest.mark.parametrize("model", [logistic, mixture])
+def test_data_of_weight_zero_have_no_pointwise_likelihood(model: object) -> None:
+    q, weights = positions(), torch.tensor([1.0, 0.0, 0.5, 0.0, 2.0])
+    whole = of(model, [0, 1, 2, 3, 4])
+    found = weigh(whole, {"y": weights}).pointwise_log_likelihood(q)["y"]
+    expected = torch.where(weights > 0, whole.pointwise_log_likelihood(q)["y"], 0.0)
+    torch.testing.assert_close(found, expected)
 
 
 def test_modules_lose_data_too() -> None:
