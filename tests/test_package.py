@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 
 import pyro_geo
+import pyro_geo.citations
 from pyro_geo.errors import ConfigurationError
 
 HEAVY = ("torch", "pyro", "arviz", "gpytorch", "matplotlib", "numpy")
@@ -111,3 +112,10 @@ def test_citation_of_an_unknown_key_is_named():
 
     with pytest.raises(ConfigurationError, match=r"Other.*unheard_of"):
         pyro_geo.citation(Other())
+
+
+def test_extras_that_messages_name_can_be_installed():
+    extras = metadata("pyro_geo").get_all("Provides-Extra") or []
+    for file in ROOT.rglob("*.py"):
+        for name in re.findall(r"pyro_geo\[([a-z_]+)\]", file.read_text()):
+            assert name in extras, (file.name, name)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check
-from pyro_geo.errors import MissingExtraError, NotPositiveDefiniteError
+from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.gp import ExactGPTD, Transitions
 from pyro_geo.unlearning._forget_set import Rows, read_rows
 
@@ -82,14 +82,15 @@ def gp_delete(model: Any, forget: Rows) -> GPDeletion:
         >>> less.model.train_targets.shape, less.inverse.shape
         (torch.Size([4]), torch.Size([4, 4]))
     """
-    gpytorch = _gpytorch()
+    import gpytorch
+
     good = isinstance(model, gpytorch.models.ExactGP)
     check(good, "model", type(model).__name__, "an exact Gaussian process of GPyTorch")
     check(model.train_inputs is not None, "model", "no data", "a process with data")
     y = model.train_targets
     check(y.dim() == 1, "model", f"responses {tuple(y.shape)}", "one process, no batch")
     rows = read_rows(forget, len(y))
-    inverse, pulled = _inverse(gpytorch, model)
+    inverse, pulled = _inverse(model)
     goes, stays = rows.indices.to(y.device), rows.retained.to(y.device)
     block = inverse[goes][:, goes]
     root, info = torch.linalg.cholesky_ex(block)
@@ -114,22 +115,10 @@ def gp_delete(model: Any, forget: Rows) -> GPDeletion:
     )
 
 
-def _gpytorch() -> Any:
-    try:
-        import gpytorch
-    except ImportError as reason:
-        raise MissingExtraError(
-            "deletion from Gaussian processes needs GPyTorch",
-            where="gp_delete",
-            found="no such package",
-            expected="gpytorch",
-            todo="Install pyro_geo[gp].",
-        ) from reason
-    return gpytorch
-
-
-def _inverse(gpytorch: Any, model: Any) -> tuple[Tensor, Tensor]:
+def _inverse(model: Any) -> tuple[Tensor, Tensor]:
     """Inverse of the covariance of the responses, and its product with residuals."""
+    import gpytorch
+
     inputs = model.train_inputs
     with torch.no_grad(), gpytorch.settings.lazily_evaluate_kernels(False):
         prior = model.forward(*inputs)
