@@ -20,7 +20,7 @@ from pyro_geo.density.model import ModelDensity, evaluation_mode
 from pyro_geo.density.protocol import cast
 from pyro_geo.density.sites import SiteStart
 from pyro_geo.density.structure import first_line, is_deterministic, random_sites
-from pyro_geo.engine.models import check_model, name_of
+from pyro_geo.engine.models import check_model, name_of, title_of
 from pyro_geo.errors import (
     BetaRangeError,
     DiscreteSiteError,
@@ -85,8 +85,13 @@ class GibbsModel:
 
     @property
     def model_name(self) -> str:
-        """Name of the model, for the record of a run."""
+        """Name of the model."""
         return name_of(self.model)
+
+    @property
+    def model_title(self) -> str:
+        """The same for the record of a run: of a file where the name is `model`."""
+        return title_of(self.model)
 
     def with_loss(self, loss: Loss) -> GibbsModel:
         """Return the same prior and predictor under another loss."""

@@ -15,7 +15,6 @@ from pyro_geo.checks import check_choice, check_count
 from pyro_geo.density import Target
 from pyro_geo.engine import SequentialNoise
 from pyro_geo.engine.attributes import Facts, RunTimes, run_attributes
-from pyro_geo.engine.models import title_of
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook, Status, signed
 from pyro_geo.infer.gibbs.model import GibbsModel, Predictor
@@ -418,7 +417,7 @@ class WeightedPosterior(PosteriorDraws, RunTimes):
                 "status": self.status,
                 **({} if pilot is None else {"pilot_time": round(pilot.wall, 3)}),
             },
-            model=title_of(self.model.model),
+            model=self.model.model_title,
             kernel="GibbsPosterior",
             seed=self.run_seed,
             timings=self.timings,

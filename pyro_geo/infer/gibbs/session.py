@@ -138,7 +138,7 @@ class AnnealingSession(DensitySession):
         return run_attributes(
             self.mover.target,
             {"num_particles": self.sampler.num_particles},
-            model=self.mover.model.model_name,
+            model=self.mover.model.model_title,
             kernel=type(self.sampler).__name__,
             seed=self.seed,
             timings=self._clock.phases,

@@ -505,6 +505,26 @@ def test_a_store_has_all_attributes_before_the_first_stage(tmp_path, monkeypatch
     assert first.attrs["num_particles"] == 16
 
 
+def test_a_record_names_the_model_alike_before_and_after_a_stage(
+    tmp_path, monkeypatch
+) -> None:
+    def model(x: Tensor) -> Tensor:
+        return linear(x)
+
+    folder = tmp_path / "run.zarr"
+    gibbs = GibbsModel(model, squared)
+    assert (gibbs.model_name, gibbs.model_title) == ("model", "test_sampler")
+    options: Any = {"num_particles": 16, "betas": [1.0], "progress_bar": False}
+    interrupting(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        GibbsPosterior(gibbs, seed=1, store=folder, **options).run(*data())
+    monkeypatch.undo()
+    first = get_group(open_run(folder), "posterior")
+    assert first is not None
+    found = GibbsPosterior(gibbs, seed=1, **options).run(*data())
+    assert first.attrs["model"] == found.attributes["model"] == "test_sampler"
+
+
 def test_unadjusted_paths_are_weighed_properly() -> None:
     mover, plan, q = runner()
     x, y = data()
