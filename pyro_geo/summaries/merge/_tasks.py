@@ -23,6 +23,7 @@ __all__ = [
     "Weights",
     "check_finite",
     "of_each",
+    "read_further",
     "read_tasks",
     "read_weights",
     "task_names",
@@ -130,15 +131,10 @@ def read_tasks(
     names = task_names(models)
     states = of_each(models, names, "models")
     merged, statistics, kept = _sorted_names(base, shared)
-    wanted = shared or (lambda name: True)
-    for task, state in states.items():
-        _check_layout(base, state, task, wanted, {*merged, *statistics})
-    chosen = {task: _pick(state, merged) for task, state in states.items()}
-    running = {task: _pick(state, statistics) for task, state in states.items()}
     start = _pick(base, merged)
     check_finite("the base", start)
-    for task in names:
-        check_finite(f"task {task!r}", chosen[task] | running[task])
+    chosen = read_further(base, states, shared=shared)
+    running = {task: _pick(state, statistics) for task, state in states.items()}
     if statistics:
         warnings.warn(
             AveragedStatisticsWarning(
@@ -156,6 +152,31 @@ def read_tasks(
         for task, state in states.items()
     }
     return Tasks(names, start, chosen, running, _pick(base, kept), tuple(base), own)
+
+
+def read_further(
+    base: StateDict,
+    states: Mapping[str, StateDict],
+    *,
+    shared: Callable[[str], bool] | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """Check networks against a base, and pick the tensors that are merged.
+
+    Args:
+        base: as for :func:`read_tasks`.
+        states: name to tensors.
+        shared: whether the tensor of a name is merged.
+
+    Returns:
+        Name to tensors. What :func:`read_tasks` refuses is refused here.
+    """
+    merged, statistics, _ = _sorted_names(base, shared)
+    wanted = shared or (lambda name: True)
+    for name, state in states.items():
+        _check_layout(base, state, name, wanted, {*merged, *statistics})
+    for name, state in states.items():
+        check_finite(f"task {name!r}", _pick(state, [*merged, *statistics]))
+    return {name: _pick(state, merged) for name, state in states.items()}
 
 
 def read_weights(

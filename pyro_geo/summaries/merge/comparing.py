@@ -14,7 +14,11 @@ from pyro_geo.geometry.projection import Forward
 from pyro_geo.io.reports import Bars, Scatter, write_report
 from pyro_geo.summaries.merge._tasks import Models, StateDict
 from pyro_geo.summaries.merge.calibration import Calibration
-from pyro_geo.summaries.merge.forecasts import forecast, outcome
+from pyro_geo.summaries.merge.forecasts import (
+    beliefs_of,
+    forecast_believed,
+    outcome,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,15 +89,10 @@ class MergeComparison:
         Returns:
             A row for each task and a column for each candidate, in points.
         """
+        known: dict[str, Any] = {"inputs": inputs, **self._known}
+        beliefs = beliefs_of(self.models, self.base, self.calibrations, **known)
         self.forecasts = {
-            name: forecast(
-                self.models,
-                candidate,
-                inputs=inputs,
-                base=self.base,
-                calibrations=self.calibrations,
-                **self._known,
-            )
+            name: forecast_believed(self.models, candidate, beliefs, **known)
             for name, candidate in self.candidates.items()
         }
         return _points(self.forecasts, "predicted_accuracy_loss")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -108,22 +108,94 @@ def forecast(
     """
     check_choice("how", how, ("path", "linear", "direct"))
     check_count("nodes", nodes)
+    known: dict[str, Any] = {"forwards": forwards, "inputs": inputs}
+    known |= {"shared": shared, "batch_size": batch_size}
+    return forecast_believed(
+        models,
+        candidate,
+        beliefs_of(models, base, calibrations, **known),
+        how=how,
+        nodes=nodes,
+        likelihood=likelihood,
+        variance=variance,
+        **known,
+    )
+
+
+def beliefs_of(
+    models: Models,
+    base: StateDict | None,
+    calibrations: Calibrations | None,
+    *,
+    forwards: Forwards,
+    inputs: Inputs,
+    shared: Callable[[str], bool] | None,
+    batch_size: int | None,
+) -> dict[str, Tensor]:
+    """Evaluate what to believe of each task's inputs; it is the same for any candidate.
+
+    Args:
+        models: task name to its tensors, or a sequence of them.
+        base: the network that all copies started from.
+        calibrations: of each task's model; None to believe it as it is.
+        forwards: one function of parameters and inputs to outputs, or one for each.
+        inputs: of each task, `(n, ...)`.
+        shared: whether the tensor of a name is merged.
+        batch_size: inputs at once.
+
+    Returns:
+        Task to calibrated logits, `(n, classes)`; empty without calibrations.
+    """
+    if calibrations is None:
+        return {}
+    check(base is not None, "base", None, "tensors, where there are calibrations")
+    assert base is not None
+    return calibrated_logits(
+        base,
+        models,
+        calibrations,
+        forwards=forwards,
+        inputs=inputs,
+        shared=shared,
+        batch_size=batch_size,
+    )
+
+
+def forecast_believed(
+    models: Models,
+    candidate: StateDict,
+    beliefs: Mapping[str, Tensor],
+    *,
+    forwards: Forwards,
+    inputs: Inputs,
+    shared: Callable[[str], bool] | None,
+    batch_size: int | None,
+    how: str = "path",
+    nodes: int = 4,
+    likelihood: str = "categorical",
+    variance: float = 1.0,
+) -> xr.Dataset:
+    """Forecast as :func:`forecast`, with beliefs that were evaluated before.
+
+    Args:
+        models: task name to its tensors, or a sequence of them.
+        candidate: the merged tensors.
+        beliefs: of :func:`beliefs_of`.
+        forwards: one function of parameters and inputs to outputs, or one for each.
+        inputs: of each task, `(n, ...)`.
+        shared: whether the tensor of a name is merged.
+        batch_size: inputs at once.
+        how: see :func:`forecast`.
+        nodes: of the path.
+        likelihood: of the outputs.
+        variance: of the noise, for `"gaussian"`.
+
+    Returns:
+        The dataset of :func:`forecast`.
+    """
     networks, there = _read(
         models, candidate, forwards, inputs, likelihood, variance, shared, batch_size
     )
-    beliefs = {}
-    if calibrations is not None:
-        check(base is not None, "base", None, "tensors, where there are calibrations")
-        assert base is not None
-        beliefs = calibrated_logits(
-            base,
-            models,
-            calibrations,
-            forwards=forwards,
-            inputs=inputs,
-            shared=shared,
-            batch_size=batch_size,
-        )
     rows = []
     for task, network in networks.items():
         reference = network.reference()
@@ -160,6 +232,7 @@ def forecast_from_metrics(
         `outside` is the fraction of the candidate's squared difference from the base
         that the metrics say nothing of.
     """
+    check(len(metrics) > 0, "metrics", "none", "at least one")
     named = metrics if isinstance(metrics, Mapping) else {}
     names = tuple(named) or tuple(f"task {k}" for k in range(len(metrics)))
     each = of_each(metrics, names, "metrics")

@@ -164,7 +164,7 @@ def frechet_merge(
     merge = _Merge(tasks, share, subspace, networks, damping, damp_to)
     found = (
         merge.from_metrics(metrics)
-        if metrics
+        if metrics is not None
         else merge.measured(kind, nodes, iterations)
     )
     z, history = found.mean.coords, []

@@ -25,6 +25,7 @@ from pyro_geo.summaries.merge._tasks import (
     StateDict,
     Tasks,
     Weights,
+    read_further,
     read_tasks,
     read_weights,
 )
@@ -109,10 +110,9 @@ def build_subspace(
     check_number("rank_fraction", rank_fraction, strict=True)
     check(kind == "block" or groups is None, "groups", "a function", "None here")
     tasks = read_tasks(base, models, shared=shared)
-    others: list[StateDict] = []
-    if extra:  # checked like the models, under names of their own
-        named = {f"extra {number}": state for number, state in enumerate(extra)}
-        others = list(read_tasks(base, named, shared=shared).models.values())
+    # checked like the models, under names of their own
+    named = {f"extra {number}": state for number, state in enumerate(extra)}
+    others = list(read_further(base, named, shared=shared).values())
     reader = _Reader(tasks, others, dtype)
     if kind == "full":
         shapes = ((name, x.shape) for name, x in tasks.base.items())
@@ -183,7 +183,9 @@ def _spans(reader: _Reader, groups: Sequence[Sequence[str]]) -> list[Block]:
             shapes = [reader.base[name].shape for name in names]
             parts = basis.split([shape.numel() for shape in shapes], 1)
             pairs = zip(names, parts, shapes, strict=True)
-            block = {name: part.reshape(-1, *shape) for name, part, shape in pairs}
+            block = {
+                name: part.reshape(len(basis), *shape) for name, part, shape in pairs
+            }
             blocks.append(DenseBlock(block))
     return blocks
 
@@ -202,7 +204,7 @@ def _singular(reader: _Reader, fraction: float) -> Iterator[Block]:
 
 def _sides(x: Tensor) -> tuple[int, int]:
     """Rows and columns of a tensor as a matrix; a vector has one row."""
-    return (x.shape[0], x[0].numel()) if x.dim() > 1 else (1, x.numel())
+    return (x.shape[0], x.shape[1:].numel()) if x.dim() > 1 else (1, x.numel())
 
 
 def _components(

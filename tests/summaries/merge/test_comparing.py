@@ -68,3 +68,23 @@ def test_the_page_grows_with_the_outcome(tmp_path):
 def test_nothing_to_compare_is_refused():
     with pytest.raises(PyroGeoError, match="candidates"):
         made({})
+
+
+def test_beliefs_are_evaluated_once_for_all_candidates():
+    calls = [0]
+
+    def counted(params, x):
+        calls[0] += 1
+        return x @ params["w"]
+
+    def count(candidates, **options):
+        found = MergeComparison(BASE, MODELS, candidates, forwards=counted, **options)
+        calls[0] = 0
+        found.forecast({"a": X, "b": X})
+        return calls[0]
+
+    halves = dict.fromkeys(MODELS, Calibration(own=0.5))
+    one, two = {"a": MODELS["a"]}, {"a": MODELS["a"], "b": MODELS["b"]}
+    believed = count(one, calibrations=halves) - count(one)
+    assert believed > 0
+    assert count(two, calibrations=halves) - count(two) == believed

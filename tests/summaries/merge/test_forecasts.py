@@ -260,3 +260,11 @@ def test_bad_calls_are_named():
         outcome(models, candidate, labels=[labels[:5]], **options)
     with pytest.raises(ShapeError, match="labels of task 'a'"):
         calibrate(candidate, models, labels=[labels[:5]], **options)
+
+
+def test_metrics_of_no_task_are_refused():
+    base, models, _, mean = network()
+    subspace = build_subspace(base, models, "block")
+    for none in ({}, []):
+        with pytest.raises(ConfigurationError, match="metrics"):
+            forecast_from_metrics(none, mean, subspace)

@@ -342,3 +342,34 @@ def test_no_models_and_bad_subspaces_are_named():
         build_subspace(base, models, extra=[{}])
     with pytest.raises(ConfigurationError, match="no floating tensor"):
         build_subspace({"n": torch.tensor(1)}, [{"n": torch.tensor(2)}])
+
+
+@pytest.mark.parametrize("kind", ["singular", "block", "span", "full"])
+def test_an_empty_tensor_has_no_directions(kind):
+    base = {"w": torch.zeros(3, 0), "v": torch.zeros(0, 3), "u": torch.zeros(2, 2)}
+    models = [{**base, "u": torch.eye(2)}, {**base, "u": torch.ones(2, 2)}]
+    alone = build_subspace({"u": base["u"]}, [{"u": m["u"]} for m in models], kind)
+    assert build_subspace(base, models, kind).dim == alone.dim
+
+
+def test_extra_parameters_repeat_no_warning():
+    base, models = copies(network(norm=True))
+    more = [next(iter(models.values()))]
+    with pytest.warns(AveragedStatisticsWarning) as caught:
+        build_subspace(base, models, "block", extra=more)
+    assert len(caught) == 1
+    broken = {**more[0], "0.weight": torch.full((8, 5), torch.nan)}
+    with (
+        pytest.warns(AveragedStatisticsWarning),
+        pytest.raises(NonFiniteParameterError, match="extra 0"),
+    ):
+        build_subspace(base, models, "block", extra=[broken])
+
+
+def test_metrics_of_no_task_are_refused():
+    base, models = copies(network())
+    for none in ({}, []):
+        with pytest.raises(ConfigurationError, match="metrics"):
+            frechet_merge(base, models, none)
+        with pytest.raises(ConfigurationError, match="metrics"):
+            frechet_merge(base, models, none, forwards=call(network()), inputs=inputs())
