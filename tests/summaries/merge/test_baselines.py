@@ -429,3 +429,14 @@ def test_single_precision_agrees(networks):
         exact = merge(base, models, **options)
         for key in base:
             close(found[key], exact[key], 2e-4)
+
+
+@pytest.mark.parametrize("solver", ["adam", "exact"])
+def test_wudi_leaves_a_matrix_without_columns_as_it_is(solver):
+    base = {"w": torch.zeros(3, 0), "v": torch.zeros(0, 3), "u": torch.zeros(2, 2)}
+    models = [{**base, "u": torch.eye(2)}, {**base, "u": torch.ones(2, 2)}]
+    found = wudi(base, models, solver=solver)
+    assert {name: x.shape for name, x in found.items()} == {
+        name: x.shape for name, x in base.items()
+    }
+    assert not torch.equal(found["u"], base["u"])

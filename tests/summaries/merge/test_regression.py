@@ -11,6 +11,7 @@ from pyro_geo.summaries.merge.baselines import (
     gram,
     regmean,
     regmean_pp,
+    regression,
     task_arithmetic,
 )
 from pyro_geo.summaries.merge.statistics import layer_statistics
@@ -306,3 +307,43 @@ def test_statistics_that_do_not_fit():
             inputs={t: torch.zeros(1, 4).double() for t in TASKS},
             blocks=["nowhere"],
         )
+
+
+def test_a_network_that_is_one_layer_is_merged_on_its_inputs():
+    base, models, inputs, statistics = problem(lambda: nn.Linear(4, 3).double())
+    state = base.state_dict()
+    for fold_bias, method in ((False, regmean), (True, gram)):
+        found = regmean_pp(
+            state,
+            models,
+            module=base,
+            inputs=inputs,
+            weights=WEIGHTS,
+            fold_bias=fold_bias,
+        )
+        expected = method(
+            state, models, statistics=statistics, weights=WEIGHTS, off_diagonal=0.9
+        )
+        for name, value in expected.items():
+            close(found[name], value)
+        assert not torch.allclose(
+            found["weight"], average(state, models, weights=WEIGHTS)["weight"]
+        )
+
+
+def test_a_layer_is_solved_once_whichever_tensor_comes_first(monkeypatch):
+    base, models, _, statistics = problem()
+    expected = gram(base.state_dict(), models, statistics=statistics)
+    names = ["0.bias", "2.weight", "0.weight", "2.bias"]
+    count, solve = [0], regression.Least.solve
+
+    def counted(*rest):
+        count[0] += 1
+        return solve(*rest)
+
+    monkeypatch.setattr(regression.Least, "solve", counted)
+    start = base.state_dict()
+    found = gram({n: start[n] for n in names}, models, statistics=statistics)
+    assert count[0] == 2
+    for name in names:
+        close(found[name], expected[name])

@@ -129,7 +129,8 @@ def _order(
     order: dict[str, None] = {}
     with ExitStack() as stack:
         for name, part in module.named_modules():
-            if name and (any(True for _ in part.parameters(recurse=False))):
+            # the network itself is one of them where it is a layer
+            if kind_of(part) if part is module else _holds(part):
 
                 def hook(
                     _: nn.Module, args: Any, kwargs: Any, name: str = name
@@ -166,8 +167,13 @@ def _blocks(
     return found
 
 
+def _holds(part: nn.Module) -> bool:
+    """Whether a submodule holds parameters itself."""
+    return any(True for _ in part.parameters(recurse=False))
+
+
 def _tensors(module: nn.Module, name: str) -> list[str]:
     """Full names of the tensors that a submodule holds itself."""
     part = module.get_submodule(name)
     held = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
-    return [f"{name}.{key}" for key, _ in held]
+    return [f"{name}.{key}" if name else key for key, _ in held]

@@ -93,7 +93,8 @@ def wudi_rule(
 
     def rule(name: str, base: Tensor, stack: Tensor) -> Tensor:
         moves = stack.sub_(base)
-        if base.ndim != 2 or not (matrices is None or matrices(name)):
+        whole = base.ndim == 2 and base.numel() > 0
+        if not whole or not (matrices is None or matrices(name)):
             return shifted(base, moves.mean(0), scale)
         size = moves.square().sum((1, 2))
         moves = moves[size > 0]  # a task that did not move has no say

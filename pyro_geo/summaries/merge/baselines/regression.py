@@ -249,7 +249,7 @@ def gram_rule(
     """Rule of :func:`gram`."""
     least = _least(reader, statistics, off_diagonal, ridge, weights)
     check_number("scale", scale, -float("inf"))
-    biases: dict[str, Tensor] = {}  # solved for, and not yet asked for
+    solved: dict[str, Tensor] = {}  # and not yet asked for
 
     def rule(name: str, base: Tensor, stack: Tensor) -> Tensor:
         layer, dot, part = name.rpartition(".")
@@ -257,15 +257,13 @@ def gram_rule(
         whole = part in ("weight", "bias") and set(pair) <= set(reader.names)
         if not whole or least.find(layer, "moment") is None:
             merged = _without_bias(least, name, base, stack)
-        elif part == "bias" and layer in biases:
-            merged = biases.pop(layer)
+        elif name in solved:
+            merged = solved.pop(name)
         else:
             other = reader.read(pair[part == "weight"])[1]
             both = (stack, other) if part == "weight" else (other, stack)
-            weight, bias = _with_bias(least, layer, *both)
-            merged = weight if part == "weight" else bias
-            if part == "weight":
-                biases[layer] = bias
+            solved.update(zip(pair, _with_bias(least, layer, *both), strict=True))
+            merged = solved.pop(name)
         return shifted(base, merged - base, scale) if scale != 1 else merged
 
     return rule
