@@ -471,5 +471,7 @@ def test_small_pictures_stand_side_by_side(tmp_path):
     path = write_report(None, tmp_path / "r.html", title="T", facts={}, images=[images])
     text = path.read_text("utf-8")
     assert "Digits." in text
-    assert "3 small pictures: 0?, &lt;1&gt;, 2" in text
+    assert "3 small pictures: 0?, &lt;1&gt;, 2." in text
     assert text.count("<img") == 1
+    more = Images("Digits.", np.zeros((5, 8, 8)), list("01234")).figure()
+    assert "5 small pictures: 0, 1, 2, 3 and so on." in more

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Curves", "Images", "Scatter"]
 
+_NAMED = 4  # pictures whose text a screen reader says
+
 
 class Curves(NamedTuple):
     """Lines over one axis, for a report.
@@ -94,6 +96,7 @@ class Images(NamedTuple):
     def figure(self) -> str:
         """Draw them, as HTML."""
         png = pictures.images(self.pixels, self.titles)
-        some = ", ".join(self.titles[:4])
-        alt = f"{len(self.titles)} small pictures: {some} and so on."
+        some = ", ".join(self.titles[:_NAMED])
+        more = " and so on" if len(self.titles) > _NAMED else ""
+        alt = f"{len(self.titles)} small pictures: {some}{more}."
         return html.figure(png, alt, self.caption)

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _BARS = 40  # bars of a picture
+_PER_ROW = 8  # small pictures side by side
 _BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
 # Okabe and Ito's colours, which colour-blind readers can distinguish too.
 COLOURS = (
@@ -328,22 +329,21 @@ def bars(values: Mapping[str, float], label: str) -> bytes:
     return draw(8.4, 1.0 + 0.24 * max(1, len(shown)), paint)
 
 
-def images(pixels: "ArrayLike", titles: Sequence[str], per_row: int = 8) -> bytes:
+def images(pixels: "ArrayLike", titles: Sequence[str]) -> bytes:
     """Draw small grey pictures side by side, one scale for all.
 
     Args:
         pixels: `(count, height, width)`.
         titles: a line above each.
-        per_row: pictures in a row.
 
     Returns:
         A PNG.
     """
     values = np.asarray(pixels, dtype=float)
-    rows = max(1, -(-len(values) // per_row))
+    rows = max(1, -(-len(values) // _PER_ROW))
 
     def paint(figure: "Figure") -> None:
-        axes = figure.subplots(rows, per_row, squeeze=False).ravel()
+        axes = figure.subplots(rows, _PER_ROW, squeeze=False).ravel()
         for ax in axes:
             ax.axis("off")
         shown = values[finite(values)]
