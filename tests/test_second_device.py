@@ -29,6 +29,7 @@ from pyro_geo.infer.certificates import certify
 from pyro_geo.infer.mcmc.hmc.fisher import fit_metric
 from pyro_geo.ops.random import private_randomness
 from pyro_geo.planning.mpc import CEMPlanner, PyroDynamics
+from pyro_geo.results import MemoryDraws, PosteriorDraws
 from pyro_geo.summaries import (
     GaussianPosterior,
     combine,
@@ -36,6 +37,7 @@ from pyro_geo.summaries import (
     consensus,
     deviation_report,
     prior_moments,
+    selective_projection,
 )
 from pyro_geo.unlearning import delete_point
 from tests.elsewhere import AWAY, away, home, second_device
@@ -163,7 +165,8 @@ def test_certificate_of_particles_elsewhere():
         ).run(*here)
         certificate = certify(posterior.codebook(), wrong, here)
         figures = [certificate.value, certificate.complexity]
-        return posterior.get_samples()["w"], here[0].new_tensor(figures)
+        figures = here[0].new_tensor(figures)
+        return posterior.get_samples()["w"], figures, certificate.sample(4, seed=2)
 
     check_same(run)
 
@@ -275,5 +278,20 @@ def test_deletion_from_a_point_is_where_the_data_are(method):
         target = Target.from_model(regression, x, y, dtype=torch.float64)
         found = delete_point(target, q, None, [2, 5], method=method)
         return found.values["w"]
+
+    check_same(run)
+
+
+def test_draws_are_moved_where_they_are():
+    x, y = numbers(12, 3), numbers(12, seed=1)
+
+    def run(put: Put) -> Any:
+        here = put((x, y))
+        target = Target.from_model(regression, *here, dtype=torch.float64)
+        draws = MemoryDraws(target, put(2 + 0.1 * numbers(2, 5, 3)))
+        fit = PosteriorDraws(target, draws)
+        anchor = prior_moments(regression, *here)
+        found = selective_projection(fit, target, anchor, num_draws=8, seed=1)
+        return found.shift
 
     check_same(run)

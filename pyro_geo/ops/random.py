@@ -12,6 +12,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 __all__ = [
+    "draw_rows",
     "normal_points",
     "private_randomness",
     "seed_generators",
@@ -66,6 +67,25 @@ def substream(seed: int, *path: int) -> int:
     # SeedSequence mixes its words: close seeds give streams that are not related
     words = [int(seed) & _WORD, *path]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def draw_rows(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw rows in proportion to their weights, the same ones on every device.
+
+    Args:
+        weights: of the rows, `(rows,)`.
+        count: how many are drawn; a row may be drawn more than once.
+        generator: of the processor.
+
+    Returns:
+        Indices where the weights are, `(count,)`.
+
+    Example:
+        >>> draw_rows(torch.tensor([0.0, 1.0]), 3, torch.Generator()).tolist()
+        [1, 1, 1]
+    """
+    drawn = weights.cpu().multinomial(count, True, generator=generator)
+    return drawn.to(weights.device)
 
 
 def normal_points(dim: int, count: int, seed: int) -> Tensor:

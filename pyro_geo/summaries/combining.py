@@ -17,6 +17,7 @@ from pyro_geo.geometry.matrices import Cholesky, Diagonal, PositiveDefinite
 from pyro_geo.infer.fits.draws import in_order, read_any
 from pyro_geo.infer.fits.layouts import check_alike
 from pyro_geo.infer.fits.precisions import factored
+from pyro_geo.ops.random import draw_rows
 from pyro_geo.summaries.gaussian import GaussianPosterior
 
 __all__ = ["combine", "consensus"]
@@ -311,8 +312,7 @@ def consensus(
         q = in_order(one, layout)
         if one.log_weights is not None:
             generator = torch.Generator().manual_seed(k)
-            chosen = one.weights.cpu().multinomial(len(q), True, generator=generator)
-            q = q[chosen.to(q.device)]
+            q = q[draw_rows(one.weights, len(q), generator)]
         rows.append(q)
         if weights == "uniform":
             matrices.append(q.new_ones(layout.dim))

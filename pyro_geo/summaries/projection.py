@@ -15,7 +15,7 @@ from pyro_geo.errors import LayoutMismatchError
 from pyro_geo.infer.fits.draws import read_mcmc
 from pyro_geo.ops.arrays import to_numpy
 from pyro_geo.ops.derivatives import value_and_grad
-from pyro_geo.ops.random import private_randomness
+from pyro_geo.ops.random import draw_rows, private_randomness
 from pyro_geo.optim.decay.rule import deviation_ratio, share_of
 from pyro_geo.optim.decay.sites import location_parameters
 from pyro_geo.results import MemoryDraws, PosteriorDraws
@@ -259,7 +259,7 @@ def _draws_of(
     mean = torch.cat([sites[name].mean for name in layout.sites])
     if isinstance(fitted, PosteriorDraws):
         draws = read_mcmc(fitted)
-        rows = draws.weights.multinomial(num_draws, True, generator=generator)
+        rows = draw_rows(draws.weights, num_draws, generator)
         return draws.rows[rows].to(target.dtype), mean
     with torch.no_grad(), private_randomness(seed):
         runs = [fitted() for _ in range(num_draws)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook
+from pyro_geo.ops.random import draw_rows
 
 __all__ = ["ALWAYS", "Certificate", "CertificateStatus", "Predictor"]
 
@@ -127,8 +128,7 @@ class Certificate:
         weights = self._weights().exp()
         assert self.codebook is not None
         generator = torch.Generator().manual_seed(seed)  # torch's own state stays
-        rows = weights.multinomial(num_draws, replacement=True, generator=generator)
-        return self.codebook.q[rows]
+        return self.codebook.q[draw_rows(weights, num_draws, generator)]
 
     def _weights(self) -> Tensor:
         if self.log_rho is None or self.codebook is None:
