@@ -37,10 +37,10 @@ from pyro_geo.geometry._pairs import (
     Sum,
     pair_of,
     refuse,
-    symmetric,
 )
 from pyro_geo.geometry.matrices import PositiveDefinite
 from pyro_geo.geometry.spectra import eigenvalues
+from pyro_geo.geometry.whitening import whitened
 
 __all__ = [
     "airm",
@@ -219,10 +219,7 @@ def _relative(pair: Pair) -> tuple[Tensor, Tensor]:
             logs = (logs[:, None] + x).flatten()
             counts = (counts[:, None] * n).flatten()
         return logs, counts
-    root = _root(pair.a)
-    white = torch.linalg.solve_triangular(root, pair.b, upper=False)
-    white = torch.linalg.solve_triangular(root, white.mT, upper=False)
-    values = torch.linalg.eigvalsh(symmetric(white))
+    values = torch.linalg.eigvalsh(whitened(pair.b, _root(pair.a)))
     if values.numel() and not bool(values[0] > 0):
         refuse(f"an eigenvalue of {float(values[0]):.3g}")
     logs, counts = values.log(), torch.ones_like(values)

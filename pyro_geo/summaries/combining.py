@@ -14,6 +14,7 @@ from pyro_geo.density import Layout
 from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.geometry.frechet import bures_barycenter, mahalanobis_median
 from pyro_geo.geometry.matrices import Cholesky, Diagonal, PositiveDefinite
+from pyro_geo.geometry.whitening import whitened
 from pyro_geo.infer.fits.draws import in_order, read_any
 from pyro_geo.infer.fits.layouts import check_alike
 from pyro_geo.infer.fits.precisions import factored
@@ -204,9 +205,8 @@ def _clipped(
     eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
     total, pull = eye.clone(), torch.zeros_like(prior.loc)
     for weight, p in zip(share, posteriors, strict=True):
-        half = torch.linalg.solve_triangular(root, p.precision.dense(), upper=False)
-        whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
-        values, vectors = torch.linalg.eigh(0.5 * (whitened + whitened.T) - eye)
+        own = whitened(p.precision.dense(), root)
+        values, vectors = torch.linalg.eigh(own - eye)
         kept = vectors[:, values > 0]
         total += weight * (vectors * values.clamp(min=0)) @ vectors.T
         # Lambda_k (mu_k - mu_0), projected on the directions that are kept

@@ -17,6 +17,7 @@ from pyro_geo.errors import (
 )
 from pyro_geo.geometry.laplace import MAX_DENSE_DIM
 from pyro_geo.geometry.matrices import Cholesky
+from pyro_geo.geometry.whitening import whitened
 from pyro_geo.optim.conjugate_gradients import conjugate_gradients
 from pyro_geo.unlearning._objective import Matrix
 
@@ -86,10 +87,8 @@ def leverage_of(forgotten: Tensor, whole: Tensor) -> float:
     Returns:
         The leverage.
     """
-    root = torch.linalg.cholesky(whole)
-    half = torch.linalg.solve_triangular(root, forgotten, upper=False)
-    inside = torch.linalg.solve_triangular(root, half.T, upper=False)
-    return float(torch.linalg.eigvalsh((inside + inside.T) / 2)[-1])
+    shares = whitened(forgotten, torch.linalg.cholesky(whole))
+    return float(torch.linalg.eigvalsh(shares)[-1])
 
 
 def leverage_by_products(forgotten: Matrix, whole: Product, solve: Product) -> float:

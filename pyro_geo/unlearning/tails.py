@@ -24,6 +24,7 @@ from pyro_geo.density import Target
 from pyro_geo.errors import LeverageError
 from pyro_geo.geometry.laplace import Laplace
 from pyro_geo.geometry.matrices import PositiveDefinite
+from pyro_geo.geometry.whitening import whitened
 from pyro_geo.infer.fits.draws import in_order, read_any
 from pyro_geo.infer.fits.guides import read_guide
 from pyro_geo.infer.fits.layouts import part_of
@@ -201,9 +202,7 @@ def measured(
     parts.forgotten_at(q)
     slope, curved = averages(parts, q, curvature)
     root = factored(precision.dense().double()).root
-    half = torch.linalg.solve_triangular(root, curved, upper=False)
-    whole = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    shares, turn = torch.linalg.eigh(0.5 * (whole + whole.mT))
+    shares, turn = torch.linalg.eigh(whitened(curved, root))
     white = torch.linalg.solve_triangular(root, slope[:, None], upper=False)[:, 0]
     found = Leverage(float(shares[-1]), shares, turn.mT @ white, parts.forget.num_data)
     return found, slope, curved
