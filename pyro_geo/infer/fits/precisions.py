@@ -24,12 +24,18 @@ __all__ = [
 ]
 
 
-def factored(matrix: Tensor, what: str = "a precision") -> Cholesky:
+_ADVICE = "Check the fits; a product takes on_indefinite='clip', draws shrinkage."
+
+
+def factored(
+    matrix: Tensor, what: str = "a precision", *, todo: str = _ADVICE
+) -> Cholesky:
     """Factor a precision.
 
     Args:
         matrix: symmetric, `(dim, dim)`.
         what: it is, for the message.
+        todo: what to do where it cannot be, for the message.
 
     Returns:
         Its root.
@@ -46,7 +52,7 @@ def factored(matrix: Tensor, what: str = "a precision") -> Cholesky:
         f"{what} is not positive definite",
         found=f"smallest eigenvalue {least:.3g}",
         expected="all eigenvalues above zero",
-        todo="Check the fits; a product takes on_indefinite='clip', draws shrinkage.",
+        todo=todo,
     )
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pyro_geo.checks import check_choice, check_shape
+from pyro_geo.geometry import likelihoods
 
 __all__ = ["Likelihood", "ggn_factor"]
 
 Likelihood = Literal["normal", "bernoulli", "categorical"]
 """What outputs are the natural parameters of."""
+
+_FAMILIES: Mapping[Likelihood, likelihoods.Likelihood] = {
+    "normal": likelihoods.Gaussian(),
+    "bernoulli": likelihoods.Bernoulli(),
+    "categorical": likelihoods.Categorical(),
+}
 
 
 def ggn_factor(
@@ -40,14 +47,16 @@ def ggn_factor(
         >>> ggn_factor(x @ weight, [weight]).tolist()
         [[1.0], [2.0]]
     """
-    check_choice("likelihood", likelihood, ("normal", "bernoulli", "categorical"))
+    check_choice("likelihood", likelihood, tuple(_FAMILIES))
     check_shape("outputs", outputs.shape, "(n, classes)", good=outputs.ndim == 2)
     params = list(params)
-    rows = _roots(outputs.detach(), likelihood)  # (n, classes, classes)
     n, classes = outputs.shape
+    eye = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+    units = eye[:, None].expand(-1, n, -1)
+    rows = _FAMILIES[likelihood].root(outputs.detach(), units)  # (classes, n, classes)
     seeds = outputs.new_zeros(n, classes, n, classes)
     index = torch.arange(n, device=outputs.device)
-    seeds[index, :, index] = rows.mT
+    seeds[index, :, index] = rows.permute(1, 2, 0)
     slopes = torch.autograd.grad(
         outputs,
         params,
@@ -57,15 +66,3 @@ def ggn_factor(
         retain_graph=True,
     )
     return torch.cat([slope.flatten(1) for slope in slopes], 1).mT.detach()
-
-
-def _roots(outputs: Tensor, likelihood: Likelihood) -> Tensor:
-    if likelihood == "normal":
-        return torch.eye(outputs.shape[1]).to(outputs).expand(len(outputs), -1, -1)
-    if likelihood == "bernoulli":
-        p = outputs.sigmoid()
-        return (p * (1 - p)).sqrt().diag_embed()
-    # S = diag(r) (I - r r') with r = sqrt(p): I - r r' is a projection, so that
-    # S S' = diag(p) - p p'
-    r = outputs.softmax(-1).sqrt()
-    return r.diag_embed() - r.square().unsqueeze(-1) * r.unsqueeze(-2)

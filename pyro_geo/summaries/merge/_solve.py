@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_geo.errors import NotPositiveDefiniteError
+from pyro_geo.infer.fits.precisions import factored
 
 __all__ = ["Mean", "apply", "jittered_root", "mean_of", "quadratic", "trace"]
 
@@ -92,22 +92,14 @@ def jittered_root(matrix: Tensor, what: str) -> Tensor:
         what: it is, for the message.
 
     Returns:
-        The root, lower triangular.
-
-    Raises:
-        NotPositiveDefiniteError: it has none.
+        The root, lower triangular. A matrix that has none is a
+        :class:`~pyro_geo.errors.NotPositiveDefiniteError`.
     """
-    root, info = torch.linalg.cholesky_ex(matrix)
-    if int(info):
-        least = float(torch.linalg.eigvalsh(matrix)[0])
-        raise NotPositiveDefiniteError(
-            f"the {what} is not positive definite",
-            found=f"smallest eigenvalue {least:.3g}",
-            expected="above 0",
-            todo="Increase `damping` or `prior_precision`, or leave out directions "
-            "that no task cares about.",
-        )
-    return root
+    todo = (
+        "Increase `damping` or `prior_precision`, or leave out directions that no task "
+        "cares about."
+    )
+    return factored(matrix, f"the {what}", todo=todo).root
 
 
 def _ridge_solve(total: Tensor, pull: Tensor, ridge: float, offset: Tensor) -> Tensor:
