@@ -60,10 +60,30 @@ class Measure(NamedTuple):
     counts: bool = True
 
 
+class Common(NamedTuple):
+    """One row for each datum of the forget set and of its control."""
+
+    forget: Tensor
+    control: Tensor
+
+
 class Prepared(NamedTuple):
-    """A state with what is computed from it alone."""
+    """A state with what is computed from it alone.
+
+    Attributes:
+        state: the state.
+        scores: of the gradients of :class:`Common`, by its memory.
+        raised: its memory above a floor.
+        energy: forget energy of its memory.
+        used_energy: of what its steps divide by.
+        state_auc: of an attack on the memory.
+        loss_auc: of an attack on the losses.
+        slope: mean gradient of the retained data.
+        predictions: by kind of data.
+    """
 
     state: State
+    scores: Common
     raised: PositiveDefinite
     energy: float
     used_energy: float
@@ -73,18 +93,12 @@ class Prepared(NamedTuple):
     predictions: dict[str, Tensor]
 
 
-class Common(NamedTuple):
-    """Gradients that all states are scored by."""
-
-    forget: Tensor
-    control: Tensor
-
-
 def prepare(state: State, probes: Probes, common: Common, rel: float) -> Prepared:
     """Compute what one state gives."""
     theta = state.parameters
-    scores = [rayleigh(state.memory, g) for g in common]
-    used = state.memory if state.used is None else state.used
+    scores = Common(*(rayleigh(state.memory, g) for g in common))
+    energy = float(scores.forget.mean() - scores.control.mean())
+    used_energy = energy if state.used is None else forget_energy(state.used, *common)
     losses = [probes.losses(theta, data) for data in (probes.forget, probes.control)]
     kinds = {"forget": probes.forget, "retained": probes.retained, "test": probes.test}
     predictions = {}
@@ -96,10 +110,11 @@ def prepare(state: State, probes: Probes, common: Common, rel: float) -> Prepare
         }
     return Prepared(
         state,
+        scores,
         floored(state.memory, rel),
-        forget_energy(state.memory, common.forget, common.control),
-        forget_energy(used, common.forget, common.control),
-        auc(scores[0], scores[1]).value,
+        energy,
+        used_energy,
+        auc(scores.forget, scores.control).value,
         # members have small losses
         auc(-losses[0], -losses[1]).value,
         probes.gradients(theta, probes.retained).double().mean(0),

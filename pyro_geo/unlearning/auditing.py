@@ -258,7 +258,7 @@ def audit(
         unlearned.policies,
         tuple(rows),
         {name: _spectrum(one) for name, one in states.items()},
-        _scores(states, common),
+        _scores(states),
     )
 
 
@@ -316,15 +316,12 @@ def _spectrum(one: Prepared) -> list[float]:
     return eigenvalues(one.raised).flip(0).tolist()
 
 
-def _scores(states: dict[str, Prepared], common: Common) -> dict[str, list[float]]:
-    from pyro_geo.unlearning.membership import rayleigh
-
-    found = {}
-    for name, one in states.items():
-        for kind, gradients in common._asdict().items():
-            scores = rayleigh(one.state.memory, gradients)
-            found[f"{name}, {kind}"] = scores.sort().values.tolist()
-    return found
+def _scores(states: dict[str, Prepared]) -> dict[str, list[float]]:
+    return {
+        f"{name}, {kind}": scores.sort().values.tolist()
+        for name, one in states.items()
+        for kind, scores in one.scores._asdict().items()
+    }
 
 
 def _check_alike(unlearned: State, state: State, name: str) -> None:
