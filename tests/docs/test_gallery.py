@@ -1,0 +1,56 @@
+"""The gallery of the documentation: each model and program has its command."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {path.stem for path in (ROOT / "models").glob("*.py")}
+PROGRAMS = {path.stem for path in (ROOT / "inference").glob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "gallery.py")))
+
+
+def test_each_model_has_a_run_and_each_program_is_run(gallery):
+    assert gallery.RUNS.keys() == MODELS
+    assert {run.split(".py")[0] for run in gallery.RUNS.values()} == PROGRAMS
+
+
+def test_pages_show_commands_that_name_real_files(gallery, tmp_path):
+    pages = tmp_path / "pages"
+    gallery.build(pages, tmp_path / "kept", run=False)
+    names = MODELS | {f"program_{name}" for name in PROGRAMS} | {"index"}
+    assert {path.stem for path in pages.iterdir()} == names
+    for name in MODELS:
+        text = (pages / f"{name}.md").read_text()
+        (command,) = (x for x in text.splitlines() if x.startswith("$ python "))
+        files = [word for word in command.split() if word.endswith(".py")]
+        assert f"models/{name}.py" in files
+        assert all((ROOT / file).is_file() for file in files)
+        assert (ROOT / "models" / f"{name}.py").read_text() in text
+
+
+def test_a_run_leaves_its_picture_and_its_output(gallery, tmp_path, monkeypatch):
+    # a run that is kept is not run again, so a small one can stand for it
+    kept = tmp_path / "kept" / "eight_schools"
+    kept.mkdir(parents=True)
+    (kept / "output.txt").write_text("mu  4.4")
+    for name in ("picture.png", "report.html"):
+        (kept / name).write_bytes(b"made before")
+    entry = gallery.read_entry("eight_schools", kept, tmp_path)
+    assert entry.output == "mu  4.4"
+    assert (tmp_path / "eight_schools.png").read_bytes() == b"made before"
+    assert (tmp_path / "eight_schools_report.html").is_file()
+
+
+def test_a_failed_run_stops_the_build(gallery, tmp_path, monkeypatch):
+    monkeypatch.setitem(gallery.RUNS, "eight_schools", "absent.py {}")
+    with pytest.raises(
+        RuntimeError, match=r"eight_schools: the command failed\n.*absent"
+    ):
+        gallery.run_once("eight_schools", tmp_path)
