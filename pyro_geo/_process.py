@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
-from filelock import FileLock
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = [
     "Seconds",
@@ -71,6 +73,8 @@ def alone(name: str) -> FileLock:
     Returns:
         The lock, a context manager.
     """
+    from filelock import FileLock
+
     user = getattr(os, "getuid", lambda: 0)()
     return FileLock(Path(tempfile.gettempdir()) / f"pyro_geo_{user}_{name}.lock")
 

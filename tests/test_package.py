@@ -36,6 +36,23 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert fresh(code) == "[]"
 
 
+# What a sampler does without until it is asked for a table, a picture or processes.
+LATER = ("arviz", "filelock", "gpytorch", "joblib", "matplotlib", "numba", "pandas")
+LATER += ("scipy", "xarray", "zarr")
+
+
+def test_importing_a_sampler_loads_torch_pyro_and_little_else():
+    code = f"""
+import sys, warnings
+warnings.simplefilter("ignore")
+import torch, pyro
+before = set(sys.modules)
+from pyro_geo.infer import HMC, MCMC
+print([name for name in {LATER!r} if name in set(sys.modules) - before])
+"""
+    assert fresh(code) == "[]"
+
+
 def test_lazy_names_are_importable_and_listed():
     for name in pyro_geo.__all__:
         assert name in dir(pyro_geo)

@@ -9,13 +9,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
-import joblib
 import numpy as np
 
 from pyro_geo.errors import UnsupportedError, WorkerError
+
+if TYPE_CHECKING:
+    import joblib
 
 __all__ = ["Failure", "JoblibPool", "let_memory_stay", "num_processes", "packed"]
 
@@ -24,6 +26,8 @@ _TRIES = 5  # failures in a row without a single task done
 
 def num_processes(n_jobs: int | None) -> int:
     """How many processes joblib would use; None is what its context says."""
+    import joblib
+
     jobs: Any = n_jobs  # joblib's annotation leaves None out
     return joblib.effective_n_jobs(jobs)
 
@@ -42,6 +46,8 @@ def packed(parcel: object, where: str) -> tuple[str, np.ndarray]:
     Raises:
         UnsupportedError: something in it does not pickle.
     """
+    import joblib
+
     try:
         content = cloudpickle.dumps(parcel)
     except Exception as reason:  # whatever an object of the user's may raise
@@ -127,6 +133,8 @@ class JoblibPool:
             parallel.__exit__(None, None, None)
 
     def _pool(self) -> joblib.Parallel:
+        import joblib
+
         if self._parallel is None:
             backend: Any = joblib.parallel.get_active_backend()[0]
             streams = backend.supports_return_generator
@@ -141,6 +149,8 @@ class JoblibPool:
         return self._parallel
 
     def _send(self, tasks: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+        import joblib
+
         parallel = self._pool()
         ready, self._preparing = self._preparing, ()
         for _ in ready:  # a pool takes one list of tasks at a time

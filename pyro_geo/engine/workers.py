@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import joblib
 import numpy as np
 import pyro
 import torch
@@ -150,6 +149,8 @@ class JoblibWorkers(JoblibPool):
     def _prepare(self, task: Task) -> None:
         """Let the workers start and rehearse a task, without waiting for them."""
         if self._parallel is None and (parallel := self._pool()).return_generator:
+            import joblib
+
             call = joblib.delayed(_rehearse)
             count = num_processes(self._n_jobs)
             ready: Any = parallel(

@@ -10,6 +10,18 @@ Modules:
     store: a folder of draws that a run leaves behind as it goes.
 """
 
-from pyro_geo.io.reports import report
+from typing import TYPE_CHECKING
+
+from pyro_geo._lazy import importer
+
+if TYPE_CHECKING:
+    from pyro_geo.io.reports import report
 
 __all__ = ["report"]
+
+__getattr__ = importer(globals(), {"report": "pyro_geo.io.reports"})
+
+
+def __dir__() -> list[str]:
+    """List the module's names, those not imported yet included."""
+    return sorted({*globals(), *__all__})

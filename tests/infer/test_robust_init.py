@@ -16,8 +16,7 @@ from torch import Tensor
 from pyro_geo import Target
 from pyro_geo.distributions import BoundedLikelihood
 from pyro_geo.errors import ConfigurationError, ModelError
-from pyro_geo.infer import HMC, MCMC, robust_init
-from pyro_geo.infer.robust_init import RobustInit
+from pyro_geo.infer import HMC, MCMC, RobustInit, robust_init
 
 dist: Any = pyro.distributions
 mask: Any = pyro.poutine.mask

@@ -6,15 +6,17 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import filelock
 import numpy as np
 
 import pyro_geo
 from pyro_geo.errors import CheckpointError, explain
 from pyro_geo.io.store._metadata import FORMAT, HEADER, Mismatch, check_root, parse
 from pyro_geo.io.store._npz import unpack_arrays
+
+if TYPE_CHECKING:
+    import filelock
 
 __all__ = [
     "LARGEST_ROOT",
@@ -147,6 +149,8 @@ def refuse_links(path: Path) -> None:
 
 def take(path: Path) -> filelock.FileLock:
     """Take the lock of a store, or refuse where another process has it."""
+    import filelock
+
     file = path / _LOCK
     lock = filelock.FileLock(file, timeout=0, is_singleton=False)
     try:

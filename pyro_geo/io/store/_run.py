@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import filelock
 import numpy as np
 
 import pyro_geo
@@ -35,6 +34,9 @@ from pyro_geo.io.store._groups import (
 )
 from pyro_geo.io.store._metadata import CHECKSUM, FORMAT, HEADER, digest
 from pyro_geo.io.store._npz import pack_arrays
+
+if TYPE_CHECKING:
+    import filelock
 
 __all__ = ["RunStore", "Snapshot"]
 
