@@ -96,7 +96,7 @@ def measure(quick: bool) -> Iterator[list[Row]]:
     count, systems = (4, 1) if quick else (32, 10)
     library: OfflineLibrary = OfflinePlanner(
         prior, plant, solver, num_draws=count, group_size=8
-    ).run(0)
+    ).run(seed=0)
     truth = prior.sample(systems, 77)
     steps: dict[str, list[float]] = {
         name: [] for name in ("UCB", "mean", "Thompson", "certainty equivalence")

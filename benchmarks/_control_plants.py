@@ -109,7 +109,7 @@ def measure_plant(case: str, quick: bool) -> list[Row]:
     learned = GPTDPolicyIteration(num_steps=40 if quick else 100, discount=DISCOUNT)
 
     def library(backend: ValueBackend, number: int) -> OfflineLibrary:
-        return OfflinePlanner(prior, plant, backend, num_draws=number).run(0)
+        return OfflinePlanner(prior, plant, backend, num_draws=number).run(seed=0)
 
     solved, few = library(exact, count), library(exact, 5)
     truth = prior.sample(systems, 99)

@@ -92,7 +92,7 @@ def make_case(
     chosen = {**module.options(), "alpha": 0.0, "polish": False, **options}
     if name == "gap_network":
         steps = {"num_steps": 200, "polish_steps": 10} if quick else {}
-        starts = fan_in_starts(target, 1, seed)
+        starts = fan_in_starts(target, 1, seed=seed)
         chosen["anchors"] = map_estimate(target, initial=starts, **steps)
     kernel, noise = DIMS(target, **chosen), Noise(seed)
     *_, warm = warm_up(
@@ -114,7 +114,7 @@ def make_case(
         noise.block([0], 0),
     )
     q = anchors.q.expand(num_particles, -1).contiguous()
-    level = anchors.level(kernel.options.polish_tol).expand(num_particles)
+    level = anchors.level(kernel.options.polish_tolerance).expand(num_particles)
     return Case(name, module, target, kernel.objective, kernel.options, q, v[0], level)
 
 

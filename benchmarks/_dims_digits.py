@@ -90,14 +90,16 @@ def make_sets(precision: float, seed: int, sizes: Sizes) -> Sets:
 def one_seed(scores: Scores, sets: Sets, seed: int, sizes: Sizes) -> None:
     """Score every method on one split."""
     target = sets.target
-    starts = fan_in_starts(target, MEMBERS, seed)
+    starts = fan_in_starts(target, MEMBERS, seed=seed)
     steps = {"num_steps": sizes.adam, "polish_steps": sizes.lbfgs}
     q, spent = seconds(
-        lambda: map_estimate(target, 1, seed, **steps, initial=starts[:1])
+        lambda: map_estimate(target, 1, seed=seed, **steps, initial=starts[:1])
     )
     score(scores, "MAP", sets, q, spent)
     members, cost = seconds(
-        lambda: deep_ensemble(target, MEMBERS, seed, sizes.adam, initial=starts)
+        lambda: deep_ensemble(
+            target, MEMBERS, seed=seed, num_steps=sizes.adam, initial=starts
+        )
     )
     score(scores, f"ensemble of {MEMBERS}", sets, members, cost)
     draws, cost = seconds(lambda: laplace_draws(target, q[0], sizes.draws, seed))
@@ -139,7 +141,7 @@ def linearised(
     """Score the linearised Laplace approximation."""
     (known, strange), cost = seconds(
         lambda: [
-            linearised_laplace(sets.target, q, test, sizes.draws, seed)["y"]
+            linearised_laplace(sets.target, q, test, sizes.draws, seed=seed)["y"]
             for test in (sets.known, sets.strange)
         ]
     )

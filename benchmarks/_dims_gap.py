@@ -85,13 +85,17 @@ def warm(data: Data, sizes: Sizes) -> None:
 def one_seed(scores: Scores, data: Data, sizes: Sizes, *, fan_in: bool) -> None:
     """Score what depends on the starts."""
     target, seed = data.target, data.seed
-    starts = fan_in_starts(target, MEMBERS, seed) if fan_in else None
+    starts = fan_in_starts(target, MEMBERS, seed=seed) if fan_in else None
     first = starts[:1] if starts is not None else None
     steps = {"num_steps": sizes.adam, "polish_steps": sizes.lbfgs}
-    q, spent = seconds(lambda: map_estimate(target, 1, seed, **steps, initial=first))
+    q, spent = seconds(
+        lambda: map_estimate(target, 1, seed=seed, **steps, initial=first)
+    )
     score(scores, "MAP", data, q, spent)
     members, cost = seconds(
-        lambda: deep_ensemble(target, MEMBERS, seed, sizes.adam, initial=starts)
+        lambda: deep_ensemble(
+            target, MEMBERS, seed=seed, num_steps=sizes.adam, initial=starts
+        )
     )
     score(scores, ENSEMBLE, data, members, cost)
     from_anchors(scores, data, members, sizes, cost)

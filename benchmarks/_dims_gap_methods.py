@@ -92,13 +92,18 @@ def dims(
 def others(scores: Scores, data: Data, sizes: Sizes) -> None:
     """Score Langevin dynamics, from short training runs."""
     target, seed = data.target, data.seed
-    starts = fan_in_starts(target, sizes.draws, seed)
+    starts = fan_in_starts(target, sizes.draws, seed=seed)
 
     def run() -> Tensor:
         begin = map_estimate(
-            target, sizes.draws, seed, sizes.adam // 4, polish_steps=0, initial=starts
+            target,
+            sizes.draws,
+            seed=seed,
+            num_steps=sizes.adam // 4,
+            polish_steps=0,
+            initial=starts,
         )
-        return sghmc(target, sizes.draws, sizes.langevin, seed, initial=begin)
+        return sghmc(target, sizes.draws, sizes.langevin, seed=seed, initial=begin)
 
     draws, cost = seconds(run)
     method = f"SGHMC, {sizes.draws} chains x {sizes.langevin}"
@@ -186,7 +191,7 @@ def linearised(
     for seed in seeds:
         fits, once = seconds(
             lambda seed=seed: [
-                linearised_laplace(data.target, q, test, count, seed)["y"]
+                linearised_laplace(data.target, q, test, count, seed=seed)["y"]
                 for test in tests
             ]
         )

@@ -38,7 +38,7 @@ def main() -> None:
         )
     else:
         library = study.planner.run(
-            arguments.seed, store=arguments.store, n_jobs=arguments.jobs
+            seed=arguments.seed, store=arguments.store, n_jobs=arguments.jobs
         )
     print(library)
     found = compare(

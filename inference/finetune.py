@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("model", metavar="MODEL", help="path of a model file")
     parser.add_argument("--spd", type=float, default=1.0, help="strength of the decay")
     parser.add_argument("--steps", type=int, default=1000, help="of each fit")
-    parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="finetune_report", help="folder of the report")
     arguments = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
         file["shifted"](),
         tests,
         num_steps=arguments.steps,
-        lr=arguments.lr,
+        learning_rate=arguments.learning_rate,
         spd=arguments.spd,
         seed=arguments.seed,
     )

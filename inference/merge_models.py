@@ -34,7 +34,7 @@ def main() -> None:
         settings = (target, 1, seed, arguments.steps, rate)
         return map_estimate(*settings, polish_steps=0, initial=start)
 
-    start = fit(target, fan_in_starts(target, 1, seed), 0.02)
+    start = fit(target, fan_in_starts(target, 1, seed=seed), 0.02)
     base, models = target.constrain(start[0]), {}
     x, y = file["tasks"]("fitting", seed)
     for task in x:

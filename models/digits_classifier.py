@@ -63,7 +63,7 @@ def out_of_distribution() -> tuple[Tensor]:
 
 def options() -> dict[str, object]:
     # a hundredth of the prior: without any, separable classes have no minimum
-    flat = {"alpha": 0.0, "explore_time": 5.0, "polish_max_iter": 200}
+    flat = {"alpha": 0.0, "explore_time": 5.0, "polish_max_steps": 200}
     return {"loss": "nll", "prior_weight": 0.01, "velocity_scale": 0.5, **flat}
 
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def fan_in_starts(target: Target, num_starts: int, seed: int = 0) -> Tensor:
+def fan_in_starts(target: Target, num_starts: int, *, seed: int = 0) -> Tensor:
     r"""Draw starts as neural networks do: each weight matrix scaled by its inputs.
 
     .. math:: W_{ij} \sim N(0, 1/n_\mathrm{in}), \qquad b \sim N(0, 1/n_\mathrm{in})
@@ -70,10 +70,10 @@ def fan_in_starts(target: Target, num_starts: int, seed: int = 0) -> Tensor:
 def map_estimate(
     target: Target,
     num_starts: int = 1,
+    *,
     seed: int = 0,
     num_steps: int = 2_000,
     learning_rate: float = 0.02,
-    *,
     polish_steps: int = 200,
     initial: Tensor | None = None,
 ) -> Tensor:
@@ -116,10 +116,10 @@ def map_estimate(
 def deep_ensemble(
     target: Target,
     num_members: int = 8,
+    *,
     seed: int = 0,
     num_steps: int = 2_000,
     learning_rate: float = 0.02,
-    *,
     initial: Tensor | None = None,
 ) -> Tensor:
     """Train the same network from several random starts.
@@ -150,7 +150,12 @@ def deep_ensemble(
         [1.0, 1.0, 1.0, 1.0]
     """
     return map_estimate(
-        target, num_members, seed, num_steps, learning_rate, initial=initial
+        target,
+        num_members,
+        seed=seed,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        initial=initial,
     )
 
 
@@ -158,8 +163,8 @@ def sghmc(
     target: Target,
     num_chains: int,
     num_steps: int = 3_000,
-    seed: int = 0,
     *,
+    seed: int = 0,
     num_draws: int = 1,
     step_size: float | None = None,
     friction: float = 1.0,
@@ -205,7 +210,9 @@ def sghmc(
     check_count("num_steps", num_steps, 2 * num_draws)
     check_number("friction", friction, strict=True)
     if initial is None:
-        initial = map_estimate(target, num_chains, seed, 500, polish_steps=0)
+        initial = map_estimate(
+            target, num_chains, seed=seed, num_steps=500, polish_steps=0
+        )
     q = _starts(target, num_chains, seed, initial)
     generator = torch.Generator().manual_seed(seed)
     if step_size is None:

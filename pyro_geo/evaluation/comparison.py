@@ -196,7 +196,7 @@ def score_table(
         name: prediction_scores(predict(test, q)) for name, q in draws.items()
     }
     # one member of the ensemble is a MAP estimate, at its share of the time
-    members, seconds = _timed(lambda: deep_ensemble(target, num_members, seed))
+    members, seconds = _timed(lambda: deep_ensemble(target, num_members, seed=seed))
     single = members[:1]
     rows["MAP"] = prediction_scores(predict(test, single))
     rows["MAP"]["cpu_s"] = seconds / num_members
@@ -206,7 +206,7 @@ def score_table(
     mixing = class_mixing(density.observations(single[0], test.data)[name].fn)
     fitted, seconds = _timed(
         lambda: linearised_laplace(
-            target, single[0], test, num_draws, seed, mixing=mixing
+            target, single[0], test, num_draws, seed=seed, mixing=mixing
         )[name]
     )
     value = test.observed[name]

@@ -35,6 +35,7 @@ def linearised_laplace(
     q_map: Tensor,
     test: Target,
     num_draws: int = 100,
+    *,
     seed: int = 0,
     mixing: Mixing = "draws",
 ) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def _best(target: Target, num_steps: int, seed: int) -> Tensor:
 
     target = target.with_rung("traced")  # too short to pay for compiling
     with one_thread():
-        found = map_estimate(target, _STARTS, seed, num_steps, polish_steps=num_steps)
+        found = map_estimate(
+            target, _STARTS, seed=seed, num_steps=num_steps, polish_steps=num_steps
+        )
     value = target.log_prob(found).nan_to_num(nan=-torch.inf)
     return found[value.argmax()].unsqueeze(0)

@@ -66,7 +66,7 @@ def robust_init(
     model: Callable[..., Any] | Target,
     *args: Any,
     score: Score = "capped",
-    n_subsets: int = 60,
+    num_subsets: int = 60,
     subset_size: int | None = None,
     seed: int = 0,
     **kwargs: Any,
@@ -94,7 +94,7 @@ def robust_init(
         *args: the model's arguments.
         score: `"capped"`, or a function of the absolute residuals `(subsets, sites,
             data)` to scores `(subsets,)`, lower for a better fit.
-        n_subsets: how many.
+        num_subsets: how many.
         subset_size: data in each; three more than there are parameters if None, and
             at most half of the data.
         seed: of the subsets and of their starts.
@@ -124,7 +124,7 @@ def robust_init(
     check_choice("score", score, ("capped",) if isinstance(score, str) else (score,))
     good = isinstance(score, str) or callable(score)
     check(good, "score", repr(score), '"capped" or a function of residuals')
-    check_count("n_subsets", n_subsets)
+    check_count("num_subsets", num_subsets)
     check_count("subset_size", subset_size)
     if isinstance(model, Target):
         target = model
@@ -135,9 +135,9 @@ def robust_init(
     size = subset_size or max(min(target.dim + 3, n // 2), 1)
     check(size <= n, "subset_size", subset_size, f"at most {n}, the number of data")
     generator = torch.Generator().manual_seed(seed)
-    ranks = torch.rand(n_subsets, n, generator=generator).argsort(-1)
+    ranks = torch.rand(num_subsets, n, generator=generator).argsort(-1)
     chosen = ranks < size
-    q = target.initial(n_subsets, "uniform", generator)
+    q = target.initial(num_subsets, "uniform", generator)
     for _ in range(_ROUNDS):
         q = lbfgs(problem.least_squares(chosen.to(q)), q, _FIT_STEPS)
         info, _ = _standardised(problem.squares(q), problem.widths)

@@ -42,8 +42,8 @@ def conjugate_gradients(
     b: Tensor,
     *,
     diagonal: Tensor | None = None,
-    tol: float = 1e-10,
-    max_iter: int | None = None,
+    tolerance: float = 1e-10,
+    max_steps: int | None = None,
 ) -> Solution:
     """Solve positive-definite systems, all right-hand sides side by side.
 
@@ -55,8 +55,8 @@ def conjugate_gradients(
         b: right-hand sides, `(count, dim)`.
         diagonal: positive diagonal of a matrix close to it, `(dim,)`, by which the
             systems are scaled; none if None.
-        tol: relative residual at which a system is solved.
-        max_iter: products allowed; twice the dimension, at least 50, if None.
+        tolerance: relative residual at which a system is solved.
+        max_steps: products allowed; twice the dimension, at least 50, if None.
 
     Returns:
         The solutions.
@@ -71,9 +71,9 @@ def conjugate_gradients(
         [[1.0, 0.25]]
     """
     check_shape("b", b.shape, "(count, dim)", b.dim() == 2)
-    check_number("tol", tol, strict=True)
-    check_count("max_iter", max_iter)
-    limit = max(2 * b.shape[1], 50) if max_iter is None else max_iter
+    check_number("tolerance", tolerance, strict=True)
+    check_count("max_steps", max_steps)
+    limit = max(2 * b.shape[1], 50) if max_steps is None else max_steps
     inverse = torch.ones_like(b[:1]) if diagonal is None else diagonal.reciprocal()
     x, residual = 0.0 * b, b.clone()  # NaN stays NaN
     size = b.norm(dim=-1)
@@ -91,7 +91,7 @@ def conjugate_gradients(
         length = column(torch.where(going, energy / curvature, 0.0))
         x = x + length * direction
         residual = residual - length * image
-        going = going & (residual.norm(dim=-1) > tol * size)
+        going = going & (residual.norm(dim=-1) > tolerance * size)
         scaled = inverse * residual
         new = dot(residual, scaled)
         turned = scaled + column(new / energy) * direction

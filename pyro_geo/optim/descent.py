@@ -129,7 +129,11 @@ class _Pairs(NamedTuple):
 
 
 def lbfgs(
-    fn: ValueAndGrad, q: Tensor, num_steps: int, memory: int = 20, tol: float = 0.0
+    fn: ValueAndGrad,
+    q: Tensor,
+    num_steps: int,
+    memory: int = 20,
+    tolerance: float = 0.0,
 ) -> Tensor:
     """Minimise by L-BFGS, a history and a backtracking line search for every lane.
 
@@ -142,9 +146,9 @@ def lbfgs(
         q: starts, `(lanes, dim)`.
         num_steps: most steps, those that were too long included.
         memory: pairs of differences that a lane stores.
-        tol: slope along the step, in units of the loss: a lane stops after some steps
-            in a row with no more than that, twice what a full step wins on a quadratic
-            loss.
+        tolerance: slope along the step, in units of the loss: a lane stops after some
+            steps in a row with no more than that, twice what a full step wins on a
+            quadratic loss.
 
     Returns:
         The last positions, `(lanes, dim)`.
@@ -187,7 +191,7 @@ def lbfgs(
         size = torch.where(turned, 1.0, shorter)
         failed = torch.where(turned, 0, failed)
         # a history of few steps may know nothing of a direction that is soft
-        calm = torch.where(slope < -tol, 0, calm + turned)
+        calm = torch.where(slope < -tolerance, 0, calm + turned)
         # a decrease below the rounding of the loss cannot be seen
         seen = slope < -torch.finfo(q.dtype).eps * value.abs()
         active = active & seen & (calm < _CALM)

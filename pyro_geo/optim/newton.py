@@ -62,8 +62,8 @@ def polish_minima(
     loss: Callable[[Tensor], Tensor],
     theta: Tensor,
     *,
-    tol: float = 1e-2,
-    max_iter: int = 25,
+    tolerance: float = 1e-2,
+    max_steps: int = 25,
     batched: bool = False,
     generator: torch.Generator | None = None,
 ) -> PolishResult:
@@ -76,7 +76,7 @@ def polish_minima(
     A point that has come to a saddle is moved down the direction of negative
     curvature and polished again; where that leads to no minimum it is marked
     (:func:`~pyro_geo.optim.saddles.leave_saddles` says how it is looked for). With
-    `max_iter=0` points are judged where they are.
+    `max_steps=0` points are judged where they are.
 
     Raises :class:`~pyro_geo.errors.ConfigurationError` where `theta` has neither
     one nor two axes.
@@ -84,8 +84,8 @@ def polish_minima(
     Args:
         loss: function of one point, `(dim,)` to `()`; or of all, if `batched`.
         theta: starts, `(n, dim)` or `(dim,)`.
-        tol: predicted decrease at which to stop, in units of the loss.
-        max_iter: Newton steps allowed.
+        tolerance: predicted decrease at which to stop, in units of the loss.
+        max_steps: Newton steps allowed.
         batched: the loss maps `(n, dim)` to `(n,)`, rows independent of each other.
         generator: randomness of the search for negative curvature; one of seed 0 if
             None.
@@ -100,13 +100,13 @@ def polish_minima(
     Example:
         >>> hyperbola = lambda x: (x[0] * x[1] - 1) ** 2
         >>> start = torch.tensor([[2.0, 0.6]], dtype=torch.float64)
-        >>> result = polish_minima(hyperbola, start, tol=1e-18)
+        >>> result = polish_minima(hyperbola, start, tolerance=1e-18)
         >>> bool(result.loss < 1e-18), result.converged.tolist()
         (True, [True])
     """
     check(theta.dim() in (1, 2), "theta", tuple(theta.shape), "(dim,) or (n, dim)")
-    check_number("tol", tol)
-    check_number("max_iter", max_iter)
+    check_number("tolerance", tolerance)
+    check_number("max_steps", max_steps)
     start = torch.atleast_2d(theta).detach()
     lanes = loss if batched else torch.func.vmap(loss)
     before = lanes(start).detach()
@@ -117,19 +117,19 @@ def polish_minima(
     def hvp(q: Tensor, v: Tensor) -> Tensor:
         return batched_hvp(lanes, q, v)
 
-    state = polish(value_and_grad, hvp, start, tol=tol, max_iter=max_iter)
+    state = polish(value_and_grad, hvp, start, tolerance=tolerance, max_steps=max_steps)
     active = state.status == CONVERGED
-    if not max_iter:
+    if not max_steps:
         # without a slope Newton's method may still see a way down: the curvature's
-        active |= dot(state.grad, state.grad).sqrt() * FIRST_RADIUS <= tol
+        active |= dot(state.grad, state.grad).sqrt() * FIRST_RADIUS <= tolerance
     noise = torch.Generator().manual_seed(0) if generator is None else generator
     state = leave_saddles(
         value_and_grad,
         hvp,
         state,
         torch.randn(start.shape, generator=noise, dtype=torch.float64).to(start),
-        tol=tol,
-        max_iter=max_iter,
+        tolerance=tolerance,
+        max_steps=max_steps,
         active=active,
         directions=_DIRECTIONS,
     )

@@ -60,8 +60,8 @@ def leave_saddles(
     state: PolishState,
     start: Tensor,
     *,
-    tol: float,
-    max_iter: int,
+    tolerance: float,
+    max_steps: int,
     active: Tensor,
     directions: int = 1,
     share: float = 1e-2,
@@ -86,10 +86,10 @@ def leave_saddles(
         value_and_grad: `(lanes, dim)` to `(lanes,)` and `(lanes, dim)`.
         hvp: Hessian-vector products, `(lanes, dim)` twice to `(lanes, dim)`.
         state: the points, polished; where the predicted decrease is NaN it is found as
-            far as it is needed, and the gain must be more than `tol` too.
+            far as it is needed, and the gain must be more than `tolerance` too.
         start: normal numbers that Lanczos' method starts with, `(lanes, dim)`.
-        tol: predicted decrease that the points were polished to.
-        max_iter: Newton steps allowed after each way down; with 0 nothing moves.
+        tolerance: predicted decrease that the points were polished to.
+        max_steps: Newton steps allowed after each way down; with 0 nothing moves.
         active: which points to look at, `(lanes,)` boolean.
         directions: most directions to follow at a point.
         share: smallest negative eigenvalue, relative to the largest one, that is found
@@ -118,8 +118,8 @@ def leave_saddles(
         ...     hvp,
         ...     state,
         ...     torch.ones(1, 2),
-        ...     tol=1e-2,
-        ...     max_iter=25,
+        ...     tolerance=1e-2,
+        ...     max_steps=25,
         ...     active=torch.tensor([True]),
         ... )
         >>> bool(state.loss < 1e-2), state.status.item() == CONVERGED
@@ -128,8 +128,8 @@ def leave_saddles(
     dim = start.shape[-1]
     room = _BASIS // (start.numel() * start.element_size())
     steps = max(1, min(num_steps(dim, share, risk), room))
-    rounds = _ROUNDS if max_iter else 0
-    first, finer = state, tol
+    rounds = _ROUNDS if max_steps else 0
+    first, finer = state, tolerance
     left = torch.zeros_like(active)  # points that were saddles
     lost = torch.zeros_like(active)  # those of them that have not found a minimum
     for k in range(rounds + 1):
@@ -139,14 +139,18 @@ def leave_saddles(
         ritz = lanczos(lambda v, q=q: hvp(q, v), start, steps, directions)
         rounding = rounding_of(state.loss)
         steep = ritz.values[:, 0] < -_STEEP * ritz.norm
-        limit = _limit(state, ritz, tol, torch.ones_like(rounding))
+        limit = _limit(state, ritz, tolerance, torch.ones_like(rounding))
         least = torch.where(steep, rounding, limit)
-        fall = _fall(value_and_grad, state, ritz, tol, least, active)
+        fall = _fall(value_and_grad, state, ritz, tolerance, least, active)
         spent = torch.where(active, steps, 0) + fall.n_evals
         state = state._replace(n_evals=state.n_evals + spent)
-        asked = active & state.predicted.isnan() & (fall.gain > rounding.clamp(min=tol))
-        state, sloping = _look(value_and_grad, hvp, state, tol, asked)
-        saddle = active & (fall.gain > _limit(state, ritz, tol, fall.length))
+        asked = (
+            active
+            & state.predicted.isnan()
+            & (fall.gain > rounding.clamp(min=tolerance))
+        )
+        state, sloping = _look(value_and_grad, hvp, state, tolerance, asked)
+        saddle = active & (fall.gain > _limit(state, ritz, tolerance, fall.length))
         saddle &= ~sloping & ~state.predicted.isnan()
         left |= saddle
         if k == rounds:
@@ -155,9 +159,9 @@ def leave_saddles(
         active = saddle | (active & steep)
         finer *= _FINER
         moved = torch.where(column(active & (fall.gain > rounding)), fall.q, q)
-        state = _polish_on(value_and_grad, hvp, state, moved, finer, max_iter, active)
+        state = _polish_on(value_and_grad, hvp, state, moved, finer, max_steps, active)
         still = rounding_of(state.loss)
-        at_rest = state.predicted <= still.clamp(min=tol)
+        at_rest = state.predicted <= still.clamp(min=tolerance)
         status = torch.where(active & at_rest, CONVERGED, state.status)
         state = state._replace(status=status)
         lost |= left & active & ~at_rest
@@ -174,7 +178,7 @@ def _look(
     value_and_grad: ValueAndGrad,
     hvp: Callable[[Tensor, Tensor], Tensor],
     state: PolishState,
-    tol: float,
+    tolerance: float,
     asked: Tensor,
 ) -> tuple[PolishState, Tensor]:
     """Find what a Newton step predicts at some points that were not polished.
@@ -184,8 +188,10 @@ def _look(
     """
     if not bool(asked.any()):
         return state, asked
-    look = polish(value_and_grad, hvp, state.q, tol=tol, max_iter=0, active=asked)
-    level = dot(look.grad, look.grad).sqrt() * FIRST_RADIUS <= tol
+    look = polish(
+        value_and_grad, hvp, state.q, tolerance=tolerance, max_steps=0, active=asked
+    )
+    level = dot(look.grad, look.grad).sqrt() * FIRST_RADIUS <= tolerance
     state = state._replace(
         status=torch.where(asked, look.status, state.status),
         predicted=torch.where(asked, look.predicted, state.predicted),
@@ -194,7 +200,7 @@ def _look(
     return state, asked & ~level & (look.status != CONVERGED)
 
 
-def _limit(state: PolishState, ritz: Ritz, tol: float, length: Tensor) -> Tensor:
+def _limit(state: PolishState, ritz: Ritz, tolerance: float, length: Tensor) -> Tensor:
     """Bound how far the loss may fall along a line from a point that is no saddle.
 
     Returns:
@@ -211,7 +217,7 @@ def _limit(state: PolishState, ritz: Ritz, tol: float, length: Tensor) -> Tensor
     # more than a Newton step predicts
     down = ritz.values[:, 0] < -ritz.rounding
     rounding = rounding_of(state.loss)
-    return torch.where(down, explained, explained.clamp(min=tol)) + rounding
+    return torch.where(down, explained, explained.clamp(min=tolerance)) + rounding
 
 
 def _where(chosen: Tensor, new: PolishState, old: PolishState) -> PolishState:
@@ -229,12 +235,14 @@ def _polish_on(
     hvp: Callable[[Tensor, Tensor], Tensor],
     state: PolishState,
     q: Tensor,
-    tol: float,
-    max_iter: int,
+    tolerance: float,
+    max_steps: int,
     active: Tensor,
 ) -> PolishState:
     """Polish some points from other positions, and leave the rest as they are."""
-    new = polish(value_and_grad, hvp, q, tol=tol, max_iter=max_iter, active=active)
+    new = polish(
+        value_and_grad, hvp, q, tolerance=tolerance, max_steps=max_steps, active=active
+    )
     new = new._replace(
         n_iter=state.n_iter + new.n_iter, n_evals=state.n_evals + new.n_evals
     )
@@ -245,7 +253,7 @@ def _fall(
     value_and_grad: ValueAndGrad,
     state: PolishState,
     ritz: Ritz,
-    tol: float,
+    tolerance: float,
     least: Tensor,
     active: Tensor,
 ) -> _Fall:
@@ -263,7 +271,7 @@ def _fall(
         # where a quadratic loss changes by the tolerance, or shows above its rounding
         rounding = rounding_of(state.loss)
         bend = torch.maximum(value.abs(), ritz.rounding)
-        usual = (2 * rounding.clamp(min=tol) / bend).sqrt()
+        usual = (2 * rounding.clamp(min=tolerance) / bend).sqrt()
         near = FIRST_RADIUS / 16
         length = torch.where(
             down, usual.clamp(near, 64 * FIRST_RADIUS), usual.clamp(max=near)

@@ -98,14 +98,14 @@ def _solve(
     grad: Tensor,
     radius: Tensor,
     active: Tensor,
-    tol: float,
+    tolerance: float,
 ) -> _Step:
     """Minimise the quadratic model within the region by Steihaug's method.
 
     A rough solution is enough for a step. Where its predicted decrease is no more than
-    `tol`, the solution is refined: only an accurate prediction can show convergence.
-    Negative curvature that appears while refining ends the solve where it is, since
-    following it would slide along the valley.
+    `tolerance`, the solution is refined: only an accurate prediction can show
+    convergence. Negative curvature that appears while refining ends the solve where it
+    is, since following it would slide along the valley.
 
     Returns:
         The move and its predicted decrease.
@@ -145,7 +145,7 @@ def _solve(
         under_way = column(going)
         residual = torch.where(under_way, residual + column(tau) * product, residual)
         new2 = dot(residual, residual)
-        target = torch.where(predicted > tol, rough, torch.minimum(rough, fine))
+        target = torch.where(predicted > tolerance, rough, torch.minimum(rough, fine))
         solved = going & ~leaves & (new2 <= target)
         inside = inside | solved
         going = going & ~leaves & ~solved & torch.isfinite(new2)
@@ -163,23 +163,23 @@ def polish(
     hvp: Callable[[Tensor, Tensor], Tensor],
     q: Tensor,
     *,
-    tol: float = 1e-2,
-    max_iter: int = 25,
+    tolerance: float = 1e-2,
+    max_steps: int = 25,
     active: Tensor | None = None,
 ) -> PolishState:
     """Polish every lane by trust-region Newton steps.
 
     A lane has converged once the decrease predicted for the full Newton step is at most
-    `tol`; that step is its last. Where a predicted decrease is too small to show in the
-    loss, a step is accepted if it makes the gradient smaller. A lane whose numbers
-    stop being finite is frozen where it was.
+    `tolerance`; that step is its last. Where a predicted decrease is too small to show
+    in the loss, a step is accepted if it makes the gradient smaller. A lane whose
+    numbers stop being finite is frozen where it was.
 
     Args:
         value_and_grad: `(lanes, dim)` to `(lanes,)` and `(lanes, dim)`.
         hvp: Hessian-vector products, `(lanes, dim)` twice to `(lanes, dim)`.
         q: starts, `(lanes, dim)`.
-        tol: predicted decrease at which to stop.
-        max_iter: Newton steps allowed.
+        tolerance: predicted decrease at which to stop.
+        max_steps: Newton steps allowed.
         active: lanes to polish, `(lanes,)` boolean, default all; the others keep
             their position.
 
@@ -196,7 +196,7 @@ def polish(
         ...     lambda x: ((a * x * x).sum(-1) / 2, a * x),
         ...     lambda x, v: a * v,
         ...     torch.tensor([[0.3, -0.2]]),
-        ...     tol=1e-6,
+        ...     tolerance=1e-6,
         ... )
         >>> state.status.tolist(), bool(state.q.abs().max() < 1e-3)
         ([1], True)
@@ -216,14 +216,14 @@ def polish(
         n_iter=count,
         n_evals=count + 1,
     )
-    for last in [False] * max_iter + [True]:
+    for last in [False] * max_steps + [True]:
         going = state.status == UNDER_WAY
         if not bool(going.any()):
             break
-        step = _solve(hvp, state.q, state.grad, state.radius, going, tol)
+        step = _solve(hvp, state.q, state.grad, state.radius, going, tolerance)
         n_evals = state.n_evals + step.n_products
         lost = going & ~torch.isfinite(step.predicted)
-        settled = going & step.inside & (step.predicted <= tol) & ~lost
+        settled = going & step.inside & (step.predicted <= tolerance) & ~lost
         status = torch.where(settled, CONVERGED, state.status)
         status = torch.where(lost, DIVERGING, status)
         predicted = torch.where(going, step.predicted, state.predicted)

@@ -224,7 +224,7 @@ def fitted(
     if before is not None and before.shape == start.shape:
         better = loss(before)[0] < loss(start)[0]
         first, steps = torch.where(better[:, None], before, start), _MORE_STEPS
-    raw = lbfgs(loss, first, steps, tol=2 * _TOLERANCE)
+    raw = lbfgs(loss, first, steps, tolerance=2 * _TOLERANCE)
     share = (-loss(raw)[0]).reshape(-1, batch).softmax(0).nan_to_num(1 / len(KINDS))
     share = torch.where(share < _LEAST_SHARE, 0.0, share)
     share = (share / share.sum(0)).flatten()

@@ -368,7 +368,7 @@ class BayesController:
         score = known.log_weights.double() + noise
         count = min(num_draws, int((score > -math.inf).sum()))
         rows = score.topk(count).indices
-        more = planner.solve(known.theta[rows].to(self.library.theta), seed)
+        more = planner.solve(known.theta[rows].to(self.library.theta), seed=seed)
         self.library = self.library.joined(more)
         self._gp, self._fitted, self._warned = None, -1, False
 

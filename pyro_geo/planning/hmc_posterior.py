@@ -36,6 +36,17 @@ def dynamics_model(prior: Prior, log_likelihood: LogLikelihood) -> Callable[...,
     Returns:
         A model of :class:`Experience`, and of which of its steps count, `(T,)`; all
         where that is left out.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro import poutine
+        >>> def law(theta, s, a, s_next):
+        ...     return dist.Normal(theta[..., 0] * a, 1.0).log_prob(s_next)
+        >>> prior = Prior({"push": dist.Normal(torch.tensor(0.0), 1.0)})
+        >>> steps = Experience(*torch.ones(4, 5))
+        >>> trace = poutine.trace(dynamics_model(prior, law)).get_trace(steps)
+        >>> list(trace.stochastic_nodes)
+        ['push']
     """
 
     def model(steps: Experience, counts: Tensor | None = None) -> None:

@@ -90,11 +90,11 @@ class OfflinePlanner:
 
     def run(
         self,
-        seed: int = 0,
         *,
+        seed: int = 0,
         store: str | os.PathLike[str] | None = None,
         n_jobs: int | None = None,
-        progress_bar: bool = False,
+        progress_bar: bool = True,
     ) -> OfflineLibrary:
         """Draw and solve.
 
@@ -115,10 +115,10 @@ class OfflinePlanner:
     def resume(
         self,
         store: str | os.PathLike[str],
-        seed: int = 0,
         *,
+        seed: int = 0,
         n_jobs: int | None = None,
-        progress_bar: bool = False,
+        progress_bar: bool = True,
     ) -> OfflineLibrary:
         """Go on with a run that was cut short, or read one that is complete.
 
@@ -135,7 +135,7 @@ class OfflinePlanner:
         return self._run(theta, seed, store, n_jobs, progress_bar, resume=True)
 
     def solve(
-        self, theta: Tensor, seed: int = 0, *, n_jobs: int | None = None
+        self, theta: Tensor, *, seed: int = 0, n_jobs: int | None = None
     ) -> OfflineLibrary:
         """Solve draws from elsewhere, of a posterior say.
 

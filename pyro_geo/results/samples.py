@@ -156,7 +156,7 @@ class Samples(Facts):
         return self._weighted().khat
 
     def resample(
-        self, num_draws: int | None = None, seed: int | None = None
+        self, num_draws: int | None = None, *, seed: int | None = None
     ) -> dict[str, Tensor]:
         """Draw with the weights, systematically: draws of equal weight.
 

@@ -79,6 +79,14 @@ def overlays(
 
     Returns:
         One picture for each scalar.
+
+    Example:
+        >>> from pyro_geo.summaries import GaussianPosterior
+        >>> support = {"mean": torch.distributions.constraints.real}
+        >>> near = GaussianPosterior.from_samples({"mean": torch.randn(99)}, support)
+        >>> far = GaussianPosterior.from_samples({"mean": torch.randn(99) + 2}, support)
+        >>> len(overlays({"near": near, "far": far}))
+        1
     """
     check(len(posteriors) > 0, "posteriors", "none", "at least one")
     check_count("most", most)

@@ -92,7 +92,7 @@ def finetune(
     tests: Mapping[str, Data],
     *,
     num_steps: int = 1000,
-    lr: float = 0.01,
+    learning_rate: float = 0.01,
     spd: float = 1.0,
     num_draws: int = 100,
     seed: int = 0,
@@ -110,7 +110,7 @@ def finetune(
         later: arguments of the second one.
         tests: name to arguments that the fits are scored on.
         num_steps: steps of each fit.
-        lr: learning rate of each fit.
+        learning_rate: of each fit.
         spd: strength of SPD.
         num_draws: draws of a guide for its scores.
         seed: of everything random.
@@ -136,7 +136,7 @@ def finetune(
     check_count("num_steps", num_steps)
     check_count("num_draws", num_draws)
     check(bool(tests), "tests", "none", "at least one test set")
-    adam = {"lr": lr}
+    adam = {"lr": learning_rate}
     with pyro.get_param_store().scope(), private_randomness(seed):
         guide = AutoNormal(model)
         _fit(model, guide, PyroOptim(ClippedAdam, adam), earlier, num_steps)

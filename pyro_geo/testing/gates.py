@@ -37,12 +37,12 @@ _LARGEST_R_HAT = 1.01
 _LEAST_EFFECTIVE = 400.0
 
 
-def check_ledger(result: FlowResult, tol: float = 1e-2) -> None:
+def check_ledger(result: FlowResult, tolerance: float = 1e-2) -> None:
     """Every trajectory ended in time and its energy and friction work balance.
 
     Args:
         result: of a dissipative flow.
-        tol: imbalance allowed, as a share of the energy there was to lose.
+        tolerance: imbalance allowed, as a share of the energy there was to lose.
 
     Raises:
         AssertionError: the ledger is broken.
@@ -51,8 +51,10 @@ def check_ledger(result: FlowResult, tol: float = 1e-2) -> None:
         bad = int((~result.finished).sum())
         raise AssertionError(f"{bad} of {len(result.finished)} trajectories got stuck")
     worst = float(result.energy_error.abs().max())
-    if not worst <= tol:
-        raise AssertionError(f"the ledger misses {worst:.2e} of the energy, not {tol}")
+    if not worst <= tolerance:
+        raise AssertionError(
+            f"the ledger misses {worst:.2e} of the energy, not {tolerance}"
+        )
 
 
 def check_gaussian(

@@ -90,7 +90,7 @@ def plan_draws(call: Call) -> DeletionPlan:
         q = in_order(read_any(fit, target), target.layout)
     own = None if isinstance(fit, PosteriorDraws) else target
     found = leverage_of(fit, call.forget, target=own, seed=call.seed)
-    khat = found.khat(len(q), call.seed) if found.leverage < 1 else float("inf")
+    khat = found.khat(len(q), seed=call.seed) if found.leverage < 1 else float("inf")
     cost = time_gradient(target, q[0].to(target.device))
     options, first = draws_options(
         found.leverage, khat, khat_limit(len(q)), len(q), cost

@@ -65,7 +65,7 @@ def solver(matrix: Matrix, dim: int, what: str) -> tuple[Product, Tensor | None]
         return Cholesky(root).solve, dense
 
     def solve(b: Tensor) -> Tensor:
-        solution = conjugate_gradients(matrix.matvec, b, tol=_TOL, max_iter=2000)
+        solution = conjugate_gradients(matrix.matvec, b, tolerance=_TOL, max_steps=2000)
         if not bool(solution.positive.all()):
             _not_positive(what)
         if not float(solution.residual.max()) <= 1e-4:

@@ -69,6 +69,14 @@ def plan_forget(
     Raises:
         UncertifiedError: a certificate is asked for where none can be given.
         UnsupportedError: the fit is of no kind that is known.
+
+    Example:
+        >>> x, y = torch.eye(3), torch.ones(3, 1)
+        >>> line = torch.nn.Linear(3, 1, bias=False)
+        >>> _ = line.weight.data.fill_(1.0)
+        >>> squares = lambda f, y: 0.5 * (f - y).square().sum(-1)
+        >>> plan_forget(line, x, y, forget=[2], loss=squares).method
+        'newton'
     """
     call = Call(
         fit,

@@ -130,6 +130,13 @@ def forget_energy(memory: Multiplies, forget: Tensor, control: Tensor) -> float:
 
     Returns:
         The difference of means, in nats.
+
+    Example:
+        >>> from pyro_geo.geometry.matrices import Diagonal
+        >>> memory = Diagonal(torch.tensor([2.0, 1.0]))  # 4 and 1 as a matrix
+        >>> forget, control = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> round(forget_energy(memory, forget, control), 4)  # log 4
+        1.3863
     """
     return float(rayleigh(memory, forget).mean() - rayleigh(memory, control).mean())
 
@@ -154,6 +161,14 @@ def state_attack(
     Returns:
         Area under the curve: 1 where every unlearned memory is found out, one half
         where nothing tells them apart.
+
+    Example:
+        >>> from pyro_geo.geometry.matrices import Diagonal
+        >>> kept = [Diagonal(torch.tensor([4.0 + k, 1.0])) for k in range(3)]
+        >>> never = [Diagonal(torch.tensor([1.0, 1.0 + k])) for k in range(3)]
+        >>> forget, control = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> state_attack(kept, never, forget, control).value
+        1.0
     """
     check(len(unlearned) > 0, "unlearned", "none", "at least one memory")
     check(len(counterfactual) > 0, "counterfactual", "none", "at least one memory")

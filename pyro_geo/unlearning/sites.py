@@ -94,7 +94,7 @@ def delete_sites(
     num_samples: int = 256,
     curvature: Kind = "auto",
     polish: int = 0,
-    lr: float = 0.01,
+    learning_rate: float = 0.01,
     seed: int = 0,
     **kwargs: Any,
 ) -> SiteDeletion:
@@ -124,7 +124,7 @@ def delete_sites(
         curvature: `"auto"` takes the Hessian up to 512 coordinates, and Gauss-Newton
             matrices beyond.
         polish: steps of SVI on the data that stay, from there.
-        lr: learning rate of these.
+        learning_rate: of these.
         seed: of everything random.
         **kwargs: keyword arguments of the model.
 
@@ -189,7 +189,7 @@ def delete_sites(
         found,
         (done, change),
         polish,
-        lr,
+        learning_rate,
         seed,
     )
 
@@ -230,7 +230,7 @@ def _finished(
     found: Leverage,
     counts: tuple[int, float],
     polish: int,
-    lr: float,
+    learning_rate: float,
     seed: int,
 ) -> SiteDeletion:
     """Drop latents that go with the data, and make the guide."""
@@ -249,7 +249,7 @@ def _finished(
             _cannot_polish()
     made = new_guide(guide, model, args, kwargs, stays.layout, loc, precision)
     if polish:
-        _polish(model, made, args, kwargs, polish, lr, seed)
+        _polish(model, made, args, kwargs, polish, learning_rate, seed)
         moments = read_guide(made, args, kwargs, None)
         order = part_of(moments.layout, stays.layout.sites)[1]
         loc, precision = moments.loc[order], _in_order(moments.precision, order)
@@ -276,11 +276,17 @@ def _marginal(precision: PositiveDefinite, index: Tensor) -> PositiveDefinite:
 
 
 def _polish(
-    model: Any, guide: Any, args: Any, kwargs: Any, steps: int, lr: float, seed: int
+    model: Any,
+    guide: Any,
+    args: Any,
+    kwargs: Any,
+    steps: int,
+    learning_rate: float,
+    seed: int,
 ) -> None:
     """Train the new guide on the data that stay, outside the caller's store."""
     with own_parameters(), private_randomness(seed):
-        optimiser = ClippedAdam({"lr": lr, "lrd": 0.1 ** (1 / steps)})
+        optimiser = ClippedAdam({"lr": learning_rate, "lrd": 0.1 ** (1 / steps)})
         svi = SVI(model, guide, optimiser, Trace_ELBO(num_particles=8))
         for _ in range(steps):
             svi.step(*args, **kwargs)

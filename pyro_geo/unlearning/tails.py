@@ -58,7 +58,7 @@ class Leverage:
     slope: Tensor
     num_data: int
 
-    def khat(self, num_draws: int | None = None, seed: int = 0) -> float:
+    def khat(self, num_draws: int | None = None, *, seed: int = 0) -> float:
         r"""Predict the shape of the tail of the weights of a deletion.
 
         With infinitely many draws it is the leverage. With some thousands the tail
@@ -172,6 +172,20 @@ def predict_khat(
 
     Returns:
         The shape.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_geo.results import MemoryDraws
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(torch.tensor(0.0), 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        >>> target = Target.from_model(model, torch.zeros(3))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> q = 0.5 * torch.randn(1, 4000, 1, generator=generator)
+        >>> fit = PosteriorDraws(target, MemoryDraws(target, q))
+        >>> predict_khat(fit, [2]) < predict_khat(fit, [1, 2]) < 0.7
+        True
     """
     return leverage(fit, forget, **options).khat(num_draws)
 

@@ -92,7 +92,7 @@ def test_ensemble_finds_both_wells_and_repeats_with_its_seed():
     target = Target.from_potential(lambda q: (q * q - 1).square().sum(), 1)
 
     def run(seed: int) -> Tensor:
-        return baselines.deep_ensemble(target, 16, seed, num_steps=100)
+        return baselines.deep_ensemble(target, 16, seed=seed, num_steps=100)
 
     found = run(0)
     torch.testing.assert_close(found.abs(), torch.ones(16, 1))
@@ -168,7 +168,7 @@ def test_sghmc_repeats_with_its_seed():
     target, mean, _ = conjugate()
 
     def run(seed: int) -> Tensor:
-        return baselines.sghmc(target, 4, 10, seed, initial=mean.expand(4, 3))
+        return baselines.sghmc(target, 4, 10, seed=seed, initial=mean.expand(4, 3))
 
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))

@@ -142,7 +142,7 @@ def test_scales_masks_several_sites_and_vectors() -> None:
 def test_a_score_of_ones_own() -> None:
     x, y = leverage(1, 40)
     target = Target.from_model(regression, x, y, compile=False)
-    first, again = (robust_init(target, n_subsets=5) for _ in range(2))
+    first, again = (robust_init(target, num_subsets=5) for _ in range(2))
     assert all(torch.equal(first.values[k], again.values[k]) for k in first.values)
     assert (first.scores.diff() >= 0).all()
     assert len(first.scores) == 5
@@ -153,7 +153,7 @@ def test_a_score_of_ones_own() -> None:
         return (residuals**2).mean((-2, -1))
 
     state = torch.random.get_rng_state()
-    worse = robust_init(target, score=mean_of_squares, n_subsets=5)
+    worse = robust_init(target, score=mean_of_squares, num_subsets=5)
     assert seen == [torch.Size([5, 1, 40])]
     assert isinstance(worse, RobustInit)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -162,7 +162,7 @@ def test_a_score_of_ones_own() -> None:
 def test_bad_arguments_and_models_are_refused() -> None:
     x, y = leverage(0, 20)
     bad: list[tuple[dict[str, Any], str]] = [
-        ({"n_subsets": 0}, "n_subsets"),
+        ({"num_subsets": 0}, "num_subsets"),
         ({"subset_size": 0}, "subset_size"),
         ({"subset_size": 21}, "at most 20"),
         ({"score": "best"}, "score"),

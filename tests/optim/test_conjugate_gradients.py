@@ -43,7 +43,7 @@ def test_a_matrix_that_is_not_positive_is_told() -> None:
 
 def test_too_few_products_show_in_the_residual() -> None:
     a, b = _system(condition=1e6)
-    found = conjugate_gradients(lambda v: v @ a, b, max_iter=2)
+    found = conjugate_gradients(lambda v: v @ a, b, max_steps=2)
     assert found.num_products == 2
     residual = (b - found.x @ a).norm(dim=1) / b.norm(dim=1)
     torch.testing.assert_close(found.residual, residual)
@@ -52,8 +52,8 @@ def test_too_few_products_show_in_the_residual() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ShapeError):
         conjugate_gradients(lambda v: v, torch.ones(3))
-    with pytest.raises(ConfigurationError, match="tol"):
-        conjugate_gradients(lambda v: v, torch.ones(1, 3), tol=0.0)
+    with pytest.raises(ConfigurationError, match="tolerance"):
+        conjugate_gradients(lambda v: v, torch.ones(1, 3), tolerance=0.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -40,13 +40,13 @@ def test_lbfgs_with_a_tolerance_rests_at_minima():
         value, slope = rosenbrock(q)
         return value + 1e6, slope  # rounding decides near the minimum
 
-    found = lbfgs(counted, starts, 200, tol=2e-9)
+    found = lbfgs(counted, starts, 200, tolerance=2e-9)
     short = len(calls)
     lbfgs(counted, starts, 200)
     assert float(rosenbrock(found)[0].max()) < 1e-8
     assert short <= len(calls) - short
     # to rest too early is to stop too high
-    early = lbfgs(rosenbrock, starts, 200, tol=2.0)
+    early = lbfgs(rosenbrock, starts, 200, tolerance=2.0)
     assert float(rosenbrock(early)[0][1]) > 1e-3
 
 
@@ -69,7 +69,7 @@ def test_a_lane_of_lbfgs_stops_where_little_is_left():
         evaluated.append(q)
         return 0.5 * (scales * q * q).sum(-1), scales * q
 
-    found = lbfgs(bowl, torch.ones(1, 2), 100, tol=1e-2)
+    found = lbfgs(bowl, torch.ones(1, 2), 100, tolerance=1e-2)
     assert 0.0 < float(bowl(found)[0]) < 1e-2
     few = len(evaluated)
     evaluated.clear()

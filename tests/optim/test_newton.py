@@ -27,7 +27,7 @@ STARTS = {
 @pytest.mark.parametrize("name", STARTS)
 def test_minima_are_reached_to_rounding(name):
     loss, start = STARTS[name]
-    result = polish_minima(loss, real(start), tol=1e-22, batched=True)
+    result = polish_minima(loss, real(start), tolerance=1e-22, batched=True)
     assert bool((result.grad_norm <= 1e-9).all())
     assert bool((result.loss <= 3e-19).all())
     assert bool(result.converged.all())
@@ -39,25 +39,25 @@ def test_minima_are_reached_to_rounding(name):
 @pytest.mark.parametrize("name", STARTS)
 def test_it_stops_once_a_step_promises_little(name):
     loss, start = STARTS[name]
-    result = polish_minima(loss, real(start), tol=1e-2, batched=True)
+    result = polish_minima(loss, real(start), tolerance=1e-2, batched=True)
     assert bool(result.converged.all())
     assert bool((result.predicted_decrease <= 1e-2).all())
     # These losses reach zero, so what is left to win is the loss itself; a quadratic
     # model this close to a minimum is right to a small share.
     assert bool((result.loss <= 2e-2).all())
     assert bool((result.loss <= result.loss_before).all())
-    full = polish_minima(loss, real(start), tol=1e-22, batched=True)
+    full = polish_minima(loss, real(start), tolerance=1e-22, batched=True)
     assert bool((result.n_evals <= full.n_evals + 2).all())
 
 
 def test_moves_go_across_the_valley():
     loss, x = _affine()
     start = torch.linspace(-1, 1, 18).reshape(3, 6).double()
-    result = polish_minima(loss, start, tol=1e-22, batched=True)
+    result = polish_minima(loss, start, tolerance=1e-22, batched=True)
     null = torch.eye(6, dtype=torch.float64) - torch.linalg.pinv(x) @ x
     along = (result.theta - start) @ null
     assert along.abs().max() < 1e-13
-    on_ring = polish_minima(ring, real([[0.8, 0.5]]), tol=1e-22, batched=True)
+    on_ring = polish_minima(ring, real([[0.8, 0.5]]), tolerance=1e-22, batched=True)
     turned = torch.atan2(on_ring.theta[0, 1], on_ring.theta[0, 0])
     assert turned.item() == pytest.approx(torch.atan2(real(0.5), real(0.8)).item())
 
@@ -72,8 +72,8 @@ def test_negative_curvature_along_the_valley_is_not_followed():
 
 def test_a_loss_of_one_point_is_mapped():
     start = real([2.0, 0.6])
-    mapped = polish_minima(hyperbola, start, tol=1e-22)
-    batched = polish_minima(hyperbola, start[None], tol=1e-22, batched=True)
+    mapped = polish_minima(hyperbola, start, tolerance=1e-22)
+    batched = polish_minima(hyperbola, start[None], tolerance=1e-22, batched=True)
     assert mapped.theta.shape == (1, 2)
     torch.testing.assert_close(mapped.theta, batched.theta)
     moved = (mapped.theta - start).norm(dim=-1)
@@ -82,11 +82,14 @@ def test_a_loss_of_one_point_is_mapped():
 
 def test_an_offset_too_large_to_see_the_decrease_still_polishes():
     offset = polish_minima(
-        lambda x: ring(x) + 1e6, real([[1.1, 0.1]]), tol=1e-22, batched=True
+        lambda x: ring(x) + 1e6, real([[1.1, 0.1]]), tolerance=1e-22, batched=True
     )
     assert offset.grad_norm.item() <= 1e-9
     single = polish_minima(
-        lambda x: ring(x) + 100, torch.tensor([[1.1, 0.1]]), tol=1e-10, batched=True
+        lambda x: ring(x) + 100,
+        torch.tensor([[1.1, 0.1]]),
+        tolerance=1e-10,
+        batched=True,
     )
     assert single.theta.dtype == torch.float32
     assert single.grad_norm.item() <= 1e-4
@@ -114,7 +117,7 @@ def test_a_step_into_nan_is_taken_back():
     def loss(x):
         return (x[..., 0] - 0.5 * torch.log(x[..., 0])).square()
 
-    result = polish_minima(loss, real([[3.0]]), tol=1e-12, batched=True)
+    result = polish_minima(loss, real([[3.0]]), tolerance=1e-12, batched=True)
     assert not bool(result.diverging)
     assert bool(result.theta.isfinite().all())
     assert bool(result.converged)
@@ -124,16 +127,16 @@ def test_a_saddle_is_left_downhill():
     def saddle(x):
         return 0.25 * (x[..., 0] ** 2 - 1) ** 2 + x[..., 1] ** 2
 
-    result = polish_minima(saddle, real([[0.05, 0.3]]), tol=1e-12, batched=True)
+    result = polish_minima(saddle, real([[0.05, 0.3]]), tolerance=1e-12, batched=True)
     torch.testing.assert_close(result.theta, real([[1.0, 0.0]]), rtol=0, atol=1e-5)
 
 
 def test_spent_iterations_are_not_convergence():
-    result = polish_minima(banana, real([[-1.2, 1.0]]), max_iter=2, batched=True)
+    result = polish_minima(banana, real([[-1.2, 1.0]]), max_steps=2, batched=True)
     assert result.n_iter.item() == 2
     assert not bool(result.converged)
     assert bool(result.predicted_decrease > 1e-2)
-    none = polish_minima(banana, real([[-1.2, 1.0]]), max_iter=0, batched=True)
+    none = polish_minima(banana, real([[-1.2, 1.0]]), max_steps=0, batched=True)
     assert torch.equal(none.theta, real([[-1.2, 1.0]]))
     assert none.displacement.item() == 0
 
@@ -152,7 +155,7 @@ def test_lanes_that_are_not_asked_for_stay():
         return 2 * torch.stack([s * y + r * v[:, 1], s * x + r * v[:, 0]], -1)
 
     state = polish(
-        value_and_grad, hvp, start, tol=1e-20, active=torch.tensor([False, True])
+        value_and_grad, hvp, start, tolerance=1e-20, active=torch.tensor([False, True])
     )
     assert state.status.tolist() == [2, 1]
     assert torch.equal(state.q[0], start[0])
@@ -162,9 +165,9 @@ def test_lanes_that_are_not_asked_for_stay():
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"tol": -1.0}, "tol"),
-        ({"tol": float("nan")}, "tol"),
-        ({"max_iter": -1}, "max_iter"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": float("nan")}, "tolerance"),
+        ({"max_steps": -1}, "max_steps"),
         ({"theta": torch.zeros(2, 2, 2)}, "theta"),
     ],
 )

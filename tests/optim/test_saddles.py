@@ -109,13 +109,13 @@ def test_a_saddle_is_left_for_a_minimum(name, dtype):
 
 def test_a_network_wakes_its_dead_unit():
     """The best fit of one unit beside one that is off is a saddle of two units."""
-    alone = polish_minima(units, real([[1.5, 2.0]]), tol=1e-10, max_iter=100)
+    alone = polish_minima(units, real([[1.5, 2.0]]), tolerance=1e-10, max_steps=100)
     assert bool(alone.converged)
     w, a = alone.theta[0].tolist()
     start = real([[w, 0.0, a, 0.0]])
-    judged = polish_minima(units, start, max_iter=0)
+    judged = polish_minima(units, start, max_steps=0)
     assert judged.saddle.tolist() == [True]
-    result = polish_minima(units, start, tol=1e-6, max_iter=100)
+    result = polish_minima(units, start, tolerance=1e-6, max_steps=100)
     assert bool(result.converged)
     assert float(result.loss) < 0.5 * float(alone.loss)
     assert float(curvature(units, result.theta)) > -0.011
@@ -126,7 +126,7 @@ def test_a_network_wakes_its_dead_unit():
 def test_where_nothing_may_move_a_saddle_is_named(name, dtype):
     loss, points, _ = CASES[name]
     start = torch.as_tensor(points).to(dtype)[:1]
-    result = polish_minima(loss, start, max_iter=0)
+    result = polish_minima(loss, start, max_steps=0)
     assert result.saddle.tolist() == [True]
     assert result.converged.tolist() == [False]
     assert torch.equal(result.theta, start)

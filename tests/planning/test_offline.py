@@ -70,24 +70,24 @@ def same(first: OfflineLibrary, second: OfflineLibrary) -> bool:
 
 
 def test_a_library_is_a_function_of_its_seed() -> None:
-    first = planner(Noisy()).run(3)
+    first = planner(Noisy()).run(seed=3)
     assert len(first) == 22
-    assert same(first, planner(Noisy()).run(3))
-    assert not same(first, planner(Noisy()).run(4))
+    assert same(first, planner(Noisy()).run(seed=3))
+    assert not same(first, planner(Noisy()).run(seed=4))
     assert torch.equal(first.diagnostics["size"], first.theta[:, 0].abs())
 
 
 def test_any_number_of_workers_makes_the_same_library() -> None:
-    alone = planner(Noisy(1.5)).run(3)
+    alone = planner(Noisy(1.5)).run(seed=3)
     with joblib.parallel_config(backend="threading"):
-        assert same(alone, planner(Noisy(1.5)).run(3, n_jobs=2))
+        assert same(alone, planner(Noisy(1.5)).run(seed=3, n_jobs=2))
 
 
 @pytest.mark.slow
 def test_processes_make_the_same_library() -> None:
-    alone = planner(Noisy(1.5)).run(3)
+    alone = planner(Noisy(1.5)).run(seed=3)
     for jobs in (2, 3):
-        found = planner(Noisy(1.5)).run(3, n_jobs=jobs)
+        found = planner(Noisy(1.5)).run(seed=3, n_jobs=jobs)
         assert same(alone, found)
         assert found.failed == alone.failed
 
@@ -100,15 +100,15 @@ def test_clusters_make_the_same_library(backend: Any) -> None:
         own = Prior({"keep": dist.Uniform(0.8, 1.0), "push": dist.Uniform(-1.0, 1.0)})
         sizes: Any = {"num_draws": 12, "group_size": 3, "groups_per_round": 2}
         plant = unknown_sign(0.1)
-        return OfflinePlanner(own, plant, values, **sizes).run(3, n_jobs=n_jobs)
+        return OfflinePlanner(own, plant, values, **sizes).run(seed=3, n_jobs=n_jobs)
 
     learned = GPTDPolicyIteration(num_steps=20, max_sweeps=2, fit_steps=4, horizon=4)
     exact = GridBackend([torch.linspace(-4, 4, 41)], tolerance=1e-3)
     alone = [solved(values, 1) for values in (learned, exact)]
-    failing = planner(Noisy(1.5)).run(3)
+    failing = planner(Noisy(1.5)).run(seed=3)
     with backend():
         spread = [solved(values, None) for values in (learned, exact)]
-        found = planner(Noisy(1.5)).run(3)
+        found = planner(Noisy(1.5)).run(seed=3)
     assert same(failing, found)
     assert found.failed == failing.failed
     for first, second in zip(alone, spread, strict=True):
@@ -118,7 +118,7 @@ def test_clusters_make_the_same_library(backend: Any) -> None:
 
 
 def test_failed_draws_are_recorded(tmp_path) -> None:
-    whole, part = planner(Noisy()).run(3), planner(Noisy(1.0)).run(3)
+    whole, part = planner(Noisy()).run(seed=3), planner(Noisy(1.0)).run(seed=3)
     large = (whole.theta[:, 0] > 1.0).nonzero()[:, 0].tolist()
     assert list(part.failed) == large
     assert part.failed[large[0]] == "ArithmeticError: too large"
@@ -126,7 +126,7 @@ def test_failed_draws_are_recorded(tmp_path) -> None:
     assert torch.equal(part.theta, whole.theta[keep])
     assert torch.equal(part.tensors["q"], whole.tensors["q"][keep])  # seeds by number
     with pytest.raises(OfflinePlanningError, match="too large"):
-        planner(Noisy(0.0)).run(3)
+        planner(Noisy(0.0)).run(seed=3)
 
 
 def test_values_that_are_not_finite_have_failed() -> None:
@@ -139,7 +139,7 @@ def test_values_that_are_not_finite_have_failed() -> None:
 
 def test_a_store_goes_on_where_it_was_cut(tmp_path, monkeypatch) -> None:
     path = tmp_path / "library.zarr"
-    whole = planner(Noisy()).run(3)
+    whole = planner(Noisy()).run(seed=3)
     calls = []
 
     def stopped(*args: Any) -> Any:
@@ -151,17 +151,17 @@ def test_a_store_goes_on_where_it_was_cut(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("pyro_geo.planning.offline_run.solve_group", stopped)
         with pytest.warns(ConvergenceWarning, match="interrupted"):
-            part = planner(Noisy()).run(3, store=path)
+            part = planner(Noisy()).run(seed=3, store=path)
     assert len(part) == 8
-    assert same(whole, planner(Noisy()).resume(path, 3))
-    assert same(whole, planner(Noisy()).resume(path, 3))  # complete by now
+    assert same(whole, planner(Noisy()).resume(path, seed=3))
+    assert same(whole, planner(Noisy()).resume(path, seed=3))  # complete by now
     with pytest.raises(CheckpointError):
-        planner(Noisy()).resume(path, 4)
+        planner(Noisy()).resume(path, seed=4)
 
 
 def test_libraries_are_files_of_plain_tensors(tmp_path) -> None:
     own = planner(Noisy(1.0))
-    library = own.run(3)
+    library = own.run(seed=3)
     library.save(tmp_path / "library.pt")
     found = OfflineLibrary.load(tmp_path / "library.pt", own)
     assert same(library, found)
@@ -273,7 +273,7 @@ def test_every_exploring_rule_learns_to_push_back(explore: Any) -> None:
     backend = GPSarsa(
         num_episodes=6, episode_steps=12, fit_steps=8, explore=explore, discount=0.8
     )
-    library = OfflinePlanner(theta, plant, backend).run(1)
+    library = OfflinePlanner(theta, plant, backend).run(seed=1)
     s = torch.tensor([[1.5], [-1.5]], dtype=torch.float64)
     a = backend.bound(plant).grid[library.q(s)[0][0].argmax(-1)][:, 0]
     assert float(a[0]) < 0 < float(a[1])
@@ -283,7 +283,7 @@ def test_old_steps_keep_the_action_taken_unless_relinked() -> None:
     plant, theta = line(0.05), torch.tensor([[0.9, 0.5]], dtype=torch.float64)
     options: Any = {"num_episodes": 3, "episode_steps": 10, "fit_steps": 4}
     taken, linked = (
-        OfflinePlanner(theta, plant, GPSarsa(relink=relink, **options)).run(1)
+        OfflinePlanner(theta, plant, GPSarsa(relink=relink, **options)).run(seed=1)
         for relink in (False, True)
     )
     # on a path the next node is the node of the next row
@@ -295,7 +295,7 @@ def test_old_steps_keep_the_action_taken_unless_relinked() -> None:
         linked.tensors["x"][0][1:][inside],
     )
     returns = GPSarsa(relink=False, noise="return", **options)
-    library = OfflinePlanner(theta, plant, returns).run(1)
+    library = OfflinePlanner(theta, plant, returns).run(seed=1)
     assert bool(library.q(torch.zeros(1, 1).double())[0].isfinite().all())
 
 

@@ -37,7 +37,7 @@ def test_three_fits_are_scored_beside_the_earlier_one(tmp_path):
     pyro.param("mine", torch.ones(2))
     state = torch.get_rng_state()
     tests = {"earlier": earlier, "later": later}
-    found = finetune(model, earlier, later, tests, num_steps=70, lr=0.05)
+    found = finetune(model, earlier, later, tests, num_steps=70, learning_rate=0.05)
     assert torch.equal(state, torch.get_rng_state())
     assert list(pyro.get_param_store().keys()) == ["mine"]
     nll = found.table["nll"].unstack()

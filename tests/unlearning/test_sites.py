@@ -239,7 +239,9 @@ def test_a_polish_goes_on_to_the_retained_optimum() -> None:
     with pytest.warns(NonStationaryWarning):
         less = delete_sites(logistic, guide, X, Y, **options)
     with pytest.warns(NonStationaryWarning):
-        more = delete_sites(logistic, guide, X, Y, polish=80, lr=0.08, **options)
+        more = delete_sites(
+            logistic, guide, X, Y, polish=80, learning_rate=0.08, **options
+        )
     assert abs(float(less.loc) - truth) > 0.2
     assert abs(float(more.loc) - truth) < 0.12
 

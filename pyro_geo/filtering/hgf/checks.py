@@ -100,6 +100,11 @@ def hgf_parameters(
 
     Raises:
         HGFShapeError: the numbers of levels differ.
+
+    Example:
+        >>> parameters = hgf_parameters([-3.0, -2.0], 1.0, 0.0, 1.0, 10.0)
+        >>> parameters.mu0.shape, parameters.kappa.shape
+        (torch.Size([2]), torch.Size([1]))
     """
     check_choice("kind", kind, KINDS)
     if init_state is not None:
@@ -220,6 +225,11 @@ def hgf_inputs(
 
     Raises:
         HGFShapeError: there is no axis of time.
+
+    Example:
+        >>> inputs = hgf_inputs([0.1, float("nan"), 0.3], nan_policy="missing")
+        >>> inputs.observed.tolist()
+        [True, False, True]
     """
     check_choice("kind", kind, KINDS)
     check_choice("nan_policy", nan_policy, ("raise", "missing"))

@@ -162,8 +162,8 @@ class Cruise(Dynamics):
         walk: float = 1e-2,
         sd: float = 40.0,
         tau: float = 300.0,
-        axes: int = 2,
         *,
+        axes: int = 2,
         speed_sd: float = 200.0,
     ) -> None:
         check_number("walk", walk, strict=True)

@@ -52,7 +52,7 @@ class Runs:
             fault.
         hold: chance that the target keeps its dynamics from one step to the next.
         speed: least and largest speed of the target.
-        linearization: `ekf` or `ukf`, for a measurement that is not linear.
+        linearisation: `ekf` or `ukf`, for a measurement that is not linear.
 
     References:
         arXiv 2603.13613 (2026), for the setting; the algorithm is derived here.
@@ -83,7 +83,7 @@ class Runs:
         recover: float = 0.8,
         hold: float = 0.95,
         speed: tuple[float, float] | None = None,
-        linearization: Literal["ekf", "ukf"] = "ekf",
+        linearisation: Literal["ekf", "ukf"] = "ekf",
     ) -> None:
         check(len(dynamics) > 0, "dynamics", dynamics, "at least one")
         first, size = dynamics[0], measurement.size
@@ -106,7 +106,7 @@ class Runs:
         )
         check(good, "R", noise.tolist(), f"a positive definite ({size}, {size}) matrix")
         check_count("keep", keep)
-        check_choice("linearization", linearization, ("ekf", "ukf"))
+        check_choice("linearisation", linearisation, ("ekf", "ukf"))
         for name, value in (("p_fault", p_fault), ("recover", recover), ("hold", hold)):
             check_number(name, value, 0.0, 1.0, strict=True)
         if speed is not None:
@@ -133,7 +133,7 @@ class Runs:
             measurement,
             tuple(faults),
             speed,
-            linearization == "ukf" and not measurement.linear,
+            linearisation == "ukf" and not measurement.linear,
         )
 
     @property

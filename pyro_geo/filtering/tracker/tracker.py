@@ -53,7 +53,7 @@ class BoundedTracker(PyroModule):
         p_fault: chance that a nominal sensor fails at the next report.
         speed: least and largest speed of the target, a bound that a hovering decoy
             breaks.
-        linearization: `"ekf"` or `"ukf"`, for a measurement that is not linear.
+        linearisation: `"ekf"` or `"ukf"`, for a measurement that is not linear.
         residual_fn: subtracts a prediction from a report, both `(m, *lanes)`, in place
             of the measurement's own: for angles.
         recover: chance that a fault that ends leaves a nominal sensor, not another
@@ -94,7 +94,7 @@ class BoundedTracker(PyroModule):
         keep: int = 2,
         p_fault: float = 0.05,
         speed: tuple[float, float] | None = None,
-        linearization: Literal["ekf", "ukf"] = "ekf",
+        linearisation: Literal["ekf", "ukf"] = "ekf",
         residual_fn: Any = None,
         recover: float = 0.8,
         hold: float = 0.95,
@@ -120,7 +120,7 @@ class BoundedTracker(PyroModule):
             recover=recover,
             hold=hold,
             speed=speed,
-            linearization=linearization,
+            linearisation=linearisation,
         )
         for name, value in self.runs.parameters()._asdict().items():
             self.register_buffer(name, value)

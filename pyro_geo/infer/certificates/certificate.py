@@ -115,7 +115,7 @@ class Certificate:
         """Index of the particle of largest weight, which a single predictor is."""
         return int(self._weights().argmax())
 
-    def sample(self, num_draws: int, seed: int = 0) -> Tensor:
+    def sample(self, num_draws: int, *, seed: int = 0) -> Tensor:
         """Draw members of the ensemble; every prediction takes a new one.
 
         Args:

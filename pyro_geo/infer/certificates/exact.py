@@ -57,6 +57,21 @@ def certify_exact(
 
     References:
         Catoni (2007), PAC-Bayesian supervised classification, 0712.0248.
+
+    Example:
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> from pyro_geo.infer import GibbsModel, GibbsPosterior
+        >>> def model(x):
+        ...     w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...     return x @ w
+        >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+        >>> gibbs = GibbsModel(model, lambda f, y: torch.sigmoid(-f * y))
+        >>> run = GibbsPosterior(
+        ...     gibbs, betas=[2.0], num_particles=64, seed=1, progress_bar=False
+        ... )
+        >>> certificate = certify_exact(run.run(x, x[:, 0].sign()))
+        >>> 0.0 < certificate.value < 1.0
+        True
     """
     if posterior.status != "finite_sample":
         raise NotProperlyWeightedError(

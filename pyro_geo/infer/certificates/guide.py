@@ -73,6 +73,24 @@ def certify_guide(
         Dziugaite & Roy (2017), Computing nonvacuous generalization bounds, 1703.11008;
         Perez-Ortiz et al. (2021), Tighter risk certificates for neural networks,
         2007.12911.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> from pyro_geo.infer import GibbsModel
+        >>> double = {"dtype": torch.float64}
+        >>> def model(x):
+        ...     zero = torch.zeros(2, **double)
+        ...     w = pyro.sample("w", dist.Normal(zero, 1.0).to_event(1))
+        ...     return x @ w
+        >>> def guide(args, targets):
+        ...     loc = torch.tensor([1.0, 0.0], **double)
+        ...     pyro.sample("w", dist.Normal(loc, 0.3).to_event(1))
+        >>> gibbs = GibbsModel(model, lambda f, y: torch.sigmoid(-f * y))
+        >>> x = torch.randn(200, 2, **double)
+        >>> wrong = lambda f, y: (f * y <= 0).to(f)
+        >>> certificate = certify_guide(gibbs, guide, wrong, (x, x[:, 0].sign()))
+        >>> certificate.empirical_risk < certificate.value < 0.5
+        True
     """
     check_count("num_draws", num_draws)
     check_number("share", share, 0.0, 1.0, strict=True)

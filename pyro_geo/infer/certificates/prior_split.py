@@ -94,6 +94,9 @@ def check_disjoint(
 
     Raises:
         PriorDependsOnDataError: they overlap.
+
+    Example:
+        >>> check_disjoint([0, 1, 2], [3, 4])
     """
     prior = set(torch.as_tensor(prior_index).tolist())
     shared = prior & set(torch.as_tensor(certify_index).tolist())

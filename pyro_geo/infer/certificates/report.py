@@ -83,7 +83,7 @@ def certificate_report(
         [best, certify_holdout(losses, delta=delta / 2)]
     )
     drawn = {
-        n: c.sample(200, seed)
+        n: c.sample(200, seed=seed)
         for n, c in certificates.items()
         if c.codebook is not None
     }

@@ -63,7 +63,7 @@ class Climber:
         self.target = target
         self.polish_steps = polish_steps
         # more than rounding leaves of a log-density of some thousand nats
-        self.tol = 1e-7 if target.dtype == torch.float64 else 1e-3
+        self.tolerance = 1e-7 if target.dtype == torch.float64 else 1e-3
         self.evaluations = 0
         self.gradients = 0
         self.products = 0
@@ -133,14 +133,18 @@ class Climber:
         return ends, visited
 
     def polish(
-        self, q: Tensor, max_iter: int = _NEWTON_STEPS, tol: float | None = None
+        self, q: Tensor, max_steps: int = _NEWTON_STEPS, tolerance: float | None = None
     ) -> Ends:
         """Polish points that are close to a mode."""
-        tol = self.tol if tol is None else tol
+        tolerance = self.tolerance if tolerance is None else tolerance
 
         def run(rows: Tensor) -> Ends:
             state = polish(
-                self.loss_and_grad, self.hvp, rows, tol=tol, max_iter=max_iter
+                self.loss_and_grad,
+                self.hvp,
+                rows,
+                tolerance=tolerance,
+                max_steps=max_steps,
             )
             return self._ends(state)
 
@@ -204,15 +208,20 @@ class Climber:
         def run(rows: tuple[Tensor, Tensor, Tensor]) -> Ends:
             q, start, active = rows
             state = polish(
-                self.loss_and_grad, self.hvp, q, tol=self.tol, max_iter=1, active=active
+                self.loss_and_grad,
+                self.hvp,
+                q,
+                tolerance=self.tolerance,
+                max_steps=1,
+                active=active,
             )
             state = leave_saddles(
                 self.loss_and_grad,
                 self.hvp,
                 state,
                 start,
-                tol=self.tol,
-                max_iter=25,
+                tolerance=self.tolerance,
+                max_steps=25,
                 active=active & (state.status == CONVERGED),
             )
             return self._ends(state)

@@ -121,7 +121,7 @@ def look_at_loose_ends(climber: Climber, basins: Basins) -> Open | None:
     loose = loose.take(loose.log_prob > best - _MARGIN)
     if not len(loose.q):
         return None
-    ends = climber.polish(loose.q, max_iter=_LONGER)
+    ends = climber.polish(loose.q, max_steps=_LONGER)
     basins.add(ends.take(ends.converged), independent=False)
     rising = (~ends.converged & ends.log_prob.isfinite()).nonzero().flatten()
     if not len(rising):

@@ -59,7 +59,7 @@ def weigh(
     order = order[mass[order] > mass.max() - _KEPT][:max_modes]
     basins.keep(order)
     ridge = [ridge[i] for i in order.tolist()]
-    polished = climber.polish(basins.q, tol=1e-16)
+    polished = climber.polish(basins.q, tolerance=1e-16)
     better = polished.converged & (polished.log_prob >= basins.log_prob - 1e-9)
     basins.q = torch.where(better[:, None], polished.q, basins.q)
     orbits = complete(search, max_modes)

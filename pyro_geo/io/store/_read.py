@@ -98,5 +98,16 @@ def check_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         What the run has recorded of itself: `num_draws`, `planned_draws`,
         `finished`, its settings and more.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pyro_geo import Target
+        >>> from pyro_geo.infer import HMC, MCMC
+        >>> bowl = Target.from_potential(lambda q: 0.5 * q.square().sum(-1), 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     options = {"store": f"{folder}/run.zarr", "progress_bar": False}
+        ...     _ = MCMC(HMC(bowl), 20, 30, num_chains=4, seed=1, **options).run()
+        ...     check_run(options["store"])["finished"]
+        True
     """
     return dict(read_root(Path(path))["attributes"][HEADER])

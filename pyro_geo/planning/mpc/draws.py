@@ -48,7 +48,7 @@ class Pool:
         )
 
 
-def pool_of(source: Draws, seed: int = 0) -> Callable[[], Pool]:
+def pool_of(source: Draws, *, seed: int = 0) -> Callable[[], Pool]:
     """Make a function that gives the draws of today.
 
     Args:

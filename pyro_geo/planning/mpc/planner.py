@@ -136,7 +136,7 @@ class Planner(ABC):
         self.dynamics, self.horizon, self.num_draws = dynamics, horizon, num_draws
         self.risk, self.deadline_s, self.seed = risk, deadline_s, seed
         self.box = self._boxed(action_space)
-        self._pool = pool_of(draws, seed)
+        self._pool = pool_of(draws, seed=seed)
         rung: Rung = "compiled" if compile else dynamics.rung
         self._rollout = Rollout(
             dynamics,

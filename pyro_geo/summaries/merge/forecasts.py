@@ -231,6 +231,18 @@ def forecast_from_metrics(
         A dataset over `task` with `predicted_kl`, in nats per input; its attribute
         `outside` is the fraction of the candidate's squared difference from the base
         that the metrics say nothing of.
+
+    Example:
+        >>> from pyro_geo.summaries.merge import build_subspace, measure
+        >>> base = {"w": torch.zeros(2, 2)}
+        >>> models = {"a": {"w": torch.eye(2)}, "b": {"w": -torch.eye(2)}}
+        >>> space = build_subspace(base, models, "span")
+        >>> forward, x = lambda p, x: x @ p["w"], torch.randn(50, 2)
+        >>> metrics = {k: measure(forward, w, x, space) for k, w in models.items()}
+        >>> found = forecast_from_metrics(metrics, models["a"], space)
+        >>> kl = found["predicted_kl"].values
+        >>> bool(kl[0] < 1e-6 < kl[1])
+        True
     """
     check(len(metrics) > 0, "metrics", "none", "at least one")
     named = metrics if isinstance(metrics, Mapping) else {}

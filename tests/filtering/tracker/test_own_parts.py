@@ -137,7 +137,7 @@ def test_three_numbers_of_two_orders_follow_a_target(rule):
         sensor,
         torch.diag(sd**2),
         faults=[Random(), Biased((60.0, 0.02, 0.4))],
-        linearization=rule,
+        linearisation=rule,
     )
     belief, told = follow(runs, y)
     assert belief.bias[2][0].shape == (2, 3, 2, 1, 1)  # type: ignore[index]

@@ -119,8 +119,8 @@ def other() -> Any:
             "speed",
         ),
         (
-            lambda: Runs([Cruise()], Position(2), E64, linearization=other()),
-            "linearization",
+            lambda: Runs([Cruise()], Position(2), E64, linearisation=other()),
+            "linearisation",
         ),
         (
             lambda: Runs(

@@ -163,7 +163,7 @@ def test_sigma_points_and_tangent_agree_where_the_sensor_is_nearly_linear():
     here = torch.ones(1, dtype=torch.bool)
     found = []
     for rule in ("ekf", "ukf"):
-        runs = Runs(motion, RangeBearing(), R, linearization=rule)
+        runs = Runs(motion, RangeBearing(), R, linearisation=rule)
         params = runs.parameters()
         belief = runs.init(params, torch.tensor([[1000.0], [3.1]], dtype=F64), here)
         y = torch.tensor([[1000.2], [3.1002]], dtype=F64)

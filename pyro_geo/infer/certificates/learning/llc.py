@@ -83,7 +83,7 @@ def llc(
     *,
     n: int,
     beta: float | None = None,
-    localization: float = 1.0,
+    localisation: float = 1.0,
     num_chains: int = 8,
     warmup_steps: int = 100,
     num_samples: int = 200,
@@ -111,7 +111,7 @@ def llc(
         at: the minimum, flat `(dim,)` and unconstrained, or site to value.
         n: number of examples.
         beta: inverse temperature of one example; `1 / log(n)` if None.
-        localization: strength :math:`\gamma` of the pull towards the minimum.
+        localisation: strength :math:`\gamma` of the pull towards the minimum.
         num_chains: chains.
         warmup_steps: moves of warm-up.
         num_samples: draws of each chain.
@@ -155,16 +155,16 @@ def llc(
         check(count >= 1, name, count, "a positive count (examples: 2)")
     beta = 1 / math.log(n) if beta is None else beta
     check(0 < beta < math.inf, "beta", beta, "a positive number")
-    check(localization > 0, "localization", localization, "a positive number")
+    check(localisation > 0, "localisation", localisation, "a positive number")
     check(0 <= jitter < 1, "jitter", jitter, "at least 0 and below 1")
     centre = _position(target, at)
-    pull = Localisation(centre, localization)
+    pull = Localisation(centre, localisation)
     tempered = target.tempered(beta, prior=pull)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed % 2**63)
     loss = _loss_of(target)
     start = float(loss(centre[None])[0])
-    metric, predicted = _quadratic(tempered, centre, localization)
+    metric, predicted = _quadratic(tempered, centre, localisation)
     if not math.isfinite(start) or not math.isfinite(predicted):
         raise NonFiniteLossError(
             "no learning coefficient without a loss",
@@ -173,7 +173,7 @@ def llc(
             expected="finite numbers",
             todo="Pass a minimum of the loss, such as a trained solution.",
         )
-    reasons = _judge_start(tempered, centre, localization, predicted, beta, loss, seed)
+    reasons = _judge_start(tempered, centre, localisation, predicted, beta, loss, seed)
     sampler = _Sampler(tempered, metric, num_chains, num_leapfrog, jitter, generator)
     sampler.spread(centre)
     sampler.warm_up(warmup_steps, target_accept_prob)

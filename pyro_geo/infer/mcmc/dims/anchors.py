@@ -57,15 +57,15 @@ class Anchors(NamedTuple):
     unbounded: Tensor
     saddle: Tensor
 
-    def level(self, polish_tol: float) -> Tensor:
+    def level(self, polish_tolerance: float) -> Tensor:
         """Loss of the anchors that are minima, `(chains,)`; NaN at the others."""
-        minimal = self.predicted <= _TRAINED * polish_tol
+        minimal = self.predicted <= _TRAINED * polish_tolerance
         minimal &= ~self.unbounded & ~self.saddle
         return torch.where(minimal, self.loss, torch.nan)
 
-    def warnings(self, polish_tol: float) -> list[PyroGeoWarning]:
+    def warnings(self, polish_tolerance: float) -> list[PyroGeoWarning]:
         """Say which anchors are no minima."""
-        tol = _TRAINED * polish_tol
+        tolerance = _TRAINED * polish_tolerance
         warnings: list[PyroGeoWarning] = []
         if bool(self.unbounded.any()):
             warnings.append(
@@ -90,7 +90,7 @@ class Anchors(NamedTuple):
                     "pass trained anchors.",
                 )
             )
-        unfinished = ~(self.predicted <= tol) & ~self.unbounded & ~self.saddle
+        unfinished = ~(self.predicted <= tolerance) & ~self.unbounded & ~self.saddle
         if bool(unfinished.any()):
             worst = float(self.predicted[unfinished].nan_to_num(math.inf).max())
             warnings.append(
@@ -98,7 +98,7 @@ class Anchors(NamedTuple):
                     "anchors are not at a minimum",
                     where=f"anchors {_rows(unfinished)}",
                     found=f"a predicted decrease of {worst:.3g} nat",
-                    expected=f"at most {tol:.3g}",
+                    expected=f"at most {tolerance:.3g}",
                     todo="Raise anchor_steps, or pass trained anchors.",
                 )
             )
@@ -142,14 +142,14 @@ def train_anchors(
         return _adam(target, objective, rows, options)
 
     trained, halfway = map_lanes(train, start, num_lanes)
-    tol = min(options.polish_tol, 1e-3)
+    tolerance = min(options.polish_tolerance, 1e-3)
     state = polish_lanes(
         target,
         objective,
         trained,
         num_lanes,
-        tol=tol,
-        max_iter=_PATIENCE * options.polish_max_iter,
+        tolerance=tolerance,
+        max_steps=_PATIENCE * options.polish_max_steps,
     )
     _check_finite(state, chains)
     state = leave_saddles_lanes(
@@ -158,24 +158,24 @@ def train_anchors(
         state,
         normals,
         num_lanes,
-        tol=tol,
-        max_iter=_PATIENCE * options.polish_max_iter,
-        active=state.predicted <= tol,
+        tolerance=tolerance,
+        max_steps=_PATIENCE * options.polish_max_steps,
+        active=state.predicted <= tolerance,
         directions=_DIRECTIONS,
     )
     saddle = state.status == SADDLE
-    converged = state.predicted <= tol
+    converged = state.predicted <= tolerance
     # a few more steps, down to rounding: draws are compared with the anchor's loss
     sharp = polish_lanes(
         target,
         objective,
         state.q,
         num_lanes,
-        tol=min(tol, torch.finfo(state.q.dtype).eps ** 0.5),
-        max_iter=_SHARPEN,
+        tolerance=min(tolerance, torch.finfo(state.q.dtype).eps ** 0.5),
+        max_steps=_SHARPEN,
     )
     lower = sharp.loss <= state.loss + rounding_of(state.loss)
-    better = converged & lower & (sharp.predicted <= tol)
+    better = converged & lower & (sharp.predicted <= tolerance)
     row = better.unsqueeze(-1)
     q = torch.where(row, sharp.q, state.q)
     loss = torch.where(better, sharp.loss, state.loss)
@@ -218,8 +218,10 @@ def examine_anchors(
         The anchors, where they were. One whose loss or gradient is not finite is a
         :class:`~pyro_geo.errors.NonFiniteLossError`.
     """
-    tol = min(options.polish_tol, 1e-3)
-    state = polish_lanes(target, objective, q, num_lanes, tol=tol, max_iter=0)
+    tolerance = min(options.polish_tolerance, 1e-3)
+    state = polish_lanes(
+        target, objective, q, num_lanes, tolerance=tolerance, max_steps=0
+    )
     _check_finite(state, chains)
     state = leave_saddles_lanes(
         target,
@@ -227,9 +229,9 @@ def examine_anchors(
         state,
         normals,
         num_lanes,
-        tol=tol,
-        max_iter=0,
-        active=maybe_saddles(state, _TRAINED * options.polish_tol),
+        tolerance=tolerance,
+        max_steps=0,
+        active=maybe_saddles(state, _TRAINED * options.polish_tolerance),
         directions=_DIRECTIONS,
     )
     bounded = torch.zeros_like(state.loss, dtype=torch.bool)

@@ -105,8 +105,8 @@ class DIMS(Kernel):
         settle_time: length of the settling stage; 0 skips it.
         settle_friction: its linear friction.
         polish: whether to end with Newton steps.
-        polish_tol: predicted decrease, in nats, at which the polish stops.
-        polish_max_iter: Newton steps allowed.
+        polish_tolerance: predicted decrease, in nats, at which the polish stops.
+        polish_max_steps: Newton steps allowed.
         velocity: `"laplace"` (covariance of the Laplace approximation at the anchor),
             `"isotropic"`, `"fixed_energy"`, or `f(anchor, n, generator) -> (n, dim)`.
         velocity_scale: multiplies the velocities.
@@ -172,8 +172,8 @@ class DIMS(Kernel):
         settle_time: float = 6.0,
         settle_friction: float = 3.0,
         polish: bool = True,
-        polish_tol: float = 1e-2,
-        polish_max_iter: int = 25,
+        polish_tolerance: float = 1e-2,
+        polish_max_steps: int = 25,
         velocity: Velocity = "laplace",
         velocity_scale: float = 1.0,
         initial_energy: float | None = None,
@@ -201,8 +201,8 @@ class DIMS(Kernel):
             settle_time=settle_time,
             settle_friction=settle_friction,
             polish=polish,
-            polish_tol=polish_tol,
-            polish_max_iter=polish_max_iter,
+            polish_tolerance=polish_tolerance,
+            polish_max_steps=polish_max_steps,
             velocity=velocity,
             velocity_scale=velocity_scale,
             initial_energy=initial_energy,
@@ -296,7 +296,7 @@ class DIMS(Kernel):
             velocities.flatten(0, 1),
             num_lanes,
             normals,
-            anchors.level(self.options.polish_tol).repeat_interleave(draws),
+            anchors.level(self.options.polish_tolerance).repeat_interleave(draws),
         )
         shape = (len(chains), draws)
         q = flat.unflatten(0, shape)
@@ -328,7 +328,7 @@ class DIMS(Kernel):
         )
         options = self.options
         return [
-            *anchors.warnings(options.polish_tol),
+            *anchors.warnings(options.polish_tolerance),
             *precision_warnings([x for state in states for x in state.laplaces]),
             *draw_warnings(stats, options, dim=anchors.q.shape[1]),
             *spread_warnings(

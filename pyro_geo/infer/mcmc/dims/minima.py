@@ -22,7 +22,7 @@ def sample_minima(
     seed: int | None = None,
     compile: Literal["auto"] | bool = "auto",
     dtype: torch.dtype | None = None,
-    progress_bar: bool = False,
+    progress_bar: bool = True,
     **options: Any,
 ) -> MCMC:
     """Sample minima of a model's loss in one call.

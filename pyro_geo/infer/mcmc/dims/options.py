@@ -134,8 +134,8 @@ class DIMSOptions(FlowOptions):
     velocity_scale: float = 1.0
     initial_energy: float | None = None
     polish: bool = True
-    polish_tol: float = 1e-2
-    polish_max_iter: int = 25
+    polish_tolerance: float = 1e-2
+    polish_max_steps: int = 25
     anchor_steps: int = 2_000
     anchor_step_size: float = 0.05
 
@@ -145,8 +145,8 @@ class DIMSOptions(FlowOptions):
             laws = ("laplace", "isotropic", "fixed_energy")
             check_choice("velocity", self.velocity, laws)
         check_number("velocity_scale", self.velocity_scale, strict=True)
-        check_number("polish_tol", self.polish_tol)
-        check_number("polish_max_iter", self.polish_max_iter, integer=True)
+        check_number("polish_tolerance", self.polish_tolerance)
+        check_number("polish_max_steps", self.polish_max_steps, integer=True)
         check_number("anchor_steps", self.anchor_steps, integer=True)
         check_number("anchor_step_size", self.anchor_step_size, strict=True)
         if (self.initial_energy is None) == (self.velocity == "fixed_energy"):

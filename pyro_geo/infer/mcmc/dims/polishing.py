@@ -20,8 +20,8 @@ def polish_lanes(
     q: Tensor,
     num_lanes: int,
     *,
-    tol: float,
-    max_iter: int,
+    tolerance: float,
+    max_steps: int,
     active: Tensor | None = None,
 ) -> PolishState:
     """Polish any number of positions, a fixed number at a time.
@@ -31,8 +31,8 @@ def polish_lanes(
         objective: the loss on it.
         q: positions, `(n, dim)`.
         num_lanes: how many at a time.
-        tol: predicted decrease at which to stop, in nats.
-        max_iter: Newton steps allowed.
+        tolerance: predicted decrease at which to stop, in nats.
+        max_steps: Newton steps allowed.
         active: which positions to polish, `(n,)` boolean, default all.
 
     Returns:
@@ -45,8 +45,8 @@ def polish_lanes(
             lambda x: objective.value_and_grad(target, x),
             lambda x, v: objective.hvp(target, x, v),
             rows,
-            tol=tol,
-            max_iter=max_iter,
+            tolerance=tolerance,
+            max_steps=max_steps,
             active=chosen,
         )
 
@@ -60,7 +60,7 @@ def is_sloping(
     q: Tensor,
     grad: Tensor,
     num_lanes: int,
-    tol: float,
+    tolerance: float,
 ) -> Tensor:
     """Say where one step down the slope alone wins too much for a critical point.
 
@@ -72,7 +72,7 @@ def is_sloping(
         q: positions, `(n, dim)`.
         grad: gradients there, `(n, dim)`.
         num_lanes: how many at a time.
-        tol: decrease that counts as nothing, in nats.
+        tolerance: decrease that counts as nothing, in nats.
 
     Returns:
         Which ones, `(n,)` boolean.
@@ -81,10 +81,10 @@ def is_sloping(
     square, curvature = dot(grad, grad), dot(grad, product)
     # the least value of the loss along the slope, to second order
     gain = torch.where(curvature > 0, 0.5 * square**2 / curvature, torch.inf)
-    return ~(gain <= tol) & ~(square.sqrt() * FIRST_RADIUS <= tol)
+    return ~(gain <= tolerance) & ~(square.sqrt() * FIRST_RADIUS <= tolerance)
 
 
-def maybe_saddles(state: PolishState, tol: float) -> Tensor:
+def maybe_saddles(state: PolishState, tolerance: float) -> Tensor:
     """Say which positions may be saddles, where no Newton step is allowed.
 
     Where Newton's method has met negative curvature, it predicts much to win even if
@@ -92,13 +92,13 @@ def maybe_saddles(state: PolishState, tol: float) -> Tensor:
 
     Args:
         state: polished positions.
-        tol: decrease that counts as nothing, in nats.
+        tolerance: decrease that counts as nothing, in nats.
 
     Returns:
         Which ones to look at more closely, `(n,)` boolean.
     """
-    level = state.grad.norm(dim=-1) * FIRST_RADIUS <= tol
-    return (state.status == CONVERGED) | level | (state.predicted <= tol)
+    level = state.grad.norm(dim=-1) * FIRST_RADIUS <= tolerance
+    return (state.status == CONVERGED) | level | (state.predicted <= tolerance)
 
 
 def leave_saddles_lanes(
@@ -108,8 +108,8 @@ def leave_saddles_lanes(
     normals: Tensor | None,
     num_lanes: int,
     *,
-    tol: float,
-    max_iter: int,
+    tolerance: float,
+    max_steps: int,
     active: Tensor,
     directions: int = 1,
     share: float = 1e-2,
@@ -123,8 +123,8 @@ def leave_saddles_lanes(
         state: the positions, leading axis `n`.
         normals: what the search starts with, `(n, dim)`; fixed numbers if None.
         num_lanes: how many at a time.
-        tol: predicted decrease that they were polished to, in nats.
-        max_iter: Newton steps allowed after each way down; with 0 nothing moves.
+        tolerance: predicted decrease that they were polished to, in nats.
+        max_steps: Newton steps allowed after each way down; with 0 nothing moves.
         active: which positions to look at, `(n,)` boolean.
         directions: most directions to follow at a position.
         share: smallest negative eigenvalue, relative to the largest one, that is found
@@ -151,8 +151,8 @@ def leave_saddles_lanes(
             lambda x, v: objective.hvp(target, x, v),
             lanes,
             numbers,
-            tol=tol,
-            max_iter=max_iter,
+            tolerance=tolerance,
+            max_steps=max_steps,
             active=torch.ones_like(lanes.status, dtype=torch.bool),
             directions=directions,
             share=share,

@@ -84,7 +84,7 @@ def draw_warnings(
             stats["saddle"],
             "trajectories ended at saddles of the loss, or on a way down from one",
             "minima, where no direction of negative curvature leads down",
-            "raise polish_max_iter (with polish=False there are no steps away from a "
+            "raise polish_max_steps (with polish=False there are no steps away from a "
             "saddle), or check that the loss has a minimum; `saddle` marks the draws",
         ),
         (
@@ -92,7 +92,7 @@ def draw_warnings(
             ~stats["converged"] & ~stats["diverging"] & ~stats["saddle"],
             "trajectories did not come to rest at a minimum",
             "kinetic energy and predicted decrease within tolerance",
-            "raise settle_time, max_evals or polish_max_iter; or, where the loss "
+            "raise settle_time, max_evals or polish_max_steps; or, where the loss "
             "curves down at the anchor, accept the loss they report",
         ),
         (
@@ -127,7 +127,7 @@ def spread_warnings(
         One warning, or none.
     """
     # within this many standard deviations the polish cannot tell points apart
-    blur = 2.0 * math.sqrt(2.0 * options.polish_tol)
+    blur = 2.0 * math.sqrt(2.0 * options.polish_tolerance)
     largest = float(stats["displacement"].nan_to_num(torch.inf).max())
     blurred = bool(stats["converged"].all()) and bool((furthest <= blur).all())
     if largest > 1e-3 and not blurred:

@@ -100,18 +100,18 @@ def run_trajectories(
     at_rest = flow.finished & (flow.kinetic <= _AT_REST)
     at_rest &= flow.energy_error.abs() <= options.step_tol
     end = _polished(target, objective, options, flow, num_lanes)
-    steps_left = options.polish_max_iter if options.polish else 0
+    steps_left = options.polish_max_steps if options.polish else 0
     candidates = at_rest
     if options.polish:
         near = _minimal(end)
         if not steps_left:
-            near |= maybe_saddles(end, options.polish_tol)
+            near |= maybe_saddles(end, options.polish_tolerance)
         candidates = at_rest & near
     if level is not None:
-        slack = options.polish_tol * (1.0 if options.polish else _UNPOLISHED)
+        slack = options.polish_tolerance * (1.0 if options.polish else _UNPOLISHED)
         candidates = candidates & ~((end.loss - level).abs() <= slack)
     if not options.polish and bool(candidates.any()):
-        slope = end.q, end.grad, num_lanes, options.polish_tol
+        slope = end.q, end.grad, num_lanes, options.polish_tolerance
         candidates = candidates & ~is_sloping(target, objective, *slope)
     if bool(candidates.any()):
         end = leave_saddles_lanes(
@@ -120,8 +120,8 @@ def run_trajectories(
             end,
             None if normals is None else normals(),
             num_lanes,
-            tol=options.polish_tol,
-            max_iter=steps_left,
+            tolerance=options.polish_tolerance,
+            max_steps=steps_left,
             active=candidates,
             directions=_DIRECTIONS,
             share=_SHARE,
@@ -175,8 +175,8 @@ def _polished(
             objective,
             flow.theta,
             num_lanes,
-            tol=options.polish_tol,
-            max_iter=options.polish_max_iter,
+            tolerance=options.polish_tolerance,
+            max_steps=options.polish_max_steps,
             active=~flow.diverging,
         )
     loss, grad = map_lanes(

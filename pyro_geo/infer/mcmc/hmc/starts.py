@@ -97,7 +97,7 @@ def laplace_starts(target: Target, starts: Tensor, normals: Tensor) -> Tensor:
         return -target.hvp(q, v)
 
     mode = polish(
-        potential_and_grad, product, starts, tol=1e-2, max_iter=_NEWTON_STEPS
+        potential_and_grad, product, starts, tolerance=1e-2, max_steps=_NEWTON_STEPS
     ).q
     # a flat or rising direction is as wide as a uniform start is
     approximation = laplace(target, mode, curvature="hessian", floor=0.0, flat=1.0)

@@ -191,7 +191,9 @@ def test_little_training_is_no_sign_of_a_missing_minimum(target, steps):
 
 def test_polishing_goes_lane_by_lane(target):
     q = numbers(5, 5, seed=8)
-    whole = polish_lanes(target, Objective("joint"), q, 3, tol=1e-8, max_iter=20)
-    one = polish_lanes(target, Objective("joint"), q[4:], 3, tol=1e-8, max_iter=20)
+    whole = polish_lanes(target, Objective("joint"), q, 3, tolerance=1e-8, max_steps=20)
+    one = polish_lanes(
+        target, Objective("joint"), q[4:], 3, tolerance=1e-8, max_steps=20
+    )
     assert torch.equal(whole.q[4:], one.q)
     assert whole.status.tolist() == [1] * 5

@@ -76,7 +76,7 @@ def fit(plane):
 
 @pytest.mark.slow
 def test_every_draw_is_a_perfect_fit_and_they_spread_over_the_plane(plane):
-    fit = run(plane, 40, polish_tol=1e-16)
+    fit = run(plane, 40, polish_tolerance=1e-16)
     w = fit.get_samples()["w"]
     residual = (w @ X.T - Y).abs().max()
     assert float(residual) < 1e-7
@@ -113,7 +113,7 @@ def test_the_way_along_the_plane_is_the_closed_form(plane, alpha):
         k_stop=0.0,
         step_tol=0.02,
         energy_atol=1e-4,
-        polish_tol=1e-12,
+        polish_tolerance=1e-12,
     )
     decay = torch.tensor(-mu * time, dtype=torch.float64).exp()
     later = torch.tensor(-settle_mu * settle, dtype=torch.float64).exp()
@@ -273,7 +273,7 @@ def test_unsupported_models_are_named(model, name):
         ({"velocity_scale": 0.0}, "velocity_scale"),
         ({"velocity": "fixed_energy"}, "initial_energy"),
         ({"initial_energy": 1.0}, "initial_energy"),
-        ({"polish_tol": -1.0}, "polish_tol"),
+        ({"polish_tolerance": -1.0}, "polish_tolerance"),
         ({"loss": "mse"}, "loss"),
         ({"loss": "joint", "prior_weight": 0.5}, "prior_weight"),
         ({"prior_weight": -1.0}, "prior_weight"),
@@ -370,7 +370,7 @@ def test_an_isolated_minimum_warns(plane):
     with pytest.warns(DegenerateEnsembleWarning, match="isolated"):
         run(plane, 8, loss="joint")
     with pytest.warns(DegenerateEnsembleWarning):
-        run(plane, 8, loss="joint", velocity="isotropic", polish_tol=1e-9)
+        run(plane, 8, loss="joint", velocity="isotropic", polish_tolerance=1e-9)
 
 
 def test_more_rows_than_weights_warn():
@@ -643,7 +643,7 @@ def test_errors_are_raised_before_anchors_are_trained(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "option", ["num_lanes", "max_evals", "polish_max_iter", "anchor_steps"]
+    "option", ["num_lanes", "max_evals", "polish_max_steps", "anchor_steps"]
 )
 def test_counts_are_integers(option):
     options: Any = {option: 2.5}

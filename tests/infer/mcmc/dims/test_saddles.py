@@ -106,7 +106,7 @@ def test_no_converged_draw_is_left_beside_a_saddle(name):
     assert bool((curvature(loss, fit.positions[0][kept]) > -0.011).all())
 
 
-@pytest.mark.parametrize("options", [{"polish": False}, {"polish_max_iter": 0}])
+@pytest.mark.parametrize("options", [{"polish": False}, {"polish_max_steps": 0}])
 def test_draws_that_may_not_move_are_called_saddles(options):
     fit = run(well, 2, anchors=torch.zeros(1, 2), **AT_REST, **options)
     assert bool(fit.stats["saddle"].all())

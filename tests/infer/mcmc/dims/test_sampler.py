@@ -137,7 +137,7 @@ def test_draws_are_served_from_blocks(monkeypatch):
 
 def test_starts_are_taken_before_setup():
     start = {"w": torch.tensor([2.0, -1.0]), "scale": torch.tensor(0.7)}
-    dims = kernel(anchor_steps=0, polish_max_iter=0)
+    dims = kernel(anchor_steps=0, polish_max_steps=0)
     dims.initial_params = start
     dims.setup(0, X, Y)
     known = dims.initial_params
