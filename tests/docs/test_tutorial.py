@@ -28,11 +28,16 @@ PAGES = [
     "modes.md",
     "merging.md",
     "mpc.md",
+    "how_to/cluster.md",
+    "how_to/kernel.md",
+    "how_to/report.md",
+    "how_to/resume.md",
 ]
 
 # these trace eight models, or the derivative of a large step: too long for every change
 SHORT = [page for page in PAGES if page not in ("dims.md", "tracking.md")]
-SHORT_AND_SOON = ("tutorial.md", "runner.md")  # the others in the long tests alone
+# the others in the long tests alone
+SHORT_AND_SOON = ("tutorial.md", "how_to/kernel.md")
 CHOSEN = [
     page if page in SHORT_AND_SOON else pytest.param(page, marks=pytest.mark.slow)
     for page in SHORT

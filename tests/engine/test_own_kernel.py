@@ -21,7 +21,7 @@ from pyro_geo.testing.contracts import CHECKS, Case
 from pyro_geo.testing.gates import check_gaussian
 from tests.cases import effects, effects_permuted, numbers
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "runner.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "kernel.md"
 Y = 2 * numbers(4, seed=2)
 
 
