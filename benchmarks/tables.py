@@ -1,13 +1,14 @@
-"""Write the checked-in benchmark figures into README.md and docs/benchmarks.
+"""Write the checked-in benchmark figures into the pages.
 
-README.md and docs/benchmarks.md hold a pair of markers; what lies between them is made
-from `benchmarks/results/*.json` and never edited by hand, like the page that each
-benchmark has in docs/benchmarks. `--check` changes nothing and exits with 1 when a page
-is stale.
+Each page of figures holds a pair of markers. What lies between them is made from
+`benchmarks/results/*.json` and never edited by hand, like the page that each benchmark
+has in docs/benchmarks. Sentences with figures in them stand in `benchmarks/pages`: edit
+them there. `--check` changes nothing and exits with 1 when a page is stale.
 """
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,117 +19,13 @@ EMPTY = "No figures have been checked in yet."
 
 Result = dict[str, Any]
 
-# What the README shows: result, ratio, the same in words, and which way is better.
-HEADLINES = (
-    (
-        "hmc",
-        "min_ess_per_cpu_s/pyro_nuts@64/median",
-        "Effective draws per processor second, 64 chains of `HMC` over Pyro's NUTS; "
-        "median of 13 posteriors of posteriordb",
-        "larger",
-    ),
-    (
-        "hmc",
-        "min_ess_per_cpu_s/numpyro_nuts@64/median",
-        "The same over NumPyro's NUTS with 64 vectorised chains",
-        "larger",
-    ),
-    (
-        "hmc",
-        "end_to_end/numpyro_nuts/eight_schools",
-        "Speed of a whole program on eight schools, imports and compiling included, "
-        "over NumPyro at its defaults",
-        "larger",
-    ),
-    (
-        "dims",
-        "draws_per_cpu_s/dopri5_lockstep@256",
-        "Minima per processor second, `DIMS` over an adaptive solver that steps all "
-        "trajectories together",
-        "larger",
-    ),
-    (
-        "gibbs",
-        "certificate/pbb/digits",
-        "Certified error on digits over that of PAC-Bayes with backprop",
-        "smaller",
-    ),
-    (
-        "tracking",
-        "rmse/stuck/best",
-        "Error of `BoundedTracker` over that of the best other filter, where receivers "
-        "of real aircraft repeat old reports",
-        "smaller",
-    ),
-    (
-        "tracking",
-        "rmse/lidar_mixed/oracle",
-        "Its error under mixed LiDAR faults over that of an IMM from which every bad "
-        "report was removed by hand",
-        "smaller",
-    ),
-    (
-        "hgf_speed",
-        "value_and_grad/jax_scan@64",
-        "Speed of a hierarchical Gaussian filter of 64 series with its gradient, over "
-        "a scan in JAX",
-        "larger",
-    ),
-    (
-        "hgf_cohort",
-        "cohort_end_to_end/numpyro_scan",
-        "Posterior of a cohort of 20 people from start to end, over NumPyro's NUTS on "
-        "that scan; processor time",
-        "larger",
-    ),
-    (
-        "control",
-        "regret/known_late/median",
-        "Late cost of control of sixteen gene networks with four unknown rules, over "
-        "that with known rules",
-        "smaller",
-    ),
-    (
-        "decent_cem",
-        "modes_found/all",
-        "Posteriors, of eleven with several modes, of which `find_modes` lists every "
-        "mode above 3 % with at least 19 of 20 seeds",
-        "larger",
-    ),
-    (
-        "decent_cem",
-        "cpu/evotorch@64x10",
-        "Speed of `DecentCEM` on 64 problems with 10 instances, over evotorch's "
-        "batched CEM",
-        "larger",
-    ),
-    (
-        "merging",
-        "kl_to_full/consensus",
-        "Divergence of combined posteriors from that of all data, over that of "
-        "NumPyro's `consensus` of draws with the whole prior, two shards",
-        "smaller",
-    ),
-    (
-        "merging",
-        "accuracy_over_best_baseline/digits/worst",
-        "Points of accuracy by which `frechet_merge` beats the best of the published "
-        "merges on the worst of eight tasks",
-        "larger",
-    ),
-    (
-        "unlearning",
-        "delete_draws/refit_time",
-        "Time to delete one in a hundred of 10,000 rows from a posterior, over a refit",
-        "smaller",
-    ),
-    (
-        "durable",
-        "store_overhead/logistic",
-        "Time for storing every block, over the time for sampling",
-        "smaller",
-    ),
-)
+# Pages whose part between the markers is written around figures: page and template.
+WRITTEN = {
+    "README.md": "methods.md",
+    "docs/explanation/reproduction.md": "reproduction.md",
+}
+# {{dims: a ratio}}, {{dims: case | method | metric}}, and either with "; percent".
+FIELD = re.compile(r"\{\{(\w+): ([^{};]+)(; percent)?\}\}")
 
 
 def load(folder: Path) -> list[Result]:
@@ -198,20 +95,42 @@ def detail(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def readme(results: list[Result]) -> str:
-    """Fill the README: a few comparisons in words."""
-    found = {result["name"]: result.get("ratios", {}) for result in results}
-    rows = [
-        [words, number(found[name][key]), better]
-        for name, key, words, better in HEADLINES
-        if key in found.get(name, {})
-    ]
-    if not rows:
+def figure(result: Result, key: str) -> float:
+    """Look up a ratio by its key, or a measurement by case, method and metric."""
+    if " | " not in key:
+        known = result.get("ratios", {})
+        found = [known[key]] if key in known else []
+    else:
+        names = dict(zip(("case", "method", "metric"), key.split(" | "), strict=True))
+        found = [
+            row["value"]
+            for row in result.get("rows", [])
+            if all(row.get(name) == value for name, value in names.items())
+        ]
+    if len(found) != 1 or not isinstance(found[0], int | float):
+        raise ValueError(
+            f"found {found} for {key!r} of {result['name']}, expected one number"
+        )
+    return found[0]
+
+
+def filled(template: str, results: list[Result]) -> str:
+    """Put figures in the fields of a template, and say when they were measured."""
+    if not results:
         return EMPTY
-    lines = table(["what is compared", "ratio", "better is"], 1, rows)
-    used = {name for name, *_ in HEADLINES}
-    dates = sorted({r["date"] for r in results if r["name"] in used})
-    return f"{lines}\n\nMeasured from {dates[0]} to {dates[-1]}."
+    found = {result["name"]: result for result in results}
+    dates = set()
+
+    def shown(field: re.Match[str]) -> str:
+        name, key, percent = field.groups()
+        if name not in found:
+            raise ValueError(f"found no results of {name!r}, asked for {key!r}")
+        dates.add(found[name]["date"])
+        value = figure(found[name], key)
+        return f"{number(100 * value)} %" if percent else number(value)
+
+    text = FIELD.sub(shown, template.strip())
+    return f"{text}\n\nMeasured from {min(dates)} to {max(dates)}."
 
 
 def page(results: list[Result]) -> str:
@@ -238,9 +157,13 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if stale")
     options = parser.parse_args(argv)
     results = load(root / "benchmarks" / "results")
-    filled = {"README.md": readme(results), "docs/benchmarks.md": page(results)}
+    templates = root / "benchmarks" / "pages"
+    bodies = {"docs/benchmarks.md": page(results)} | {
+        name: filled((templates / template).read_text(), results)
+        for name, template in WRITTEN.items()
+    }
     pages = {
-        name: replace((root / name).read_text(), body) for name, body in filled.items()
+        name: replace((root / name).read_text(), body) for name, body in bodies.items()
     }
     folder = root / "docs" / "benchmarks"
     for result in results:

@@ -9,6 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 PAGE = "top\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nbottom\n"
+TEMPLATE = """{{dims: draws_per_cpu_s/dopri5_lockstep@256}} times as many, and \
+{{dims: gap | DIMS | nll}} nats ({{dims: gap | DIMS | nll; percent}}).
+"""
 RESULT = {
     "name": "dims",
     "date": "2026-01-31",
@@ -35,9 +38,12 @@ RESULT = {
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/benchmarks.md"):
+    (tmp_path / "benchmarks" / "pages").mkdir()
+    (tmp_path / "docs" / "explanation").mkdir(parents=True)
+    for name in ("docs/benchmarks.md", *TABLES["WRITTEN"]):
         (tmp_path / name).write_text(PAGE)
+    for template in TABLES["WRITTEN"].values():
+        (tmp_path / "benchmarks" / "pages" / template).write_text(TEMPLATE)
     return tmp_path
 
 
@@ -48,7 +54,8 @@ def test_pages_are_stale_then_filled_then_fresh(root):
     assert TABLES["main"]([], root) == 0
     assert TABLES["main"](["--check"], root) == 0
     readme = (root / "README.md").read_text()
-    assert "| 1,234 | larger |" in readme
+    assert "1,234 times as many, and 1.91 nats (191 %)." in readme
+    assert "Measured from 2026-01-31 to 2026-01-31." in readme
     assert readme.startswith("top\n")
     assert readme.endswith("\nbottom\n")
     assert "old" not in readme
@@ -93,11 +100,17 @@ def test_numbers_are_shown_short(value, shown):
     assert TABLES["number"](value) == shown
 
 
-def test_every_headline_is_among_the_results():
-    results = TABLES["load"](ROOT / "benchmarks" / "results")
-    ratios = {result["name"]: result["ratios"] for result in results}
-    for name, key, *_ in TABLES["HEADLINES"]:
-        assert isinstance(ratios[name][key], float | int)
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("hmc: a ratio", "no results of 'hmc'"),
+        ("dims: a ratio", "found \\[\\] for 'a ratio' of dims, expected one number"),
+        ("dims: gap | peer | nll", "found \\[None\\] for"),
+    ],
+)
+def test_a_field_without_a_figure_is_named(field, message):
+    with pytest.raises(ValueError, match=message):
+        TABLES["filled"](f"{{{{{field}}}}}", [RESULT])
 
 
 def test_checked_in_pages_are_fresh():

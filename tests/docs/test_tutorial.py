@@ -12,8 +12,8 @@ from pyro_geo.infer import HMC
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [
-    "tutorial.md",
-    "ensembles.md",
+    "tutorials/first_posterior.md",
+    "tutorials/first_ensemble.md",
     "density.md",
     "runner.md",
     "durable.md",
@@ -37,7 +37,7 @@ PAGES = [
 # these trace eight models, or the derivative of a large step: too long for every change
 SHORT = [page for page in PAGES if page not in ("dims.md", "tracking.md")]
 # the others in the long tests alone
-SHORT_AND_SOON = ("tutorial.md", "how_to/kernel.md")
+SHORT_AND_SOON = ("tutorials/first_posterior.md", "how_to/kernel.md")
 CHOSEN = [
     page if page in SHORT_AND_SOON else pytest.param(page, marks=pytest.mark.slow)
     for page in SHORT
