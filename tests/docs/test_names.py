@@ -115,3 +115,37 @@ def test_links_and_files_exist(page):
     files = re.findall(rf"(?<![\w/.])((?:{folders}|tests)/[\w/.]*\w)", text)
     missing += [x for x in files if not (ROOT / x).exists() and "NAME" not in x]
     assert not missing
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What a link may name in a page: its labels, and its headings as GitHub does."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    found = set(re.findall(r"^\(([\w-]+)\)=$", text, re.M))
+    for heading in re.findall(r"^#{1,3} (.+)$", text, re.M):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        same = (f"{slug}-{i}" for i in range(1, 100))
+        found.add(
+            slug if slug not in found else next(x for x in same if x not in found)
+        )
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_anchors_exist(page):
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    targets = [(page.parent / path if path else page, name) for path, name in links]
+    pages = {target for target, _ in targets if target.suffix == ".md"}
+    known = {target: anchors_of(target) for target in pages if target.exists()}
+    missing = [
+        f"{target.name}#{name}"
+        for target, name in targets
+        if target in known and name not in known[target]
+    ]
+    assert not missing
+
+
+def test_an_anchor_is_a_label_or_a_heading(tmp_path):
+    page = tmp_path / "page.md"
+    text = "# A `b`, c\n(here)=\n## Twice\n## Twice\n```python\n# no heading\n```\n"
+    page.write_text(text)
+    assert anchors_of(page) == {"a-b-c", "here", "twice", "twice-1"}
