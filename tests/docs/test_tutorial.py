@@ -32,6 +32,7 @@ PAGES = [
     "how_to/kernel.md",
     "how_to/report.md",
     "how_to/resume.md",
+    "explanation/reproduction.md",
 ]
 
 # these trace eight models, or the derivative of a large step: too long for every change
