@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pyro_geo
-import pyro_geo.citations
+from pyro_geo.citations import cites
 from pyro_geo.errors import ConfigurationError
 
 HEAVY = ("torch", "pyro", "arviz", "gpytorch", "matplotlib", "numpy")
@@ -109,7 +109,7 @@ class Table:
     attrs = {"citations": ("dims",)}  # noqa: RUF012  as in pandas and xarray
 
 
-@pyro_geo.citations.cites("dims")
+@cites("dims")
 def follows():
     return {}
 
