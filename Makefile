@@ -5,7 +5,7 @@
 #   make check       format, lint, types and import direction
 #   make docs        the documentation, warnings as errors
 #   make bench       all benchmarks, or one: make bench NAME=dims
-#   make wheel       the file to install without a checkout, in dist/
+#   make wheel       the file to install without a checkout, and the sources, in dist/
 #   make clean       remove caches and outputs, keep .venv
 
 # The first Python that is new enough and can make environments.
@@ -51,7 +51,8 @@ bench: $(VENV)/.bench
 	$(PY) benchmarks/tables.py
 
 wheel: | $(PY)
-	$(PY) -m pip wheel --disable-pip-version-check --no-deps -w dist .
+	$(PIP) build
+	$(PY) -m build --outdir dist .
 
 clean:
 	rm -rf build dist demo_report docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache htmlcov

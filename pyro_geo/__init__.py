@@ -9,15 +9,16 @@ Sub-packages:
     engine: what every long computation runs on: kernels, noise, schedule, stores.
     results: what every inference returns, draws with or without weights.
     infer: what a user calls on a model, with the batched runner in `infer.mcmc`.
-    distributions: bounded measures and robust likelihoods.
-    filtering: trackers that a lying sensor cannot capture.
-    planning: decisions over time under unknown dynamics.
-    summaries: normal posteriors, combined and used as priors.
+    distributions: bounded measures, robust likelihoods, hierarchical Gaussian filters.
+    filtering: trackers that a lying sensor cannot capture, beliefs of people.
     gp: values of states and draws of hyperparameters, as GPyTorch models.
+    planning: decisions over time under unknown dynamics.
+    summaries: posteriors combined and used as priors, networks merged, fits compared.
+    unlearning: data deleted from fits, and audits of what is left.
     evaluation: scores of predictions and the plain baselines to compare with.
     geometry: curvature, positive-definite matrices, the Laplace approximation.
-    optim: descent and Newton steps of many starts at once, fine-tuning.
-    summaries: how far a fit has moved, and moving it back.
+    optim: descent, Newton steps and cross-entropy searches of many starts at once,
+        fine-tuning.
     io: ArviZ data, stores and reports.
     ops: small pure tensor functions.
     testing: known targets, gates and deliberately broken kernels for tests.
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pyro_geo.citations import citation
     from pyro_geo.density import Layout, Target
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Layout", "Target", "__version__", "citation"]
 

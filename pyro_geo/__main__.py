@@ -63,7 +63,7 @@ def _overview() -> Iterator[str]:
     for title, folder in folders.items():
         yield f"\n{title}, in {folder.name}/"
         for path in sorted(folder.glob("*.py")):
-            yield f"  {path.name:28} {_first_line(path)}"
+            yield f"  {path.name:32} {_first_line(path)}"
     yield "\nTry: python inference/hmc.py models/eight_schools.py --out run/"
 
 

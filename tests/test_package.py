@@ -3,7 +3,8 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata, version=======
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_version_is_that_of_the_distribution():
     record = (ROOT.parent / "CITATION.cff").read_text()
     assert f"\nversion: {pyro_geo.__version__}\n" in record
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", pyro_geo.__version__)
+
+
+def test_the_archive_of_sources_has_the_package_and_the_galleries():
+    tool = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]
+    included = tool["hatch"]["build"]["targets"]["sdist"]["only-include"]
+    assert {"pyro_geo", "models", "inference"} <= set(included)
+    assert not {"tests", "docs", "benchmarks"} & set(included)
+    assert all((ROOT.parent / name).exists() for name in included)
 
 
 def test_package_is_typed():
