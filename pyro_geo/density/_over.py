@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -31,14 +31,14 @@ class ModelOver(ModelDensity):
         self.inner = inner
         self.count = count
 
-    @property
-    def own_memory(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether every chain has its own copy of what the model makes."""
+    def _has_own_memory(self) -> bool:
         return self.inner.own_memory
 
-    @own_memory.setter
-    def own_memory(self, value: bool) -> None:
+    def _set_own_memory(self, value: bool) -> None:
         self.inner.own_memory = value
+
+    # one answer for all models that stand behind each other
+    own_memory: bool = cast(Any, property(_has_own_memory, _set_own_memory))
 
     def rebind(self, *args: Any, **kwargs: Any) -> Data:
         """Take the own tensors, and those of the model out of new arguments.
