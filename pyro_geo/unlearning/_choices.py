@@ -78,6 +78,7 @@ def _taken(call: Call, chosen: str, options: list[Option]) -> tuple[str, str]:
 
 
 def plan_draws(call: Call) -> DeletionPlan:
+    _check_no_network(call)
     fit, target = call.fit, None
     if isinstance(fit, PosteriorDraws):
         target = fit.target
@@ -108,6 +109,7 @@ def plan_draws(call: Call) -> DeletionPlan:
 
 
 def plan_guide(call: Call) -> DeletionPlan:
+    _check_no_network(call)
     check(call.model is not None, "model", None, "the model of the guide")
     assert call.model is not None
     target = Target.from_model(
@@ -178,6 +180,7 @@ def plan_point(call: Call) -> DeletionPlan:
 
 
 def plan_exact(call: Call, name: str, why: str) -> DeletionPlan:
+    _check_no_network(call)
     check(not call.args, "args", f"{len(call.args)} of them", "the data as forget=")
     named = name == "conjugate_delete"  # what is known beside the data
     check(named or not call.kwargs, "kwargs", sorted(call.kwargs), "none")
@@ -191,28 +194,40 @@ def plan_exact(call: Call, name: str, why: str) -> DeletionPlan:
         )
         return Forgotten(getattr(result, "model", result), name, plan, result)
 
+    _, reason = _taken(call, name, list(options))
     nan = float("nan")
-    return DeletionPlan(name, options[0].reason, options, nan, nan, run)
+    return DeletionPlan(name, reason, options, nan, nan, run)
 
 
 def _guided(call: Call) -> tuple[Target, None, Target]:
     """Model, data and density of an `AutoDelta`; the density holds its data."""
     check(call.model is not None, "model", None, "the model of the guide")
     assert call.model is not None
-    networks = {"loss": call.loss, "optimizer": call.optimizer}
-    networks["prior_precision"] = call.prior_precision or None
-    for name, value in networks.items():
-        check(value is None, name, type(value).__name__, "none, for a guide")
+    _check_no_network(call)
     target = Target.from_model(
         call.model, *call.args, dtype=torch.float64, compile=False, **call.kwargs
     )
     return target, None, target
 
 
+def _check_no_network(call: Call) -> None:
+    """Refuse options that say something of modules alone."""
+    named = {"loss": call.loss, "optimizer": call.optimizer}
+    named |= {"treatment": call.treatment}
+    named |= {"prior_precision": call.prior_precision or None}
+    kind = type(call.fit).__name__
+    for name, value in named.items():
+        check(value is None, name, type(value).__name__, f"none, for {kind}")
+
+
 def _networked(call: Call) -> tuple[Any, tuple[Any, ...], Target]:
     """Module, data and density of a module."""
     expected = "inputs and targets by position, the targets last"
     check(not call.kwargs, "kwargs", sorted(call.kwargs), expected)
+    # a certificate asks for a memory that is made anew
+    treats = call.optimizer is not None and call.certify is None
+    expected = "None without optimizer or with certify"
+    check(treats or call.treatment is None, "treatment", call.treatment, expected)
     target = point_target(call.fit, call.args, call.loss, call.prior_precision)
     return call.fit, call.args, target
 

@@ -94,9 +94,8 @@ def plan_forget(
         dict(options or {}),
         seed,
     )
-    if isinstance(fit, AutoDelta) or (
-        isinstance(fit, torch.nn.Module) and loss is not None
-    ):
+    network = isinstance(fit, torch.nn.Module) and not isinstance(fit, AutoGuide)
+    if isinstance(fit, AutoDelta) or (network and loss is not None):
         return plan_point(call)
     if certify is not None:
         raise UncertifiedError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -345,8 +346,8 @@ def test_a_row_of_which_a_part_goes_is_not_kept_in_training() -> None:
 
 
 def test_keywords_are_used_or_refused() -> None:
-    module, _, data = trained()
-    named = {"x": data[0], "y": data[1]}
+    module, optimizer, data = trained()
+    named: Any = {"x": data[0], "y": data[1]}
     with pytest.raises(ConfigurationError, match="by position"):
         forget(module, **named, forget=[0], loss=squares)
     with pytest.raises(ConfigurationError, match="by position"):
@@ -358,9 +359,19 @@ def test_keywords_are_used_or_refused() -> None:
     guide.w = MEAN
     mixed = forget(guide, X, y=Y, model=model, forget=[0])
     torch.testing.assert_close(mixed.fit.w.detach(), LESS)
-    for more in ({"loss": squares}, {"prior_precision": 1.0}, {"optimizer": object()}):
-        with pytest.raises(ConfigurationError, match=next(iter(more))):
-            forget(guide, X, Y, model=model, forget=[0], **more)
+    networks = {"loss": squares, "prior_precision": 1.0, "optimizer": object()}
+    networks |= {"treatment": Shrink(0.5)}
+    for name, value in networks.items():
+        for fit in (guide, normal_guide()):
+            with pytest.raises(ConfigurationError, match=name):
+                forget(fit, X, Y, model=model, forget=[0], **{name: value})
+        with pytest.raises(ConfigurationError, match=name):
+            forget(draws(50), forget=[0], **{name: value})
+    options = {"forget": [0], "loss": squares, "treatment": Shrink(0.5)}
+    with pytest.raises(ConfigurationError, match="treatment"):
+        forget(module, *data, **options)
+    with pytest.raises(ConfigurationError, match="treatment"):
+        forget(module, *data, certify=(1.0, 1e-5), optimizer=optimizer, **options)
 
 
 def test_what_is_known_of_conjugate_data_is_used() -> None:
@@ -371,6 +382,8 @@ def test_what_is_known_of_conjugate_data_is_used() -> None:
     mean = dist.Normal(torch.tensor(0.0), torch.tensor(0.5))
     less = forget(mean, forget=torch.tensor([1.0]), noise=1.0)
     assert float(less.fit.scale) == pytest.approx(3**-0.5)
+    with pytest.raises(ConfigurationError, match="method"):
+        forget(rate, forget=torch.tensor([3.0]), method="psis")
     with pytest.raises(ConfigurationError, match="args"):
         forget(rate, torch.tensor([3.0]), forget=torch.tensor([3.0]))
 
