@@ -3,8 +3,8 @@
 import re
 import subprocess
 import sys
-from importlib.metadata import metadata, version=======
 import tomllib
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest

@@ -3,6 +3,7 @@
 Modules:
     subspaces: where a merged network may lie.
     metrics: the curvature of each task, measured once.
+    starts: where a merge may begin, made from inputs.
     frechet: the merged network.
     posteriors: normal posteriors as tasks.
     halves: whether curvature helps.
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from pyro_geo.summaries.merge.halves import CurvatureGain, curvature_gain
     from pyro_geo.summaries.merge.metrics import TaskMetric, measure
     from pyro_geo.summaries.merge.posteriors import PosteriorTasks, posterior_tasks
+    from pyro_geo.summaries.merge.starts import regression_starts
     from pyro_geo.summaries.merge.statistics import (
         LayerStatistics,
         fisher_diagonal,
@@ -94,6 +96,7 @@ __all__ = [
     "measure",
     "outcome",
     "posterior_tasks",
+    "regression_starts",
 ]
 
 __getattr__ = importer(
@@ -129,6 +132,7 @@ __getattr__ = importer(
         "posterior_tasks": "pyro_geo.summaries.merge.posteriors",
         "regmean": "pyro_geo.summaries.merge.baselines",
         "regmean_pp": "pyro_geo.summaries.merge.baselines",
+        "regression_starts": "pyro_geo.summaries.merge.starts",
         "task_arithmetic": "pyro_geo.summaries.merge.baselines",
         "ties": "pyro_geo.summaries.merge.baselines",
         "tsv_merge": "pyro_geo.summaries.merge.baselines",

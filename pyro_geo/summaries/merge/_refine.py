@@ -6,7 +6,7 @@ r"""The merge that diverges least from all tasks, by Levenberg-Marquardt steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,12 +46,16 @@ class Objective(NamedTuple):
 
     def value(self, z: Tensor) -> float:
         """The objective at coordinates."""
+        pairs = zip(self.weights.tolist(), self.by_task(z).values(), strict=True)
+        return sum(weight * value for weight, value in pairs)
+
+    def by_task(self, z: Tensor) -> dict[str, float]:
+        """Divergence of each task at coordinates."""
         params = self.params(z)
-        pairs = zip(self.weights.tolist(), self.networks.items(), strict=True)
-        return sum(
-            weight * network.divergence(params, self.references[task])
-            for weight, (task, network) in pairs
-        )
+        return {
+            task: network.divergence(params, self.references[task])
+            for task, network in self.networks.items()
+        }
 
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient, `(dim,)`, and Gauss-Newton matrix, `(dim, dim)`."""
@@ -70,7 +74,7 @@ class Objective(NamedTuple):
 
 def refine(
     objective: Objective, start: Tensor, steps: int
-) -> tuple[Tensor, list[float]]:
+) -> Iterator[tuple[Tensor, float]]:
     """Lower the objective from a start.
 
     A step is taken only where the objective falls; the damping is divided by 3 then,
@@ -81,10 +85,11 @@ def refine(
         start: coordinates, `(dim,)`.
         steps: at most.
 
-    Returns:
-        Coordinates, and the objective at the start and after each step.
+    Yields:
+        Coordinates with the objective there, at the start and after each step.
     """
-    z, history = start, [objective.value(start)]
+    z, least = start, objective.value(start)
+    yield z, least
     damping = _START
     for _ in range(steps):
         gradient, metric = objective.derivatives(z)
@@ -92,18 +97,18 @@ def refine(
         for _ in range(_TRIALS):
             step = _step(gradient, metric, damping)
             value = torch.inf if step is None else _value(objective, z + step)
-            if step is not None and value < history[-1]:
+            if step is not None and value < least:
                 found = z + step, value
                 damping /= 3
                 break
             damping *= 4
         if found is None:
-            break
-        z = found[0]
-        history.append(found[1])
-        if history[-1] > (1 - _STOP) * history[-2]:
-            break
-    return z, history
+            return
+        before = least
+        z, least = found
+        yield z, least
+        if least > (1 - _STOP) * before:
+            return
 
 
 def _value(objective: Objective, z: Tensor) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_geo.checks import check, check_number
 from pyro_geo.geometry.subspace import Subspace
 from pyro_geo.summaries.merge import _refine, _solve
+from pyro_geo.summaries.merge._choice import Choice
 from pyro_geo.summaries.merge.metrics import TaskMetric
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class MergeResult:
         report: an `xarray.Dataset` over `task`.
         subspace: it lies in.
         metrics: task to the metric that was used last.
+        choice: what inputs that were held back have decided: `start` and number of
+            `steps` of the refinement, with the divergences on these inputs of all
+            `starts` and along the `path`; None where none were held back.
     """
 
     citations: ClassVar[tuple[str, ...]] = ("epimer",)
@@ -47,6 +51,7 @@ class MergeResult:
     report: xr.Dataset
     subspace: Subspace
     metrics: dict[str, TaskMetric]
+    choice: Choice | None = None
 
     def precision(self, prior_precision: float = 1.0) -> Tensor:
         r"""Precision of the coordinates, :math:`\sum_k n_k A_k + \lambda_0 I`.
@@ -108,6 +113,7 @@ def task_report(
     weights: Tensor,
     objective: _refine.Objective,
     z: Tensor,
+    choice: Choice | None,
 ) -> xr.Dataset:
     """Tabulate the tasks of a merge.
 
@@ -116,6 +122,7 @@ def task_report(
         weights: of the tasks.
         objective: with the networks, if there are any.
         z: coordinates of the merged network.
+        choice: made on inputs that were held back, if any.
 
     Returns:
         A dataset over `task`; `kl` is there where there are inputs.
@@ -131,11 +138,9 @@ def task_report(
         "residual": [metric.residual for metric in metrics.values()],
     }
     if objective.networks:
-        params = objective.params(z)
-        rows["kl"] = [
-            network.divergence(params, objective.references[task])
-            for task, network in objective.networks.items()
-        ]
+        rows["kl"] = list(objective.by_task(z).values())
+    if choice is not None:
+        rows["held_out_kl"] = list(choice.kl.values())
     return xr.Dataset(
         {name: ("task", np.asarray(values)) for name, values in rows.items()},
         coords={"task": list(metrics)},

@@ -2,10 +2,9 @@ r"""The Fréchet mean of networks in a subspace, each in the metric of its own t
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,16 @@ from pyro_geo.errors import SaturatedMetricWarning, SubspaceResidualWarning
 from pyro_geo.geometry.likelihoods import likelihood_named
 from pyro_geo.geometry.projection import Forward
 from pyro_geo.geometry.subspace import Subspace
-from pyro_geo.summaries.merge import _averages, _refine, _solve
-from pyro_geo.summaries.merge._networks import Network, cast, read_networks
+from pyro_geo.summaries.merge._choice import (
+    Choice,
+    Data,
+    Problem,
+    Run,
+    Starts,
+    read_starts,
+)
+from pyro_geo.summaries.merge._merging import Metrics, Settings, Solution
+from pyro_geo.summaries.merge._networks import read_networks
 from pyro_geo.summaries.merge._result import MergeResult, task_report
 from pyro_geo.summaries.merge._tasks import (
     Models,
@@ -27,16 +34,12 @@ from pyro_geo.summaries.merge._tasks import (
     read_tasks,
     read_weights,
 )
-from pyro_geo.summaries.merge.metrics import TaskMetric, task_metric
-from pyro_geo.summaries.merge.subspaces import build_subspace
 
 __all__ = ["MergeResult", "frechet_merge"]
 
 _APART = 1e3  # traces of two tasks
 _NOTHING = 1e-8  # trace of one
-_DAMPING = 1e-2
-
-Metrics = Mapping[str, TaskMetric] | Sequence[TaskMetric]
+_ROUNDING = 1e-9  # of energies that are equal
 
 
 def frechet_merge(
@@ -55,7 +58,8 @@ def frechet_merge(
     damp_to: Literal["mean", "base"] = "mean",
     refine: Literal["kl"] | None = "kl",
     steps: int = 10,
-    starts: Sequence[StateDict] = (),
+    starts: Starts = (),
+    held_out: float = 0.25,
     scale: float = 1.0,
     likelihood: str = "categorical",
     variance: float = 1.0,
@@ -72,6 +76,10 @@ def frechet_merge(
     again, and the result is then refined by the divergence itself,
 
     .. math:: \min_z \sum_k w_k E_x\, KL(p_{\theta_k} \,\|\, p_{\theta_0 + B z})
+
+    Where the refinement begins and when it stops is decided by the divergence on inputs
+    that are held back; no label is needed. A start that is made from the inputs must be
+    given as a function, so that it is made without those held back, too.
 
     Equal metrics give the mean, metrics on disjoint coordinates the sum of the
     differences, diagonal metrics in all coordinates Fisher merging.
@@ -96,7 +104,12 @@ def frechet_merge(
         refine: `"kl"` for the refinement, where there are inputs; None for none.
         steps: of the refinement, at most.
         starts: parameters that the refinement may begin from, beside the base, the
-            mean and the solution: what was passed as `extra` to the subspace.
+            mean and the solution; or functions from inputs to such parameters, as
+            :func:`~pyro_geo.summaries.merge.regression_starts` has them. Without a
+            subspace or metrics, the best one's directions are added to the subspace.
+        held_out: share of each task's inputs that decide on the start and on the number
+            of steps, which few inputs would mislead otherwise. The merge is then made
+            from all inputs. At 0 the divergence on all inputs decides.
         scale: of the final difference from the base.
         likelihood: of the outputs.
         variance: of the noise, for `"gaussian"`.
@@ -119,6 +132,7 @@ def frechet_merge(
         Fisher-weighted averaging, arXiv 2111.09832.
 
     Example:
+        >>> from pyro_geo.summaries.merge import build_subspace
         >>> base = {"w": torch.zeros(3, 2)}
         >>> models = {"a": {"w": torch.eye(3, 2)}, "b": {"w": -torch.eye(3, 2)}}
         >>> x = torch.randn(40, 3)
@@ -140,177 +154,76 @@ def frechet_merge(
     check_count("nodes", nodes)
     check_number("damping", damping)
     check_number("scale", scale, strict=True)
+    check_number("held_out", held_out)
+    check(held_out < 1, "held_out", held_out, "below 1")
     both = (forwards is None) == (inputs is None)
     check(both, "inputs", "one of forwards and inputs", "both or none")
     given = metrics is not None or inputs is not None
     check(given, "metrics", None, "metrics, or forwards and inputs to measure them")
     tasks = read_tasks(base, models, shared=shared)
     share = read_weights(weights, tasks.names)
-    if subspace is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what read_tasks has just said
-            subspace = build_subspace(base, models, weights=share, shared=shared)
-    networks: dict[str, Network] = {}
-    if forwards is not None and inputs is not None:
-        networks = read_networks(
-            tasks,
-            forwards,
-            inputs,
-            likelihood_named(likelihood, variance),
-            subspace.center,
-            chunk_size=chunk_size,
-            batch_size=batch_size,
-        )
-    merge = _Merge(tasks, share, subspace, networks, damping, damp_to)
-    found = (
-        merge.from_metrics(metrics)
-        if metrics is not None
-        else merge.measured(kind, nodes, iterations)
+    settings = Settings(kind, nodes, iterations, damping, damp_to)
+    problem = Problem(
+        base,
+        tasks,
+        share,
+        subspace,
+        metrics,
+        read_starts(starts),
+        settings,
+        steps,
+        shared,
     )
-    z, history = found.mean.coords, []
-    if networks and refine:
-        z, history = _refine.refine(merge.objective, merge.best(found, starts), steps)
-    _warn(tasks.names, found)
-    return merge.result(found, scale * z, history)
-
-
-class _Solution(NamedTuple):
-    """A mean with the metrics that it is the mean in."""
-
-    metrics: dict[str, TaskMetric]
-    mean: _solve.Mean
-    residual: float
-
-
-class _Merge:
-    """One merge: what stays the same from step to step."""
-
-    def __init__(
-        self,
-        tasks: Tasks,
-        share: Tensor,
-        subspace: Subspace,
-        networks: dict[str, Network],
-        damping: float | None,
-        damp_to: str,
-    ) -> None:
-        self.tasks, self.subspace, self.networks = tasks, subspace, networks
-        self.share = share.to(subspace.center)
-        self.damping, self.damp_to = damping, damp_to
-        points = [subspace.coords(state) for state in tasks.models.values()]
-        self.points = torch.stack(points)  # (tasks, dim)
-        references = {task: network.reference() for task, network in networks.items()}
-        self.objective = _refine.Objective(
-            subspace, networks, references, self.share, self._statistics()
+    if forwards is None or inputs is None:
+        data = Data({}, {})
+    else:
+        first = next(iter(tasks.base.values()))
+        like = (
+            first.new_zeros((), dtype=torch.float64)
+            if subspace is None
+            else subspace.center
         )
-
-    def _statistics(self) -> dict[str, Tensor]:
-        """Averaged running statistics, for evaluations of a merged network."""
-        whole = self.tasks.complete(self.tasks.base, self.share.cpu())
-        names = next(iter(self.tasks.statistics.values()))
-        return {name: cast(whole[name], self.share) for name in names}
-
-    def from_metrics(self, metrics: Metrics) -> _Solution:
-        """Solve in metrics that were measured before."""
-        each = of_each(metrics, self.tasks.names, "metrics")
-        for metric in each.values():
-            metric.check_subspace(self.subspace)
-        units = {metric.per for metric in each.values()}
-        expected = "metrics of mean losses alone, or of sums over data alone"
-        check(len(units) == 1, "metrics", f"units {sorted(units)}", expected)
-        return self._solved(each)
-
-    def measured(self, kind: str, nodes: int, iterations: int) -> _Solution:
-        """Measure, solve and measure again, and take the best solution."""
-        if kind == "point":
-            return self._solved(self._metrics(kind, self.subspace.center, nodes))
-        end = self.share @ self.points
-        best, least = None, torch.inf
-        for _ in range(iterations):
-            solution = self._solved(self._metrics(kind, end, nodes))
-            end = solution.mean.coords
-            value = self.objective.value(end)
-            if best is None or value < least:
-                best, least = solution, value
-        assert best is not None
-        return best
-
-    def best(self, found: _Solution, starts: Sequence[StateDict]) -> Tensor:
-        """Where to start the refinement: a bad solution would trap it."""
-        points = [self.subspace.coords(state) for state in starts]
-        mean = found.mean
-        points += [torch.zeros_like(mean.flat), mean.flat, mean.coords]
-        return min(points, key=self.objective.value)
-
-    def result(self, found: _Solution, z: Tensor, history: list[float]) -> MergeResult:
-        """Write the merged network and its report."""
-        merged = self.subspace.point(z)
-        report = task_report(found.metrics, self.share, self.objective, z)
-        report.attrs.update(
-            variance=found.mean.variance,
-            residual=found.residual,
-            gap=found.mean.gap,
-            objective=history,
-        )
-        return MergeResult(
-            self.tasks.complete(merged, self.share.cpu()),
-            z,
-            found.mean.variance,
-            found.residual,
-            found.mean.gap,
-            report,
-            self.subspace,
-            found.metrics,
-        )
-
-    def _metrics(self, kind: str, end: Tensor, nodes: int) -> dict[str, TaskMetric]:
-        there = self.subspace.point(end)
-        found = {}
-        for task, network in self.networks.items():
-            matrix = (
-                functools.partial(network.metric, network.merged, self.subspace)
-                if kind == "point"
-                else functools.partial(
-                    _averages.path_metric, network, there, self.subspace, nodes=nodes
-                )
-            )
-            found[task] = task_metric(
-                network,
-                self.subspace,
-                matrix,
-                count=float(len(network.inputs)),
-                kind=kind,
-                family=network.likelihood.name,
-                end=end,
-            )
-        return found
-
-    def _solved(self, metrics: dict[str, TaskMetric]) -> _Solution:
-        diagonal = all(metric.matrix.dim() == 1 for metric in metrics.values())
-        rows = [
-            metric.matrix
-            if diagonal or metric.matrix.dim() == 2
-            else metric.matrix.diag()
-            for metric in metrics.values()
-        ]
-        damping = self.damping
-        if damping is None:
-            summed = all(metric.per == "sum" for metric in metrics.values())
-            damping = 0.0 if summed else _DAMPING
-        flat = self.share @ self.points
-        mean = _solve.mean_of(
-            torch.stack([row.to(self.points) for row in rows]),
-            self.points,
-            self.share,
-            damping,
-            flat if self.damp_to == "mean" else torch.zeros_like(flat),
-        )
-        pairs = zip(self.share.tolist(), metrics.values(), strict=True)
-        residual = sum(weight * metric.residual for weight, metric in pairs)
-        return _Solution(metrics, mean, residual)
+        family = likelihood_named(likelihood, variance)
+        sizes = {"chunk_size": chunk_size, "batch_size": batch_size}
+        networks = read_networks(tasks, forwards, inputs, family, like, **sizes)
+        data = Data(networks, of_each(inputs, tasks.names, "inputs"))
+    choice = None
+    if not data.networks or refine is None:
+        run = problem.plain(data)
+    elif held_out:
+        choice = problem.run(*data.split(held_out)).choice
+        run = problem.run(data, None, choice)
+    else:
+        run = problem.run(data, None)
+    _warn(tasks.names, run.found)
+    return _result(run, scale, tasks, choice)
 
 
-def _warn(names: Sequence[str], found: _Solution) -> None:
+def _result(run: Run, scale: float, tasks: Tasks, choice: Choice | None) -> MergeResult:
+    """Write the merged network and its report."""
+    merge, found, z = run.merge, run.found, scale * run.coords
+    merged = merge.subspace.point(z)
+    report = task_report(found.metrics, merge.share, merge.objective, z, choice)
+    report.attrs.update(
+        variance=found.mean.variance,
+        residual=found.residual,
+        gap=found.mean.gap,
+        objective=run.history,
+    )
+    return MergeResult(
+        tasks.complete(merged, merge.share.cpu()),
+        z,
+        found.mean.variance,
+        found.residual,
+        found.mean.gap,
+        report,
+        merge.subspace,
+        found.metrics,
+        choice,
+    )
+
+
+def _warn(names: Sequence[str], found: Solution) -> None:
     traces = [metric.trace for metric in found.metrics.values()]
     least = names[traces.index(min(traces))]
     if min(traces) < _NOTHING or max(traces) > _APART * min(traces):
@@ -324,7 +237,7 @@ def _warn(names: Sequence[str], found: _Solution) -> None:
             ),
             stacklevel=3,
         )
-    if found.residual > found.mean.variance:
+    if found.residual > (1 + _ROUNDING) * found.mean.variance:
         warnings.warn(
             SubspaceResidualWarning(
                 "the subspace leaves out more than the merge costs",

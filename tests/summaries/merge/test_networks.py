@@ -260,7 +260,15 @@ def test_the_report_has_a_row_for_each_task():
     found = frechet_merge(base, models, forwards=call(module), inputs=inputs())
     report = found.report
     assert list(report.task.values) == list(models)
-    assert set(report) == {"weight", "predicted_kl", "trace", "kept", "residual", "kl"}
+    assert set(report) == {
+        "weight",
+        "predicted_kl",
+        "trace",
+        "kept",
+        "residual",
+        "kl",
+        "held_out_kl",
+    }
     assert report.attrs["variance"] == found.variance
     assert "MergeResult(3 tasks" in repr(found)
 

@@ -29,7 +29,8 @@ class Overflowing:
 def test_a_step_into_overflow_is_not_taken(share):
     objective = Overflowing(share)
     start = torch.zeros(2, dtype=torch.float64)
-    z, history = refine(objective, start, 10)  # pyright: ignore[reportArgumentType]
+    path = list(refine(objective, start, 10))  # pyright: ignore[reportArgumentType]
+    z, history = path[-1][0], [value for _, value in path]
     assert history == sorted(history, reverse=True)
     assert history[-1] < 0.05 * history[0]
     torch.testing.assert_close(objective.value(z), history[-1])
@@ -38,4 +39,4 @@ def test_a_step_into_overflow_is_not_taken(share):
 def test_a_start_that_overflows_is_an_error():
     start = torch.full((2,), 20.0, dtype=torch.float64)
     with pytest.raises(NonFiniteParameterError):
-        refine(Overflowing(1.0), start, 3)  # pyright: ignore[reportArgumentType]
+        list(refine(Overflowing(1.0), start, 3))  # pyright: ignore[reportArgumentType]
