@@ -31,6 +31,7 @@ Example:
 
 from typing import TYPE_CHECKING
 
+from pyro_geo._compat.tqdm import choose_bar
 from pyro_geo._lazy import importer
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = ["Layout", "Target", "__version__", "citation"]
+
+choose_bar()
 
 __getattr__ = importer(
     globals(),

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Self, TypeVar
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_geo._process import Seconds
 from pyro_geo.density.compiling import showing_compilation
+from pyro_geo.engine._bars import make_bar
 
 __all__ = ["Clock", "Progress"]
 
@@ -67,7 +67,9 @@ class Clock:
 class Progress:
     """A progress bar over blocks, with divergences and acceptance where there are any.
 
-    While it is open it also shows what is compiled.
+    It is one line in a terminal, a widget or one line in a notebook, and a few lines
+    in a log file: at the start, at each tenth of the way, at the end. While it is open
+    it also shows what is compiled.
 
     Args:
         what: what is being done.
@@ -81,10 +83,7 @@ class Progress:
         self._diverging = self._draws = 0
         self._accepted = 0.0
         self._shown: dict[str, str] = {}
-        self._bar = tqdm(
-            total=total, disable=not shown or not total, unit=unit, desc=what
-        )
-
+        self._bar = make_bar(what, total, unit, shown and total > 0)
         self._open = ExitStack()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_geo.density import GraphSize, Target, ladder
 from pyro_geo.density.compiling import worthwhile_steps
-from pyro_geo.engine import Kernel, progress
+from pyro_geo.engine import Kernel, _bars
 from pyro_geo.engine.compiling import CompileRecord, fewest_samples
 from pyro_geo.engine.schedule import Counts, RunPlan, RunState
 from pyro_geo.errors import CheckpointError
@@ -389,14 +389,15 @@ def test_the_record_is_one_of_counts():
 def shown(monkeypatch):
     """What the bars say, without saying it twice in a row."""
     said: list[str] = []
-    whole = progress.tqdm.set_description
+    monkeypatch.setattr(_bars.sys.stderr, "isatty", lambda: True)
+    whole = _bars.tqdm.set_description
 
     def note(bar: Any, desc: str, refresh: bool = True) -> None:
         if said[-1:] != [desc]:
             said.append(desc)
         whole(bar, desc, refresh=False)
 
-    monkeypatch.setattr(progress.tqdm, "set_description", note)
+    monkeypatch.setattr(_bars.tqdm, "set_description", note)
     return said
 
 

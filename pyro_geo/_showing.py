@@ -1,0 +1,141 @@
+"""How objects print themselves, and what a notebook shows of results."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from pyro_geo.checks import shown_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Made", "Shown", "notebook"]
+
+_MOST_ROWS = 60
+_LONGEST = 60  # characters of one option in a line
+
+
+class Made:
+    """An object that prints itself as the call that made it.
+
+    Options are read from attributes of the same name, with or without an underscore
+    before it. Those at their default are left out.
+
+    Example:
+        >>> class Plane(Made):
+        ...     def __init__(self, size, *, noise=0.1):
+        ...         self.size, self._noise = size, noise
+        >>> Plane(3), Plane(3, noise=0.5)
+        (Plane(size=3), Plane(size=3, noise=0.5))
+    """
+
+    def __repr__(self) -> str:
+        """Name the class and the options that were chosen."""
+        parts = []
+        held = vars(self)
+        for name, one in inspect.signature(type(self).__init__).parameters.items():
+            key = name if name in held else f"_{name}"
+            if name == "self" or key not in held or _same(held[key], one.default):
+                continue
+            text = shown_value(held[key])
+            long = len(text) > _LONGEST
+            parts.append(f"{name}={type(held[key]).__name__ if long else text}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Shown:
+    """A result that prints itself in a line, and as a small table in a notebook.
+
+    Subclasses give facts, and if they have them a table and warnings.
+
+    Example:
+        >>> class Score(Shown):
+        ...     def _shown_facts(self):
+        ...         return {"error": 0.25, "data": 100}
+        >>> Score()
+        Score(error 0.25, data 100)
+        >>> "<th>error</th><td>0.25</td>" in Score()._repr_html_()
+        True
+    """
+
+    def _shown_facts(self) -> Mapping[str, object]:
+        return {}
+
+    def _shown_table(self) -> pd.DataFrame | None:
+        return None
+
+    def _shown_notes(self) -> Sequence[str]:
+        return ()
+
+    def __repr__(self) -> str:
+        """Say in one line what was found."""
+        parts = [f"{name} {_plain(x)}" for name, x in self._shown_facts().items()]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Show the result in a notebook."""
+        table, facts = self._shown_table(), self._shown_facts()
+        return notebook(repr(self), facts if table is None else table, self._shown_notes())
+
+
+def notebook(
+    title: str,
+    rows: pd.DataFrame | Mapping[str, object] | None = None,
+    notes: Sequence[str] = (),
+    *,
+    head: tuple[str, str] | None = None,
+) -> str:
+    """Show a result in a notebook: a line, one small table, warnings.
+
+    It has no colours of its own, so that it can be read on a dark page too.
+
+    Args:
+        title: the line.
+        rows: a table, or facts by name.
+        notes: warnings and assumptions.
+        head: titles of the two columns of facts.
+
+    Returns:
+        HTML; all texts are escaped.
+
+    Example:
+        >>> notebook("Score(1)", {"error": 0.5})
+        '<p><code>Score(1)</code></p><table><tr><th>error</th><td>0.5</td></tr></table>'
+    """
+    parts = [f"<p><code>{escape(title)}</code></p>"]
+    if isinstance(rows, Mapping):
+        parts.append(_facts(rows, head))
+    elif rows is not None:
+        parts.append(rows.head(_MOST_ROWS).to_html(float_format="{:.3g}".format))
+        if len(rows) > _MOST_ROWS:
+            parts.append(f"<p>The first {_MOST_ROWS} of {len(rows):,} rows.</p>")
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return "".join([*parts, f"<ul>{items}</ul>" if items else ""])
+
+
+def _facts(rows: Mapping[str, object], head: tuple[str, str] | None) -> str:
+    if not rows:
+        return ""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head or ())
+    body = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{escape(_plain(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{f'<tr>{top}</tr>' if top else ''}{body}</table>"
+
+
+def _plain(value: object) -> str:
+    """Write a number with four digits, and a text as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _same(value: object, default: object) -> bool:
+    """Say whether an option has its default; tensors never do."""
+    return value is default or (
+        isinstance(value, (int, float, str, tuple)) and value == default
+    )
