@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyro_geo
 from pyro_geo.io._report import html
 from pyro_geo.io._report.extras import Bars, Curves, Images, Scatter
+from pyro_geo.io._report.facts import page_title
 from pyro_geo.io._report.losses import (
     count_draws,
     count_facts,
@@ -40,6 +41,7 @@ __all__ = [
     "Curves",
     "Images",
     "Scatter",
+    "page_title",
     "report",
     "search_curves",
     "write_report",
@@ -54,8 +56,9 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     title: str,
-    facts: Mapping[str, str],
+    facts: Mapping[str, object],
     notes: Sequence[str] = (),
+    citation: str = "",
     tables: "Mapping[str, Rows] | None" = None,
     curves: Sequence[Curves] = (),
     bars: Sequence[Bars] = (),
@@ -68,17 +71,17 @@ def write_report(
 ) -> Path:
     """Write a one-file HTML report of a run.
 
-    Where anything is lost it opens with a box that counts it: chains that were lost,
+    All pages have the same parts in the same order. The title comes first, then the
+    facts, and where anything is lost a box that counts it: chains that were lost,
     stuck, restarted or never moved, draws that diverged, ended at saddles, did not
     converge or are not finite, rows of the summary without R-hat, numbers of further
-    tables that are NaN. The facts follow, headline numbers, and a box of what else
-    calls for attention (the notes given, R-hat or nested R-hat above 1.01, E-BFMI below
-    0.3, constant rows). Then come
-    the extra tables, ArviZ's summary, distributions and traces, the plane of largest
-    spread and the run's statistics. Draws with weights, in a group `particles`, are
-    tabulated with them, beside effective size, tail and sum of the weights; pictures
-    and statistics are those of the resampled posterior. The steps of a filter, in a
-    group `filtered`, are pictured over time.
+    tables that are NaN. Headline numbers follow, and a box of what else calls for
+    attention (the notes given, R-hat or nested R-hat above 1.01, E-BFMI below 0.3,
+    constant rows). Then come ArviZ's summary and further tables, pictures, statistics,
+    and a foot with versions and whom to cite. Draws with weights, in a group
+    `particles`, are tabulated with them, beside effective size, tail and sum of the
+    weights; pictures and statistics are those of the resampled posterior. The steps of
+    a filter, in a group `filtered`, are pictured over time.
     Large models are cut down to the components that matter most, more draws than 256 MB
     to every k-th draw, and the page says so.
 
@@ -87,9 +90,11 @@ def write_report(
             left out of the page. None for a page of tables and pictures alone.
         path: the file to write; missing folders are made, an existing file is replaced
             once the new one is complete.
-        title: heading of the page.
-        facts: what was run: model, kernel, seed, versions, time and the like.
+        title: heading of the page; :func:`page_title` makes it.
+        facts: what was run: model, kernel, seed, time and the like come first and
+            others are folded up; versions of libraries go to the foot.
         notes: warnings of the run, one sentence or two each.
+        citation: BibTeX of the works behind it (:func:`pyro_geo.citation`).
         tables: further tables by caption, such as scores: a frame, a list of mappings
             or a list of rows of which the first is the header.
         curves: pictures of lines, after the tables.
@@ -163,14 +168,14 @@ def write_report(
     if posterior is not None and posterior.sizes["chain"] * posterior.sizes["draw"]:
         weighted = None if particles is None else particles.compute()
         add_posterior(page, posterior, stats, chain_name, weighted)
-    elif filtered is None and idata is not None:
+    elif idata is not None and filtered is None and get_group(idata, "modes") is None:
         page.notes.append("There are no draws in this run.")
     if stats is not None and stats.data_vars and 0 not in stats.sizes.values():
         add_stats(page, stats)
     facts = {name: text for name, text in facts.items() if name not in HIDDEN}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    foot = f"Written by pyro_geo {pyro_geo.__version__} on {now}."
-    replace_file(path, page.render(title, facts, foot).encode())
+    when = f"Page written by pyro_geo {pyro_geo.__version__} on {now}."
+    replace_file(path, page.render(title, facts, when, citation).encode())
     return Path(path)
 
 
@@ -209,16 +214,21 @@ def report(
     groups = (get_group(idata, name) for name in ("posterior", "filtered"))
     facts = dict(next((g.attrs for g in groups if g is not None), {}))
     notes = [text for text in str(facts.pop("notes", "")).splitlines() if text]
-    facts.pop("citation", None)
+    citation = str(facts.pop("citation", ""))
     if not header["finished"]:
         ended = "was interrupted" if facts.get("interrupted") else "is not finished"
         notes.insert(0, f"The run {ended}: it has {_progress(idata, header)}.")
     return write_report(
         idata,
         store.with_suffix(".html") if path is None else path,
-        title=f"{facts.get('kernel', 'Run')} on {facts.get('model', store.name)}",
-        facts={name: str(value) for name, value in facts.items()},
+        title=page_title(
+            str(facts.get("kernel", "Run")),
+            str(facts.get("model", store.name)),
+            _sites(idata),
+        ),
+        facts=facts,
         notes=notes,
+        citation=citation,
         chain_name=header.get("chain_name", "chain"),
     )
 
@@ -253,6 +263,12 @@ def search_curves(history: "ArrayLike") -> Curves:
         "iteration",
         "log10(1 + nats below the best)",
     )
+
+
+def _sites(idata: "ArvizData") -> list[str]:
+    """Names of the sites that a page shows."""
+    posterior = get_group(idata, "posterior")
+    return [] if posterior is None else [str(name) for name in posterior.data_vars]
 
 
 def _progress(idata: "ArvizData", header: Mapping[str, Any]) -> str:
@@ -299,7 +315,7 @@ def _count_lost(
     page: html.Page,
     posterior: "xr.Dataset",
     stats: "xr.Dataset | None",
-    facts: Mapping[str, str],
+    facts: Mapping[str, object],
     chain_name: str,
 ) -> None:
     """Count what the run says of its chains, and the flags of all its draws."""

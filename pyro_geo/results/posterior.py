@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pyro_geo.citations import citation
 from pyro_geo.results._groups import (
     LogLikelihood,
     arrays,
@@ -267,17 +268,20 @@ class PosteriorDraws(Samples):
         Returns:
             The path.
         """
-        from pyro_geo.io.reports import write_report
+        from pyro_geo.io.reports import page_title, write_report
 
-        facts = {**self.attributes, **self._weight_facts()}
-        for name in ("notes", "citation"):  # notes are shown apart, BibTeX is too long
-            facts.pop(name, None)
-        kind, model = facts.get("kernel", "Draws"), facts.get("model", "a posterior")
+        facts: dict[str, Any] = {**self.attributes, **self._weight_facts()}
+        facts.pop("notes", None)  # shown apart
         return write_report(
             self.to_arviz(log_likelihood=False),
             path,
-            title=f"{kind} on {model}",
-            facts={name: str(value) for name, value in facts.items()},
+            title=page_title(
+                str(facts.get("kernel", "Draws")),
+                str(facts.get("model", "")),
+                list(self._finished().shapes),
+            ),
+            citation=str(facts.pop("citation", "") or citation(self)),
+            facts=facts,
             notes=self.notes,
             tables=dict(tables or {}),
             curves=curves,

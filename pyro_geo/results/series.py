@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check_count
+from pyro_geo.citations import citation
 from pyro_geo.io.names import SERIES_DIMS, Coords, Dims
 from pyro_geo.io.store import FILTERED, REPORTS
 from pyro_geo.ops.arrays import to_numpy
@@ -296,17 +297,18 @@ class Series(Facts):
         Returns:
             The path.
         """
-        from pyro_geo.io.reports import write_report
+        from pyro_geo.io.reports import page_title, write_report
 
-        facts = self.attributes
-        for name in ("notes", "citation"):  # notes are shown apart, BibTeX is too long
+        facts: dict[str, Any] = self.attributes
+        for name in ("notes", "citation"):  # shown apart
             facts.pop(name, None)
         what = f"{self.num_series} {self._axis}{'s' if self.num_series != 1 else ''}"
         return write_report(
             self.to_arviz(),
             path,
-            title=f"{facts.get('kernel', 'Filter')} on {what}",
-            facts={name: str(value) for name, value in facts.items()},
+            title=page_title(str(facts.get("kernel", "Filter")), what),
+            citation=citation(self),
+            facts=facts,
             notes=self.notes,
             tables={"Summary": self.summary(), **(tables or {})},
             chain_name=self._axis,

@@ -12,8 +12,9 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
+from pyro_geo.citations import citation
 from pyro_geo.errors import ConfigurationError, LayoutMismatchError
-from pyro_geo.io.reports import Bars, write_report
+from pyro_geo.io.reports import Bars, page_title, write_report
 from pyro_geo.optim import SPD
 from pyro_geo.optim.decay.sites import location_parameters
 from pyro_geo.summaries._fits import Fit, SiteFit, divergence, read_fit
@@ -215,8 +216,8 @@ def deviation_page(
     report: xr.Dataset,
     path: str | os.PathLike[str],
     *,
-    title: str = "Deviation by site",
-    facts: Mapping[str, str] | None = None,
+    title: str | None = None,
+    facts: Mapping[str, object] | None = None,
     tables: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a deviation report as one HTML file, with a table and a picture.
@@ -224,7 +225,7 @@ def deviation_page(
     Args:
         report: of :func:`deviation_report`.
         path: the file.
-        title: heading of the page.
+        title: heading of the page; named after the sites if None.
         facts: what was fitted, by name.
         tables: further tables by caption, which come first.
 
@@ -250,8 +251,9 @@ def deviation_page(
     return write_report(
         None,
         path,
-        title=title,
+        title=title or page_title("Deviation by site", sites=names),
         facts=facts or {},
+        citation=citation(report),
         tables={**(tables or {}), "Deviation": shown.to_dataframe()},
         bars=[bars],
     )

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_geo.citations import citation
 from pyro_geo.errors import ReferenceMismatchError
-from pyro_geo.io.reports import Bars, Curves, write_report
+from pyro_geo.io.reports import Bars, Curves, page_title, write_report
 from pyro_geo.unlearning._measures import Level
 from pyro_geo.unlearning.trajectories import trajectories
 
@@ -27,13 +28,15 @@ _LEVELS: dict[Level, str] = {
 _COLUMNS = ["metric", "value", "null_median", "null_max", "ratio", "passes"]
 
 
-def write_page(report: AuditReport, path: str | os.PathLike[str], title: str) -> Path:
+def write_page(
+    report: AuditReport, path: str | os.PathLike[str], title: str | None
+) -> Path:
     """Write verdicts, a table for each reference and axis, and pictures.
 
     Args:
         report: what was found.
         path: the file.
-        title: heading.
+        title: heading; named after the treatments if None.
 
     Returns:
         The path.
@@ -54,8 +57,12 @@ def write_page(report: AuditReport, path: str | os.PathLike[str], title: str) ->
     return write_report(
         None,
         path,
-        title=title,
+        title=title
+        or page_title(
+            "Audit of unlearning", ", ".join(report.policies) or "untreated memories"
+        ),
         facts=facts,
+        citation=citation(report),
         notes=notes,
         tables=tables,
         curves=curves,

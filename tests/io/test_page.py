@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_geo.io._report.style import WIDTH, draw
@@ -74,6 +75,12 @@ def test_facts_are_rounded_named_and_folded(page):
     assert "7 more facts" in found.text
     assert "library" not in found.text
     assert "The run: pyro_geo 0.0.9, torch 2.9.0." in found.text
+
+
+def test_rows_are_named_by_all_levels_of_their_index(page):
+    index = pd.MultiIndex.from_tuples([("SPD", "shifted")], names=["fit", "test"])
+    found = page(tables={"t": pd.DataFrame({"nll": [0.5]}, index=index)})
+    assert "t fit, test nll SPD, shifted 0.5" in found.text
 
 
 def test_the_foot_says_whom_to_cite(page):

@@ -462,7 +462,8 @@ def test_a_page_of_bars_needs_no_draws(tmp_path):
     page = write_report(None, tmp_path / "a.html", title="Bars", facts={}, bars=[bars])
     text = page.read_text()
     assert text.count("<img") == 1
-    assert "distance, the most for site 49" in text
+    assert "distance: site 0 0; site 1 1; " in text
+    assert "; and 45 more." in text
     assert "no draws" not in text
 
 
@@ -471,7 +472,7 @@ def test_small_pictures_stand_side_by_side(tmp_path):
     path = write_report(None, tmp_path / "r.html", title="T", facts={}, images=[images])
     text = path.read_text("utf-8")
     assert "Digits." in text
-    assert "3 small pictures: 0?, &lt;1&gt;, 2." in text
+    assert "3 small pictures: 0?; &lt;1&gt;; 2." in text
     assert text.count("<img") == 1
-    more = Images("Digits.", np.zeros((5, 8, 8)), list("01234")).figure()
-    assert "5 small pictures: 0, 1, 2, 3 and so on." in more
+    more = Images("Digits.", np.zeros((7, 8, 8)), list("0123456")).figure()
+    assert "7 small pictures: 0; 1; 2; 3; 4; 5; and 1 more." in more

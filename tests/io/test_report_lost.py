@@ -1,5 +1,6 @@
 """What a run has lost stands at the top of its report, counted."""
 
+import re
 import warnings
 
 import numpy as np
@@ -49,12 +50,14 @@ def top(tmp_path, seed, monkeypatch):
 
 
 def split(path):
-    """What a reader sees before the facts of the run, and all of it."""
+    """The title and what follows the facts, up to the first number; and all of it."""
     page = Page(path.read_text("utf-8"))
-    box, _, _ = page.html.partition('<dl class="facts">')
-    return Page(
-        box.partition("</header>")[0] + "</header></body></html>"
-    ).text, page.text
+    top = page.html.partition("</header>")[0]
+    top = re.sub(r'<dl class="facts">.*?</dl>(</details>)?', "", top, flags=re.DOTALL)
+    top = re.sub(r"<details><summary>.*?</summary>", "", top)
+    for part in ('<ul class="cards">', '<aside class="notes"'):
+        top = top.partition(part)[0]
+    return Page(top + "</header></body></html>").text, page.text
 
 
 def lost(text):

@@ -213,7 +213,7 @@ def test_a_page_holds_the_table_and_the_bars(tmp_path):
     page = deviation_page(report, tmp_path / "page.html", facts={"seed": "1"})
     text = page.read_text()
     assert text.count("<img") == 1
-    assert "distance in unconstrained space, the most for second" in text
+    assert "distance in unconstrained space: first 1.414; second 2." in text
     assert ">l2<" in text
     assert ">kl<" not in text  # it has no number
     assert "no draws" not in text

@@ -53,17 +53,18 @@ def write(modes: ModeSet, path: str | os.PathLike[str]) -> Path:
     """Write a page of HTML on a set of modes."""
     import pandas as pd
 
-    from pyro_geo.io.reports import write_report
+    from pyro_geo.citations import citation
+    from pyro_geo.io.reports import page_title, write_report
 
-    table = summary(modes).reset_index()
-    tables = {"Modes": table}
+    tables = {"Modes": summary(modes)}
     if modes.symmetries:
         tables["Symmetries"] = pd.DataFrame({"symmetry": list(modes.symmetries)})
     return write_report(
         to_arviz(modes),
         path,
-        title="Modes",
-        facts={name: str(value) for name, value in modes.searched.items()},
+        title=page_title("Search for modes", sites=list(modes.layout.sites)),
+        facts=modes.searched,
+        citation=citation(modes),
         notes=modes.notes,
         tables=tables,
     )

@@ -1,5 +1,6 @@
 """Pictures that a caller adds to a report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Curves", "Images", "Scatter"]
 
-_NAMED = 4  # pictures whose text a screen reader says
+_TOLD = 6  # lines or bars that the text for those who cannot see a picture tells
 
 
 class Curves(NamedTuple):
@@ -34,7 +35,9 @@ class Curves(NamedTuple):
     def figure(self) -> str:
         """Draw them, as HTML."""
         png = pictures.curves(self.x, self.lines, self.x_label, self.y_label)
-        return html.figure(png, f"{self.y_label} over {self.x_label}", self.caption)
+        lines = _some([f"{k} {_course(v)}" for k, v in self.lines.items()])
+        alt = f"{self.y_label} over {self.x_label}: {lines}."
+        return html.figure(png, alt, self.caption)
 
 
 class Bars(NamedTuple):
@@ -53,10 +56,8 @@ class Bars(NamedTuple):
     def figure(self) -> str:
         """Draw them, as HTML."""
         png = pictures.bars(self.values, self.label)
-        known = {name: value for name, value in self.values.items() if value == value}
-        most = max(known, key=lambda name: known[name], default=None)
-        alt = f"{self.label}, the most for {most}" if most is not None else self.label
-        return html.figure(png, alt, self.caption)
+        alt = _some([f"{name} {_short(x)}" for name, x in self.values.items()])
+        return html.figure(png, f"{self.label}: {alt}.", self.caption)
 
 
 class Scatter(NamedTuple):
@@ -77,7 +78,9 @@ class Scatter(NamedTuple):
     def figure(self) -> str:
         """Draw them, as HTML."""
         png = scatter(self.groups, self.x_label, self.y_label)
-        return html.figure(png, f"{self.y_label} against {self.x_label}", self.caption)
+        names = _some(list(self.groups))
+        alt = f"{self.y_label} against {self.x_label}: {names}."
+        return html.figure(png, alt, self.caption)
 
 
 class Images(NamedTuple):
@@ -96,7 +99,23 @@ class Images(NamedTuple):
     def figure(self) -> str:
         """Draw them, as HTML."""
         png = pictures.images(self.pixels, self.titles)
-        some = ", ".join(self.titles[:_NAMED])
-        more = " and so on" if len(self.titles) > _NAMED else ""
-        alt = f"{len(self.titles)} small pictures: {some}{more}."
+        alt = f"{len(self.titles)} small pictures: {_some(self.titles)}."
         return html.figure(png, alt, self.caption)
+
+
+def _some(texts: Sequence[str]) -> str:
+    """Join the first few."""
+    more = f"; and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
+    return "; ".join(map(str, texts[:_TOLD])) + more
+
+
+def _course(values: Sequence[float]) -> str:
+    """Say in words where a line begins and ends."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "without a finite value"
+    return f"from {_short(known[0])} to {_short(known[-1])}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"

@@ -9,6 +9,7 @@ from pyro_geo.io._report.words import show
 __all__ = ["facts_html", "page_title", "versions"]
 
 _OPEN = 8  # facts that are shown without a click
+_LONG = 40  # characters of a value that has a line to itself
 # What a reader asks first, in this order.
 _FIRST = (
     *("model", "kernel", "method", "seed", "num_chains", "num_particles"),
@@ -134,7 +135,9 @@ def _list(rows: Sequence[str]) -> str:
 
 def _row(name: str, value: object) -> str:
     label = _LABELS.get(name, name.removeprefix("num_").replace("_", " "))
-    return f"<div><dt>{escape(label)}</dt><dd>{_value(name, value)}</dd></div>"
+    text = _value(name, value)
+    wide = ' class="wide"' if len(text) > _LONG else ""
+    return f"<div{wide}><dt>{escape(label)}</dt><dd>{text}</dd></div>"
 
 
 def _value(name: str, value: object) -> str:

@@ -8,43 +8,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from pyro_geo.io._report.facts import facts_html, versions
 from pyro_geo.io._report.template import PAGE, STYLE
+from pyro_geo.io._report.words import show
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Page", "Rows", "entries", "figure", "paragraph", "show", "table"]
+__all__ = ["Page", "Rows", "entries", "figure", "paragraph", "table"]
 
 # A frame, a list of mappings, or a list of rows of which the first is the header.
 Rows: TypeAlias = "pd.DataFrame | Sequence[Mapping[str, object] | Sequence[object]]"
-
-
-def show(value: object) -> str:
-    """Write a table's or a card's entry: four significant digits, escaped.
-
-    Args:
-        value: anything.
-
-    Returns:
-        Text that is safe inside HTML.
-
-    Example:
-        >>> show(0.123456), show(12000), show(float("nan")), show("<b>")
-        ('0.1235', '12,000', 'n/a', '&lt;b&gt;')
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        if np.isnan(value):
-            return "n/a"
-        near = value == 0 or 1e-4 <= abs(value) < 1e6
-        text = f"{value:#.4g}".rstrip("0").rstrip(".") if near else f"{value:.3e}"
-        return text.replace("-", "\u2212", 1) if value < 0 else text
-    return escape(str(value))
 
 
 def paragraph(text: str, *, cut: bool = False) -> str:
@@ -73,7 +47,8 @@ def figure(png: bytes, alt: str, caption: str) -> str:
     """
     data = base64.b64encode(png).decode("ascii")
     return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        f'<figure><div class="scroll" tabindex="0"><img alt="{escape(alt)}" '
+        f'src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -142,6 +117,8 @@ def _line(row: Sequence[object], numeric: Sequence[bool]) -> str:
             cells.append(f'<th scope="row">{show(value)}</th>')
         else:
             kind = "" if i < len(numeric) and numeric[i] else ' class="text"'
+            if isinstance(value, str) and len(value) > _LONG:
+                kind = ' class="text long"'
             cells.append(f"<td{kind}>{show(value)}</td>")
     return "".join(cells)
 
@@ -150,7 +127,9 @@ def _cells(rows: Rows) -> tuple[list[object], list[Sequence[object]]]:
     """Bring the three kinds of rows to a header and a body."""
     if hasattr(rows, "itertuples"):
         frame: pd.DataFrame = rows  # pyright: ignore[reportAssignmentType] (duck-typed)
-        return ["", *frame.columns], [list(row) for row in frame.itertuples()]
+        names = ["" if name is None else str(name) for name in frame.index.names]
+        body = [[_name_of(row[0]), *row[1:]] for row in frame.itertuples()]
+        return [", ".join(names).strip(", "), *frame.columns], body
     listed = list(rows)
     if listed and isinstance(listed[0], Mapping):
         maps = [row for row in listed if isinstance(row, Mapping)]
@@ -158,6 +137,17 @@ def _cells(rows: Rows) -> tuple[list[object], list[Sequence[object]]]:
         return header, [[row.get(str(key), "") for key in header] for row in maps]
     lists = [list(row) for row in listed]
     return (lists[0], list(lists[1:])) if lists else ([], [])
+
+
+_LONG = 48  # characters of a sentence, which takes several lines of a table
+# The order of the parts; pictures of single series stand in the middle.
+_BEFORE = ("Summary", "Tables", "Modes", "Curves", "Comparison", "Pictures", "Cohort")
+_AFTER = ("Distributions", "Largest spread", "Statistics")
+
+
+def _name_of(label: object) -> object:
+    """Name a row; one of several levels is a tuple."""
+    return ", ".join(map(str, label)) if isinstance(label, tuple) else label
 
 
 @dataclass
@@ -187,55 +177,78 @@ class Page:
         self.cards.append((label, value, alert))
 
     def add(self, title: str, *parts: str) -> None:
-        """Add a section, unless it is empty.
+        """Add to a section, which is made if there is something to put in.
 
         Args:
             title: its heading.
             *parts: HTML of its body.
         """
-        if body := "\n".join(part for part in parts if part):
-            self.sections.append((title, body))
+        if not (body := "\n".join(part for part in parts if part)):
+            return
+        for i, (name, before) in enumerate(self.sections):
+            if name == title:
+                self.sections[i] = (name, f"{before}\n{body}")
+                return
+        self.sections.append((title, body))
 
-    def render(self, title: str, facts: Mapping[str, str], foot: str) -> str:
-        """Put the page together.
+    def render(
+        self, title: str, facts: Mapping[str, object], when: str, citation: str = ""
+    ) -> str:
+        """Put the page together, its parts in the order that all pages have.
 
         Args:
             title: heading of the page.
             facts: name to value, under the heading.
-            foot: the last line.
+            when: who wrote the page, and when.
+            citation: BibTeX of the works behind it.
 
         Returns:
             The whole page.
         """
+        sections = sorted(self.sections, key=lambda section: _rank(section[0]))
         links = "".join(
             f'<li><a href="#part-{i}">{escape(name)}</a></li>'
-            for i, (name, _) in enumerate(self.sections)
+            for i, (name, _) in enumerate(sections)
         )
         bodies = "\n".join(
             f'<section aria-labelledby="part-{i}"><h2 id="part-{i}">{escape(name)}</h2>'
             f"\n{body}</section>"
-            for i, (name, body) in enumerate(self.sections)
+            for i, (name, body) in enumerate(sections)
         )
-        lost = _box("lost", "What this run has lost", self.lost)
-        notes = _box("notes", "Please note", self.notes)
-        top = lost + _facts(facts) + _cards(self.cards) + notes
+        top = "".join(
+            (
+                facts_html(facts),
+                _box("lost", "What this run has lost", self.lost),
+                _cards(self.cards),
+                _box("notes", "Please note", self.notes),
+            )
+        )
         return PAGE.format(
             title=escape(title),
             style=STYLE,
             top=top,
             links=links,
             bodies=bodies,
-            foot=escape(foot),
+            foot=_foot(when, versions(facts), citation),
         )
 
 
-def _facts(items: Mapping[str, str]) -> str:
-    """Make the list of facts at the top."""
-    rows = "".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in items.items()
+def _rank(title: str) -> int:
+    """Place of a section on the page."""
+    if title in _BEFORE:
+        return _BEFORE.index(title)
+    return len(_BEFORE) + (1 + _AFTER.index(title) if title in _AFTER else 0)
+
+
+def _foot(when: str, made_with: str, citation: str) -> str:
+    """Say who wrote the page, what the run was made with, and whom to cite."""
+    text = f"{when} The run: {made_with}." if made_with else when
+    if not citation:
+        return escape(text)
+    return (
+        f"{escape(text)}<details><summary>How to cite</summary>"
+        f'<pre class="scroll" tabindex="0">{escape(citation)}</pre></details>'
     )
-    return f'<dl class="facts">{rows}</dl>' if rows else ""
 
 
 def _cards(items: Sequence[tuple[str, object, bool]]) -> str:

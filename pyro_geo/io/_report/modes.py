@@ -7,7 +7,7 @@ import numpy as np
 
 from pyro_geo.io._report import html
 from pyro_geo.io._report.components import columns, component_name, finite
-from pyro_geo.io._report.pictures import COLOURS, draw, shorten
+from pyro_geo.io._report.style import COLOURS, draw, legend, shorten
 from pyro_geo.io.modes import ModeFacts, ModeMarks, ModeTally, tally_modes
 
 if TYPE_CHECKING:
@@ -93,7 +93,11 @@ def _plane(
         f"Draws by mode, in the plane of the two components that tell modes apart best."
         f"{told} Weight before the run and share of draws in the legend."
     )
-    return html.figure(png, f"{len(facts.weights)} modes in {names}.", caption)
+    return html.figure(
+        png,
+        f"{len(facts.weights)} modes in the plane of {names[0]} and {names[1]}.",
+        caption,
+    )
 
 
 def _separating(
@@ -165,8 +169,8 @@ def _draw_plane(
                 ax.scatter(
                     *centres[k], s=size, marker="*", color=color, edgecolors="black"
                 )
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="mode")
+        legend(figure, ax, "mode: weight, share of draws")
         ax.set_xlabel(shorten(names[0]))
         ax.set_ylabel(shorten(names[1]))
 
-    return draw(7.8, 4.6, paint)
+    return draw(4.8, paint)

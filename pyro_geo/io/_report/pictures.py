@@ -1,18 +1,24 @@
-"""Pictures of draws and their statistics, drawn without pyplot.
+"""Pictures of draws and their statistics."""
 
-Figures are made directly and written by the Agg canvas, so that the caller's backend,
-open figures and style stay as they are.
-"""
-
-import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_geo.io._report.components import Component, finite
+from pyro_geo.io._report.style import (
+    BLUE,
+    COLOURS,
+    INK,
+    RED,
+    count_axis,
+    draw,
+    few_ticks,
+    legend,
+    no_values,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,81 +26,22 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
-    "COLOURS",
     "FEW_CHAINS",
     "bars",
     "curves",
-    "draw",
     "histograms",
     "images",
     "marginals",
     "pair",
-    "shorten",
     "stages",
 ]
 
 _BARS = 40  # bars of a picture
 _PER_ROW = 8  # small pictures side by side
-_BLUE, _GREY, _RED = "#2f6db3", "#7d8792", "#c0392b"
-# Okabe and Ito's colours, which colour-blind readers can distinguish too.
-COLOURS = (
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
-    *("#56b4e9", "#d55e00", "#8a7a00", "#444444"),
-)
 # More chains than this are drawn as intervals, not as traces.
 FEW_CHAINS = len(COLOURS)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Draw in one style, and restore the caller's afterwards."""
-    import matplotlib as mpl
-
-    ours = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": _GREY,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.labelsize": 9,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "text.parse_math": False,  # a site may be called "a$b"
-    }
-    # Not the backend: setting it would resolve or replace the caller's.
-    keep = {"backend", "backend_fallback", "interactive", "toolbar"}
-    settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k not in keep}
-    settings.update(ours)
-    with mpl.rc_context(settings):
-        yield
-
-
-def draw(
-    width: float, height: float, paint: Callable[["Figure"], None], dpi: int = 110
-) -> bytes:
-    """Make a figure and let a function fill it.
-
-    Args:
-        width: in inches.
-        height: in inches.
-        paint: fills the figure.
-        dpi: dots per inch.
-
-    Returns:
-        A PNG.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with _style():
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        paint(figure)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=dpi)
-    return stream.getvalue()
+_MARKED = 60  # points of a line that get a mark each
+_DASHES = ("-", "--", ":", "-.")
 
 
 def _histogram(ax: "Axes", values: np.ndarray, **options: Any) -> None:
@@ -102,32 +49,20 @@ def _histogram(ax: "Axes", values: np.ndarray, **options: Any) -> None:
     low, high = values.min(), values.max()
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         around = 0.5 * max(abs(low), 1.0)
-        ax.axvline(low, color=_BLUE, linewidth=2)
+        ax.axvline(low, color=BLUE, linewidth=2)
         ax.set_xlim(low - around, low + around)
         ax.set_yticks([])
         return
     count = int(np.clip(math.sqrt(values.size), 6, 40))
     ax.hist(values, bins=np.linspace(low, high, count + 1).tolist(), **options)
     ax.set_yticks([])
+    few_ticks(ax)
 
 
 def _tail(values: np.ndarray) -> str:
     """Count the values of a panel that cannot be drawn."""
     missing = int(values.size - finite(values).sum())
     return f"  ({missing} of {values.size} not finite)" if missing else ""
-
-
-def shorten(name: str, length: int = 34) -> str:
-    """Shorten a name that is too long for its panel.
-
-    Args:
-        name: a site's or a statistic's name.
-        length: characters to keep.
-
-    Returns:
-        The name, with an ellipsis if it was cut.
-    """
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def marginals(components: Sequence[Component], chain_name: str) -> bytes:
@@ -148,10 +83,10 @@ def marginals(components: Sequence[Component], chain_name: str) -> bytes:
             left.set_yticks([])
             usable = part.values[finite(part.values)]
             if not usable.size:
-                left.text(0.5, 0.5, "no finite draw", ha="center", va="center")
+                no_values(left, "no finite draw")
                 right.set_axis_off()
                 continue
-            _histogram(left, usable, color=_BLUE, alpha=0.35)
+            _histogram(left, usable, color=BLUE, alpha=0.35)
             if 1 < len(part.values) <= FEW_CHAINS:
                 _chain_outlines(left, part.values)
             if len(part.values) <= FEW_CHAINS:
@@ -159,7 +94,7 @@ def marginals(components: Sequence[Component], chain_name: str) -> bytes:
             else:
                 _intervals(right, part.values, chain_name)
 
-    return draw(9.4, 1.75 * len(components) + 0.25, paint)
+    return draw(1.5 * len(components) + 0.25, paint)
 
 
 def _chain_outlines(ax: "Axes", values: np.ndarray) -> None:
@@ -183,6 +118,7 @@ def _trace(ax: "Axes", values: np.ndarray) -> None:
         marker = "o" if len(chain) < 60 else ""
         ax.plot(y, color=color, linewidth=0.7, marker=marker, markersize=2.5)
     ax.set_xlabel("draw")
+    few_ticks(ax)
 
 
 def _intervals(ax: "Axes", values: np.ndarray, chain_name: str) -> None:
@@ -193,8 +129,8 @@ def _intervals(ax: "Axes", values: np.ndarray, chain_name: str) -> None:
         [np.quantile(usable[i], [0.05, 0.5, 0.95]) for i in index]
     )
     # all chains in two artists: one each takes seconds for hundreds of chains
-    ax.vlines(index, low, high, color=_BLUE, linewidth=0.9, alpha=0.7)
-    ax.plot(index, middle, "o", color=_BLUE, markersize=2.6)
+    ax.vlines(index, low, high, color=BLUE, linewidth=0.9, alpha=0.7)
+    ax.plot(index, middle, "o", color=BLUE, markersize=2.6)
     ax.set_xlabel(chain_name)
 
 
@@ -214,22 +150,21 @@ def stages(losses: Mapping[str, np.ndarray], limit: int = 300) -> bytes:
     def paint(figure: "Figure") -> None:
         ax = figure.subplots()
         step = max(1, math.ceil(table.shape[1] / limit))
-        ax.plot(table[:, ::step], color=_BLUE, alpha=0.25, linewidth=0.8)
+        ax.plot(table[:, ::step], color=BLUE, alpha=0.25, linewidth=0.8)
         middle = [
             np.median(row[finite(row)] if finite(row).any() else np.nan)
             for row in table
         ]
-        ax.plot(middle, "o-", color="#16324f", linewidth=2, label="median")
+        ax.plot(middle, "o-", color=INK, linewidth=2, label="median")
         known = table[~np.isnan(table)]
         if known.size and known.min() > 0 and known.max() > 100 * known.min():
             ax.set_yscale("log")
         ax.set_xticks(range(len(losses)), list(losses))
         ax.set_xlim(-0.2, len(losses) - 0.8)
         ax.set_ylabel("loss")
-        # placed here: Matplotlib's search for the best place can take long
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(figure, ax)
 
-    return draw(7.4, 3.1, paint)
+    return draw(3.2, paint)
 
 
 def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
@@ -257,12 +192,12 @@ def histograms(stats: Mapping[str, np.ndarray]) -> bytes:
                 usable, title = np.log10(usable), f"log10 {name}"
             ax.set_title(shorten(title) + _tail(values))
             if usable.size:
-                _histogram(ax, usable, color=_BLUE, alpha=0.75)
+                _histogram(ax, usable, color=BLUE, alpha=0.75)
             else:
                 ax.set_axis_off()
-                ax.text(0.5, 0.5, "no finite value", ha="center", va="center")
+                no_values(ax, "no finite value")
 
-    return draw(9.4, 1.7 * rows + 0.2, paint)
+    return draw(1.5 * rows + 0.2, paint)
 
 
 def curves(
@@ -288,18 +223,28 @@ def curves(
         many = len(lines) > len(COLOURS)
         for i, (name, values) in enumerate(lines.items()):
             if many:  # nobody can tell so many colours apart
-                ax.plot(x, values, color=_BLUE, linewidth=0.9, alpha=0.5)
+                ax.plot(x, values, color=BLUE, linewidth=0.9, alpha=0.5)
                 continue
-            ax.plot(x, values, color=COLOURS[i], marker=".", markersize=4, label=name)
+            ax.plot(
+                x,
+                values,
+                color=COLOURS[i],
+                linestyle=_DASHES[i % len(_DASHES)],
+                marker="." if len(x) <= _MARKED else "",
+                markersize=4,
+                label=shorten(name),
+            )
         if min(x) > 0 and max(x) > 10 * min(x):
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")  # powers would need mathematics
+        else:
+            count_axis(ax, x)
         if 1 < len(lines) and not many:
-            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            legend(figure, ax)
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
 
-    return draw(8.4, 3.4, paint)
+    return draw(3.2, paint)
 
 
 def bars(values: Mapping[str, float], label: str) -> bytes:
@@ -319,14 +264,14 @@ def bars(values: Mapping[str, float], label: str) -> bytes:
     def paint(figure: "Figure") -> None:
         ax = figure.subplots()
         places = np.arange(len(shown))
-        ax.barh(places, lengths, color=_BLUE, height=0.7)
+        ax.barh(places, lengths, color=BLUE, height=0.7)
         ax.set_yticks(places, [shorten(name) for name, _ in shown])
         ax.invert_yaxis()
         ax.set_xlabel(label)
         if len(shown) < len(values):
             ax.set_title(f"the first {len(shown)} of {len(values)}")
 
-    return draw(8.4, 1.0 + 0.24 * max(1, len(shown)), paint)
+    return draw(0.9 + 0.24 * max(1, len(shown)), paint)
 
 
 def images(pixels: "ArrayLike", titles: Sequence[str]) -> bytes:
@@ -352,7 +297,7 @@ def images(pixels: "ArrayLike", titles: Sequence[str]) -> bytes:
             ax.imshow(picture, cmap="gray_r", vmin=low, vmax=high)
             ax.set_title(title, fontsize=7)
 
-    return draw(8.4, 1.35 * rows, paint)
+    return draw(1.25 * rows, paint)
 
 
 def pair(
@@ -387,10 +332,10 @@ def pair(
             ax.scatter(x, y, s=size, color=color, alpha=0.55, linewidths=0, label=name)
         if diverging.any():
             x, y = plane[diverging].T
-            ax.scatter(x, y, s=40, marker="x", color=_RED, label="diverging")
+            ax.scatter(x, y, s=40, marker="x", color=RED, label="diverging")
         if diverging.any() or 1 < len(chains) <= FEW_CHAINS:
-            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            legend(figure, ax)
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
 
-    return draw(7.4, 4.6, paint)
+    return draw(4.6, paint)

@@ -14,7 +14,8 @@ from pyro_geo.io._report.components import (
     finite,
     sites_table,
 )
-from pyro_geo.io._report.pictures import FEW_CHAINS, marginals, pair, shorten
+from pyro_geo.io._report.pictures import FEW_CHAINS, marginals, pair
+from pyro_geo.io._report.style import shorten
 from pyro_geo.io._summary import summary
 from pyro_geo.io.names import PARTICLE_DIMS, SAMPLE_DIMS
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_geo.io._report.components import finite
-from pyro_geo.io._report.pictures import COLOURS, draw, shorten
+from pyro_geo.io._report.style import COLOURS, GREY, draw, legend, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,10 +43,10 @@ def scatter(
             limits += [*points.ravel()]
         if limits:
             ends = [min(limits), max(limits)]
-            ax.plot(ends, ends, color="0.6", linewidth=0.9, zorder=0)
+            ax.plot(ends, ends, color=GREY, linewidth=0.9, zorder=0)
         if 1 < len(groups) and not many:
-            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            legend(figure, ax)
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
 
-    return draw(8.4, 4.6, paint)
+    return draw(4.6, paint)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyro_geo.io._report.components import finite
-from pyro_geo.io._report.pictures import COLOURS, draw
+from pyro_geo.io._report.style import (
+    COLOURS,
+    GREY,
+    INK,
+    PALE,
+    RED,
+    draw,
+    legend,
+    no_values,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +24,6 @@ __all__ = ["Line", "over_time", "plane", "shares"]
 
 _ELLIPSES = 25
 _CHI2 = 5.991  # 95 % of the chi-squared distribution with two degrees of freedom
-_INK, _REPORT, _REFUSED = "#16324f", "#7d8792", "#c0392b"
 
 
 class Line(NamedTuple):
@@ -67,15 +75,15 @@ def plane(
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         if not len(rows):
-            ax.text(0.5, 0.5, "no place is known", ha="center", va="center")
+            no_values(ax, "no place is known")
             return
         some = rows[:: max(1, len(rows) // _ELLIPSES)]
         outlines = [mean[row] + _ellipse(cov[row]) for row in some]
         ax.add_collection(
-            PolyCollection(outlines, facecolors=COLOURS[4], alpha=0.3, linewidths=0)
+            PolyCollection(outlines, facecolors=PALE, alpha=0.3, linewidths=0)
         )
-        ax.plot(*mean.T, color=_INK, linewidth=1.3, label="mean")
-        ax.plot(*mean[rows[0]], "o", color=_INK, markersize=4)
+        ax.plot(*mean.T, color=INK, linewidth=1.3, label="mean")
+        ax.plot(*mean[rows[0]], "o", color=INK, markersize=4)
         points = np.concatenate([mean[rows], *outlines])
         low, high = points.min(0), points.max(0)
         margin = 0.15 * max(float((high - low).max()), 1e-12)
@@ -83,8 +91,8 @@ def plane(
             near = finite(reports).all(1)
             near &= (np.abs(reports - (low + high) / 2) < high - low + margin).all(1)
             for mask, mark, color, name in (
-                (near & ~refused, ".", _REPORT, "report"),
-                (near & refused, "x", _REFUSED, "refused"),
+                (near & ~refused, ".", GREY, "report"),
+                (near & refused, "x", RED, "refused"),
             ):
                 if mask.any():
                     x, y = reports[mask].T
@@ -94,10 +102,9 @@ def plane(
         ax.set_xlim(low[0] - margin, high[0] + margin)
         ax.set_ylim(low[1] - margin, high[1] + margin)
         ax.set_aspect("equal", adjustable="box")
-        # placed here: Matplotlib's search for the best place can take long
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(figure, ax)
 
-    return draw(7.4, 4.6, paint)
+    return draw(4.6, paint)
 
 
 def _ellipse(cov: np.ndarray) -> np.ndarray:
@@ -126,20 +133,20 @@ def over_time(times: np.ndarray, lines: Sequence[Line]) -> bytes:
             shown = np.concatenate([e[finite(e)] for e in ends if e is not None])
             ax.set_ylabel(line.name)
             if not shown.size:
-                ax.text(0.5, 0.5, "nothing is known", ha="center", va="center")
+                no_values(ax, "nothing is known")
                 continue
             low, high = shown.min(), shown.max()
             margin = 0.08 * (high - low) or 1.0
             if line.low is not None and line.high is not None:
                 band = (times, line.low, line.high)
-                ax.fill_between(*band, color=COLOURS[4], alpha=0.35, linewidth=0)
+                ax.fill_between(*band, color=PALE, alpha=0.35, linewidth=0)
             if line.dots is not None:
-                ax.plot(times, line.dots, ".", color=_REPORT, markersize=3)
-            ax.plot(times, line.centre, color=_INK, linewidth=1.1)
+                ax.plot(times, line.dots, ".", color=GREY, markersize=3)
+            ax.plot(times, line.centre, color=INK, linewidth=1.1)
             ax.set_ylim(low - margin, high + margin)
         grid[-1].set_xlabel("time")
 
-    return draw(9.4, 1.35 * len(lines) + 0.5, paint)
+    return draw(1.35 * len(lines) + 0.5, paint)
 
 
 def shares(times: np.ndarray, values: np.ndarray, names: Sequence[str]) -> bytes:
@@ -162,6 +169,6 @@ def shares(times: np.ndarray, values: np.ndarray, names: Sequence[str]) -> bytes
         ax.set_xlim(times[0], times[-1] if times[-1] > times[0] else times[0] + 1)
         ax.set_xlabel("time")
         ax.set_ylabel("probability")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(figure, ax)
 
-    return draw(9.4, 2.1, paint)
+    return draw(2.3, paint)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check
+from pyro_geo.citations import citation
 from pyro_geo.errors import UnsupportedError
-from pyro_geo.io.reports import Curves, write_report
+from pyro_geo.io.reports import Curves, page_title, write_report
 from pyro_geo.planning.environments import Plant
 from pyro_geo.planning.mpc.cem import CEMPlanner
 from pyro_geo.planning.mpc.episodes import Episode
@@ -31,6 +32,11 @@ PLANNERS: dict[str, type[Planner]] = {
     "cem": CEMPlanner,
     "icem": ICEMPlanner,
     "mppi": MPPIPlanner,
+}
+_NAMES: dict[type[Planner], str] = {
+    CEMPlanner: "CEM",
+    ICEMPlanner: "iCEM",
+    MPPIPlanner: "MPPI",
 }
 _MOST_LINES = 8
 
@@ -128,7 +134,7 @@ def report(
         episode: the run.
         path: the file to write.
         idata: the posterior that the draws are from.
-        facts: what was run.
+        facts: what was run; `model` and `planner` are named in the title.
         names: of the numbers of a state.
 
     Returns:
@@ -157,12 +163,15 @@ def report(
             str(sum(plan.reason == "deadline" for plan in episode.plans)),
         ],
     ]
+    planner = PLANNERS.get(str(facts.get("planner", "")))
+    name = "posterior draws" if planner is None else _NAMES[planner]
     expected = {"cost": costs, "standard deviation over draws": spread}
     return write_report(
         idata,
         path,
-        title="Planning under uncertain dynamics",
+        title=page_title(f"Planning by {name}", str(facts.get("model", "a plant"))),
         facts=facts,
+        citation=citation(planner),
         tables={"Run": table},
         curves=[
             *plan_curves(first, names),

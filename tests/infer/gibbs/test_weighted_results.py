@@ -27,6 +27,7 @@ from pyro_geo.errors import ConvergenceWarning
 from pyro_geo.infer import GibbsModel, GibbsPosterior, WeightedPosterior
 from pyro_geo.infer.gibbs import path
 from pyro_geo.io import report
+from pyro_geo.io._report.words import show
 from pyro_geo.io.arviz import get_group, summary
 from pyro_geo.io.store import open_run
 
@@ -273,7 +274,7 @@ def test_the_page_has_the_numbers_of_the_table(one, tmp_path):
     row, expected = row_of_report(page), one.summary().loc["w"]
     for name in ("mean", "sd", "mcse_mean", "ess_bulk", "ess_tail", "khat"):
         assert row[name] == pytest.approx(expected[name], rel=2e-3)
-    assert f"<dt>log_z</dt><dd>{one.log_z}</dd>" in page
+    assert f"<dt>log of the normaliser</dt><dd>{show(one.log_z)}</dd>" in page
     assert "<strong>2,000</strong><span>particles</span>" in page
     picture = re.search(r"w: median ([\d.]+), central 90 % from", page)
     assert picture is not None
@@ -346,7 +347,7 @@ def test_a_store_opens_with_the_posterior(make, tmp_path, one, many):
     page = report(folder).read_text("utf-8")
     row = row_of_report(page)
     assert row["mean"] == pytest.approx(found.summary().loc["w", "mean"], rel=1e-3)
-    assert f"<dt>log_z</dt><dd>{found.log_z}</dd>" in page
+    assert f"<dt>log of the normaliser</dt><dd>{show(found.log_z)}</dd>" in page
     assert "it has" not in page
 
 
