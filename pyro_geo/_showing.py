@@ -16,6 +16,7 @@ __all__ = ["Made", "Shown", "notebook"]
 
 _MOST_ROWS = 60
 _LONGEST = 60  # characters of one option in a line
+_OTHERS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Made:
@@ -36,9 +37,13 @@ class Made:
         """Name the class and the options that were chosen."""
         parts = []
         held = vars(self)
-        for name, one in inspect.signature(type(self).__init__).parameters.items():
+        for name, one in inspect.signature(type(self)).parameters.items():
             key = name if name in held else f"_{name}"
-            if name == "self" or key not in held or _same(held[key], one.default):
+            if key not in held:  # an option that has become something else
+                required = one.default is one.empty and one.kind not in _OTHERS
+                parts += [f"{name}=..."] * required
+                continue
+            if _same(held[key], one.default):
                 continue
             text = shown_value(held[key])
             long = len(text) > _LONGEST
@@ -78,7 +83,9 @@ class Shown:
     def _repr_html_(self) -> str:
         """Show the result in a notebook."""
         table, facts = self._shown_table(), self._shown_facts()
-        return notebook(repr(self), facts if table is None else table, self._shown_notes())
+        return notebook(
+            repr(self), facts if table is None else table, self._shown_notes()
+        )
 
 
 def notebook(

@@ -26,6 +26,7 @@ __all__ = [
     "handled_types",
     "known_options",
     "shown_options",
+    "shown_value",
 ]
 
 Parameters = ParamSpec("Parameters")
@@ -249,19 +250,34 @@ def shown_options(owner: object, left_out: Sequence[str] = ()) -> list[str]:
     """
     given = vars(owner).get("given_options", {})
     return [
-        f"{name}={_shown(value)}"
+        f"{name}={shown_value(value)}"
         for name, value in given.items()
         if name not in left_out
     ]
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
+    """Show one option in a line.
+
+    Args:
+        value: anything.
+
+    Returns:
+        Its representation; tensors by their shape and functions by name.
+
+    Example:
+        >>> import torch
+        >>> shown_value(torch.zeros(3)), shown_value(len), shown_value("a")
+        ('tensor of (3,)', 'len', "'a'")
+    """
     import torch  # not above: the readers of stores do without it
 
     if isinstance(value, torch.Tensor):
         return f"tensor of {tuple(value.shape)}"
     if isinstance(value, dict):
-        inside = ", ".join(f"{key!r}: {_shown(item)}" for key, item in value.items())
+        inside = ", ".join(
+            f"{key!r}: {shown_value(item)}" for key, item in value.items()
+        )
         return f"{{{inside}}}"
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)

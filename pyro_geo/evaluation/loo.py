@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo._compat.arviz import get_group, smoothed_weights
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_number
 from pyro_geo.density import Target
 from pyro_geo.density.partial import data_scales, reweigh, weigh
@@ -43,8 +44,8 @@ _CACHED = 1 << 17  # log-likelihoods side by side that stay in a processor's cac
 _LIMIT = 0.7  # shapes of tails above it are those of estimates not to be trusted
 
 
-@dataclass(frozen=True)
-class Loo:
+@dataclass(frozen=True, repr=False)
+class Loo(Shown):
     """Leave-one-out cross-validation of a result.
 
     Attributes:
@@ -55,6 +56,10 @@ class Loo:
 
     table: pd.DataFrame
     limit: float
+
+    def _shown_facts(self) -> dict[str, object]:
+        found = {"elpd": self.elpd, "se": self.se, "p_loo": self.p_loo}
+        return {**found, "data": len(self.table), "not to be trusted": len(self.bad)}
 
     @property
     def elpd(self) -> float:

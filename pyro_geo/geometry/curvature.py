@@ -27,6 +27,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_shape
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity
@@ -42,7 +43,7 @@ _ROWS = 256  # products in one batched backward pass, or side by side on the lad
 _PROBES = 8  # of the diagonal at once
 
 
-class Curvature(ABC):
+class Curvature(Made, ABC):
     """A symmetric matrix of second derivatives at one position.
 
     Args:

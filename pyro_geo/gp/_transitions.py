@@ -149,6 +149,12 @@ class Transitions:
         same = self.episode.diff(append=self.episode[-1:] + 1) == 0
         return same & (self.discount > 0)
 
+    def __repr__(self) -> str:
+        """Count the steps."""
+        lead = tuple(self.reward.shape[:-1])
+        batch = f" in a batch of {lead}" if lead else ""
+        return f"Transitions({len(self)} steps{batch})"
+
     def __len__(self) -> int:
         return self.reward.shape[-1]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_number
 from pyro_geo.planning.tabular import TabularDynamics, TabularVI
 
@@ -36,7 +37,7 @@ class Learned(NamedTuple):
     diagnostics: dict[str, Tensor]
 
 
-class ValueBackend(ABC):
+class ValueBackend(Made, ABC):
     """A way to the action values of known dynamics.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_count
 from pyro_geo.errors import ParameterCoverageWarning
 from pyro_geo.ops.random import private_randomness, substream
@@ -71,7 +72,7 @@ class _Values(NamedTuple):
     coverage: float
 
 
-class BayesController:
+class BayesController(Made):
     r"""Choose actions by their expected return under the posterior of the dynamics.
 
     The library holds the values :math:`Q_{\theta_i}` of draws of the prior. A Gaussian

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import notebook
 from pyro_geo.checks import check_shape
 from pyro_geo.planning.backends import ValueBackend
 from pyro_geo.planning.priors import Prior
@@ -166,6 +167,13 @@ class OfflineLibrary:
             failed={int(number): why for number, why in parts["failed"].items()},
             seed=parts["seed"],
         )
+
+    def _repr_html_(self) -> str:
+        """Show the draws in a notebook, and how many have failed."""
+        facts = {"draws": len(self), "parameters": ", ".join(self.parameters)}
+        lost = len(self.failed)
+        notes = [f"{lost} draws could not be solved."] * (lost > 0)
+        return notebook(repr(self), facts, notes)
 
     def __repr__(self) -> str:
         lost = f", {len(self.failed)} failed" if self.failed else ""

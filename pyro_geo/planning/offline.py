@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_count, check_number, check_shape
 from pyro_geo.engine.session import interruption
 from pyro_geo.errors import OfflinePlanningError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OfflinePlanner"]
 
 
-class OfflinePlanner:
+class OfflinePlanner(Made):
     """Draw dynamics from the prior and learn the action values of each.
 
     No data are needed. The draws are solved in groups; what comes out does not depend

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_shape
 from pyro_geo.planning._parameter_process import Lanes, Solved, fitted, solved
 
@@ -32,7 +33,7 @@ class ParameterPrediction(NamedTuple):
     explained: Tensor
 
 
-class ParameterGP:
+class ParameterGP(Made):
     r"""A Gaussian process over parameters, for each action, in one batch.
 
     Values often explode in a corner of the parameters and have kinks where the best

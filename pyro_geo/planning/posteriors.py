@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_count, check_shape
 from pyro_geo.errors import NonFiniteDataError, PriorSupportError
 from pyro_geo.ops.weights import ess, smooth
@@ -132,7 +133,7 @@ class Knowledge(NamedTuple):
     belief: Tensor | None = None
 
 
-class ParameterPosterior(ABC):
+class ParameterPosterior(Made, ABC):
     """What is known of the dynamics after the steps observed so far.
 
     A controller that is to learn nothing (`select="prior"`) asks for

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_geo._showing import Shown
 from pyro_geo.density import Layout, Target
 from pyro_geo.io.arviz import to_arviz
 from pyro_geo.planning.posteriors import Knowledge
@@ -51,11 +52,18 @@ class StepRecord:
     reward: float = float("nan")
 
 
-class ControlRecord:
+class ControlRecord(Shown):
     """Steps of a controller, in order."""
 
     def __init__(self) -> None:
         self.steps: list[StepRecord] = []
+
+    def _shown_facts(self) -> dict[str, object]:
+        known = [x.reward for x in self.steps if x.reward == x.reward]
+        return {"steps": len(self), "sum of rewards": float(sum(known))}
+
+    def _shown_table(self) -> pd.DataFrame:
+        return self.table()
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check_count
+from pyro_geo.citations import citation
 from pyro_geo.errors import UnsupportedError
-from pyro_geo.io.reports import Curves, write_report
+from pyro_geo.io.reports import Curves, page_title, write_report
 from pyro_geo.ops.random import private_randomness, substream
 from pyro_geo.planning.backends import TabularBackend
 from pyro_geo.planning.controller import BayesController
@@ -55,8 +57,8 @@ class Study:
         return s if self.measure is None else self.measure(s, seed)
 
 
-@dataclass
-class Comparison:
+@dataclass(repr=False)
+class Comparison(Shown):
     """Episodes of several rules under the same noise.
 
     Attributes:
@@ -71,6 +73,14 @@ class Comparison:
     states: Tensor
     controller: BayesController
     beliefs: Tensor
+
+    def _shown_facts(self) -> dict[str, object]:
+        runs, steps = next(iter(self.costs.values())).shape
+        rules = {name: float(cost.sum(1).mean()) for name, cost in self.costs.items()}
+        return {"runs": runs, "steps": steps, **rules}
+
+    def _shown_table(self) -> pd.DataFrame:
+        return self.table()
 
     def table(self) -> pd.DataFrame:
         """Tabulate the costs.
@@ -242,8 +252,9 @@ def report(
     return write_report(
         found.controller.to_arviz(),
         folder / "report.html",
-        title="Control under unknown dynamics",
+        title=page_title(f"Bayesian control by {rule}", facts["model"]),
         facts=facts,
+        citation=citation(found.controller),
         tables=tables,
         curves=[
             *_surfaces(study, library, found),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_count, check_number, check_shape
 from pyro_geo.errors import ConvergenceWarning, DiscountError, NonFiniteDataError
 
@@ -24,7 +25,7 @@ __all__ = ["MatrixDynamics", "TabularDynamics", "TabularVI", "TabularValues"]
 LARGEST = 2**16  # states
 
 
-class TabularDynamics(ABC):
+class TabularDynamics(Made, ABC):
     """Transitions between listed states, for a batch of draws of what is unknown.
 
     Attributes:
@@ -142,7 +143,7 @@ class TabularValues(NamedTuple):
         return mean, self.error.square()[..., None, None].expand(mean.shape)
 
 
-class TabularVI:
+class TabularVI(Made):
     r"""Value iteration over all states, for all draws at once.
 
     .. math:: Q(s, a) = r(s, a) + E[g(s') + \gamma \max_{a'} Q(s', a')]

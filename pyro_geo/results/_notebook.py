@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
+from pyro_geo._showing import notebook
 from pyro_geo.results.draws import Draws
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_html", "series_html"]
 
-_MOST_ROWS = 100  # scalars that are tabulated unasked; more take seconds
+_MOST_ROWS = 60  # scalars that are tabulated unasked; more take seconds
 
 
 def as_html(
@@ -38,17 +38,14 @@ def as_html(
         HTML with one table: the summary, or the shapes of the sites where these are
         many or the draws are in a store alone, or the settings before a run.
     """
-    parts = [f"<p><code>{escape(title)}</code></p>"]
     if draws is None:
-        parts.append(_table(("setting", "value"), list(settings.items())))
-    elif draws.folder is None and _scalars(draws) <= _MOST_ROWS:
+        return notebook(title, settings, notes, head=("setting", "value"))
+    if draws.folder is None and _scalars(draws) <= _MOST_ROWS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # renamed sites; summary() says so
-            parts.append(summary().to_html(float_format="{:.3g}".format))
-    else:
-        rows = [(name, tuple(shape)) for name, shape in draws.shapes.items()]
-        parts.append(_table(("site", "shape"), rows))
-    return "".join([*parts, _listed(notes)])
+            return notebook(title, summary(), notes)
+    shapes = {name: tuple(shape) for name, shape in draws.shapes.items()}
+    return notebook(title, shapes, notes, head=("site", "shape"))
 
 
 def series_html(
@@ -65,25 +62,8 @@ def series_html(
     Returns:
         HTML; with one table, where that is short.
     """
-    parts = [f"<p><code>{escape(title)}</code></p>"]
-    if rows <= _MOST_ROWS:
-        parts.append(summary().to_html(float_format="{:.3g}".format))
-    return "".join([*parts, _listed(notes)])
-
-
-def _listed(notes: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f"<ul>{items}</ul>" if notes else ""
+    return notebook(title, summary() if rows <= _MOST_ROWS else None, notes)
 
 
 def _scalars(draws: Draws) -> int:
     return sum(math.prod(shape) for shape in draws.shapes.values())
-
-
-def _table(head: Sequence[str], rows: Sequence[tuple[str, object]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in rows
-    )
-    return f"<table><tr>{top}</tr>{body}</table>"

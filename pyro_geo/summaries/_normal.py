@@ -13,6 +13,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions.transforms import identity_transform
 
+from pyro_geo._showing import notebook
 from pyro_geo.checks import check, check_choice, check_count, check_number, check_shape
 from pyro_geo.density import Layout
 from pyro_geo.errors import NonFiniteParameterError
@@ -107,6 +108,19 @@ class SiteNormal:
         shown = ", ".join(shapes[:6] + [f"{len(shapes) - 6} more"] * (len(shapes) > 6))
         form = type(self.precision).__name__
         return f"{type(self).__name__}({shown}; dim {self.dim}, {form} precision)"
+
+    def _repr_html_(self) -> str:
+        """Show means and standard deviations in a notebook."""
+        import pandas as pd
+
+        columns = {"mean": self.loc.tolist(), "sd": self.scale.tolist()}
+        names = [
+            name if site.size == 1 else f"{name}[{i}]"
+            for name, site in self.layout.sites.items()
+            for i in range(site.size)
+        ]
+        table = pd.DataFrame(columns, index=pd.Index(names))
+        return notebook(repr(self), table, self.notes)
 
     # -- draws and densities --------------------------------------------------------
 
@@ -294,7 +308,7 @@ class SiteNormal:
         self,
         path: str | os.PathLike[str],
         *,
-        title: str = "A posterior",
+        title: str | None = None,
         tables: Mapping[str, Any] | None = None,
         curves: Sequence[Curves] = (),
         num_draws: int = 4000,
@@ -304,7 +318,7 @@ class SiteNormal:
 
         Args:
             path: the file.
-            title: heading of the page.
+            title: heading of the page; named after the sites if None.
             tables: further tables by caption, such as that of
                 :func:`~pyro_geo.summaries.conflict`.
             curves: further pictures, such as :func:`~pyro_geo.summaries.overlays`.
@@ -314,13 +328,16 @@ class SiteNormal:
         Returns:
             The path.
         """
-        from pyro_geo.io.reports import write_report
+        from pyro_geo.citations import citation
+        from pyro_geo.io.reports import page_title, write_report
 
         return write_report(
             self.to_arviz(num_draws, seed),
             path,
-            title=title,
-            facts={"summary": repr(self), "seed": str(seed)},
+            title=title
+            or page_title("Gaussian posterior", sites=list(self.layout.sites)),
+            facts={"summary": repr(self), "seed": seed},
+            citation=citation(self),
             notes=self.notes,
             tables=dict(tables or {}),
             curves=curves,

@@ -18,9 +18,11 @@ from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.evaluation import scores
+from pyro_geo.io.reports import page_title
 from pyro_geo.ops.random import private_randomness, substream
 from pyro_geo.optim import spd as decayed
 from pyro_geo.optim.decay import anchors_from_guide
@@ -37,8 +39,8 @@ __all__ = ["Finetuning", "finetune"]
 Data = tuple[Any, ...]
 
 
-@dataclass
-class Finetuning:
+@dataclass(repr=False)
+class Finetuning(Shown):
     """Fits of a guide to later data, and the earlier fit beside them.
 
     Attributes:
@@ -52,6 +54,12 @@ class Finetuning:
 
     table: pd.DataFrame
     deviations: dict[str, xr.Dataset]
+
+    def _shown_facts(self) -> dict[str, object]:
+        return {"fits": ", ".join(self.deviations), "scores": len(self.table)}
+
+    def _shown_table(self) -> pd.DataFrame:
+        return self.table
 
     def moved(self) -> pd.DataFrame:
         """Tabulate how far each site has moved.
@@ -79,7 +87,7 @@ class Finetuning:
         return deviation_page(
             self.deviations["SPD"],
             path,
-            title="A guide moved to other data",
+            title=page_title("Fine-tuning with SPD", sites=list(self.moved().index)),
             facts={"unit": "standard deviations of the earlier posterior"},
             tables={"Scores": self.table, "Moved, by fit": self.moved()},
         )

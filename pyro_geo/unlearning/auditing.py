@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyro_geo._compat.arviz import to_container
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check_choice, check_number
 from pyro_geo.errors import ReferenceMismatchError
 from pyro_geo.unlearning._measures import (
@@ -44,8 +45,8 @@ __all__ = ["AuditReport", "audit"]
 _NOTHING = 1e-6  # below it a difference is rounding
 
 
-@dataclass(frozen=True, eq=False)
-class AuditReport:
+@dataclass(frozen=True, repr=False)
+class AuditReport(Shown):
     """What an audit has found.
 
     Attributes:
@@ -67,6 +68,16 @@ class AuditReport:
     rows: tuple[Row, ...]
     spectra: dict[str, list[float]]
     scores: dict[str, list[float]]
+
+    def _shown_facts(self) -> dict[str, object]:
+        counted: Any = self.table[self.table["counts"]]
+        judged = [value for value in counted["passes"] if value is not None]
+        passed = f"{sum(map(bool, judged))} of {len(judged)}"
+        names = ", ".join(self.policies) or "none"
+        return {"treatments": names, "measures in their band": passed}
+
+    def _shown_table(self) -> pd.DataFrame:
+        return self.table
 
     def passed(self, level: Level | None = None, axis: Axis | None = None) -> bool:
         """Give a verdict.
@@ -145,13 +156,13 @@ class AuditReport:
         self,
         path: str | os.PathLike[str],
         *,
-        title: str = "Audit of an unlearned model",
+        title: str | None = None,
     ) -> Path:
         """Write a page with verdicts, tables and pictures.
 
         Args:
             path: the file.
-            title: heading.
+            title: heading; named after the treatments if None.
 
         Returns:
             The path.

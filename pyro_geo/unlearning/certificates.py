@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_number, check_shape
 from pyro_geo.unlearning.noise import attack_auc, gaussian_delta
 
@@ -100,8 +101,8 @@ class DeletionCertificate:
         }
 
 
-@dataclass(frozen=True)
-class CertifiedDeletion:
+@dataclass(frozen=True, repr=False)
+class CertifiedDeletion(Shown):
     """A fit after a certified deletion.
 
     Attributes:
@@ -119,6 +120,13 @@ class CertifiedDeletion:
     certificate: DeletionCertificate
     loss_retained: tuple[float, float, float]
     citations: tuple[str, ...] = ("gaussian_mechanism",)
+
+    def _shown_facts(self) -> dict[str, object]:
+        promise = {"epsilon": self.certificate.epsilon, "delta": self.certificate.delta}
+        return {"fit": type(self.fit).__name__, **promise}
+
+    def _shown_notes(self) -> list[str]:
+        return self.certificate.text.splitlines()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate and the losses as plain values."""

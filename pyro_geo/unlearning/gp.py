@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check
 from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.gp import ExactGPTD, Transitions
@@ -25,8 +26,8 @@ from pyro_geo.unlearning._forget_set import Rows, read_rows
 __all__ = ["GPDeletion", "gp_delete"]
 
 
-@dataclass(frozen=True)
-class GPDeletion:
+@dataclass(frozen=True, repr=False)
+class GPDeletion(Shown):
     """A Gaussian process without some of its data.
 
     Attributes:
@@ -42,6 +43,15 @@ class GPDeletion:
     mean: Tensor
     covariance: Tensor
     residuals: Tensor
+
+    def _shown_facts(self) -> dict[str, object]:
+        largest = float(self.residuals.abs().max()) if len(self.residuals) else 0.0
+        deleted = {"deleted": len(self.mean), "left": len(self.inverse)}
+        return {
+            "model": type(self.model).__name__,
+            **deleted,
+            "largest residual": largest,
+        }
 
 
 def gp_delete(model: Any, forget: Rows) -> GPDeletion:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyro_geo.io.reports import Bars, write_report
+from pyro_geo._showing import Shown
+from pyro_geo.citations import citation
+from pyro_geo.io.reports import Bars, page_title, write_report
 from pyro_geo.results import PosteriorDraws
 from pyro_geo.unlearning._costs import Option
 from pyro_geo.unlearning.certificates import DeletionCertificate
@@ -17,8 +19,8 @@ from pyro_geo.unlearning.treatments import Row
 __all__ = ["Forgotten", "Option", "DeletionPlan"]
 
 
-@dataclass(frozen=True)
-class Forgotten:
+@dataclass(frozen=True, repr=False)
+class Forgotten(Shown):
     """A fit without some of its data.
 
     Attributes:
@@ -38,6 +40,14 @@ class Forgotten:
     optimizer: Any = None
     treatment: Row | None = None
     certificate: DeletionCertificate | None = None
+
+    def _shown_facts(self) -> dict[str, object]:
+        own = {} if self.certificate is None else {"certificate": "yes"}
+        return {"fit": _model_of(self.fit), "method": self.method, **own}
+
+    def _shown_notes(self) -> list[str]:
+        text = "" if self.certificate is None else self.certificate.text
+        return [self.plan.reason, *text.splitlines()]
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -79,16 +89,17 @@ class Forgotten:
         return write_report(
             None,
             path,
-            title="Forgotten data",
+            title=page_title(f"Unlearning by {self.method}", _model_of(self.fit)),
             facts=facts,
+            citation=citation(self),
             notes=notes,
             tables={"Ways to delete": self.plan.table()},
             bars=bars,
         )
 
 
-@dataclass(frozen=True)
-class DeletionPlan:
+@dataclass(frozen=True, repr=False)
+class DeletionPlan(Shown):
     """How data would be deleted, before anything is run.
 
     Attributes:
@@ -105,6 +116,16 @@ class DeletionPlan:
     leverage: float
     khat: float
     _run: Callable[[DeletionPlan], Forgotten] = field(repr=False, compare=False)
+
+    def _shown_facts(self) -> dict[str, object]:
+        able = sum(option.possible for option in self.options)
+        return {"method": self.method, "possible ways": able, **self.facts()}
+
+    def _shown_table(self) -> Any:
+        return self.table()
+
+    def _shown_notes(self) -> list[str]:
+        return [self.reason]
 
     def run(self) -> Forgotten:
         """Delete, as planned."""
@@ -162,6 +183,13 @@ def _numbers(result: Any) -> dict[str, Any]:
     numbers = getattr(result, "to_dict", dict)()
     plain = (int, float, str)
     return {k: v for k, v in numbers.items() if isinstance(v, plain)}
+
+
+def _model_of(fit: Any) -> str:
+    """Name what was fitted: the model of draws, or the class of a network."""
+    if isinstance(fit, PosteriorDraws):
+        return str(fit.attributes.get("model", "a posterior"))
+    return type(fit).__name__
 
 
 def _pictures(result: Any) -> list[Bars]:

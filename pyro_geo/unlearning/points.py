@@ -12,6 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.density import Target
 from pyro_geo.errors import NonStationaryWarning
@@ -40,8 +41,8 @@ _HALVINGS = 30
 _STATIONARY = 1e-3  # gradient of all data per root of their number
 
 
-@dataclass(frozen=True)
-class PointDeletion:
+@dataclass(frozen=True, repr=False)
+class PointDeletion(Shown):
     """Parameters after a deletion, and what is known of them.
 
     Attributes:
@@ -73,6 +74,17 @@ class PointDeletion:
     loss_retained: tuple[float, float]
     halvings: int
     num_steps: int
+
+    def _shown_facts(self) -> dict[str, object]:
+        before, after = self.gradient_retained
+        return {
+            "fit": type(self.fit).__name__,
+            "method": self.method,
+            "steps": self.num_steps,
+            "leverage": self.leverage,
+            "gradient before": before,
+            "after": after,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, without the parameters."""

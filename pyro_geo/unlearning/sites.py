@@ -21,6 +21,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import ClippedAdam  # type: ignore[attr-defined]
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check_count, check_number
 from pyro_geo.density import Layout, Target
 from pyro_geo.errors import (
@@ -49,8 +50,8 @@ __all__ = ["SiteDeletion", "delete_sites"]
 _FAR = 0.1  # mean gradient of a converged guide, in its own units, by coordinate
 
 
-@dataclass(frozen=True)
-class SiteDeletion:
+@dataclass(frozen=True, repr=False)
+class SiteDeletion(Shown):
     """A guide without some of its data.
 
     Attributes:
@@ -76,6 +77,13 @@ class SiteDeletion:
     steps: int
     change: float
     notes: tuple[str, ...] = field(default=())
+
+    def _shown_facts(self) -> dict[str, object]:
+        sites = ", ".join(self.layout.sites)
+        return {"sites": sites, "steps": self.steps, "last change": self.change}
+
+    def _shown_notes(self) -> tuple[str, ...]:
+        return self.notes
 
     @property
     def covariance(self) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check
 from pyro_geo.filtering.hgf.covariates import Design, Table, design
 
@@ -19,7 +20,7 @@ __all__ = ["SubjectRegression"]
 _HALF_NORMAL = dist.HalfNormal(1.0)
 
 
-class SubjectRegression:
+class SubjectRegression(Made):
     r"""One parameter of all subjects, regressed on covariates, not centred.
 
     .. math::

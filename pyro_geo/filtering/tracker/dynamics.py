@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_count, check_number
 
 __all__ = ["Cruise", "Dynamics", "Level", "NearConstantVelocity", "Table"]
@@ -19,7 +20,7 @@ Table: TypeAlias = Sequence[Sequence[Tensor | float]]
 _SERIES_BELOW = 0.1  # of dt / tau, where the closed form loses digits
 
 
-class Dynamics(ABC):
+class Dynamics(Made, ABC):
     r"""A linear motion with Gaussian noise, the same along each axis of space.
 
     The state is `orders` vectors of `axes` numbers: position first, then velocity and

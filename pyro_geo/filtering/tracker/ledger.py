@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.filtering.tracker.review import longest_refusal
 from pyro_geo.ops.arrays import to_numpy
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RefusalLedger"]
 
 
-class RefusalLedger:
+class RefusalLedger(Shown):
     r"""What a tracker has refused, and why.
 
     A report is refused where a fault of the sensor explains it better than the target
@@ -98,6 +99,12 @@ class RefusalLedger:
     def longest_refusal(self) -> Tensor:
         """Most reports that were refused in a row, `(tracks,)`; missing ones apart."""
         return longest_refusal(self.observed, self.refused)
+
+    def _shown_facts(self) -> dict[str, object]:
+        return {"refused reports": len(self.table())}
+
+    def _shown_table(self) -> pd.DataFrame:
+        return self.table()
 
     def table(self) -> pd.DataFrame:
         """List the refused reports.

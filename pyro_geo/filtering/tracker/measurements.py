@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check_count
 
 __all__ = ["derivatives", "Measurement", "Position", "RangeBearing", "wrapped_angle"]
@@ -31,7 +32,7 @@ def wrapped_angle(angle: Tensor) -> Tensor:
     return angle - 2 * math.pi * torch.round(angle / (2 * math.pi))
 
 
-class Measurement(ABC):
+class Measurement(Made, ABC):
     r"""A report :math:`y = h(x) + v` of a state, lanes last.
 
     Subclass it for a sensor of your own: say :meth:`predict` and :meth:`locate`, and

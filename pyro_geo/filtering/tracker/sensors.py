@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_number
 from pyro_geo.filtering.tracker.update import factor, log_normal
 
@@ -57,7 +58,7 @@ class Report(NamedTuple):
         return log_normal(*factor(residual, cov), far)
 
 
-class SensorMode:
+class SensorMode(Made):
     r"""A way in which a sensor fails, for some reports in a row.
 
     A mode is a density of the report and what the state may learn from it:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check
 from pyro_geo.errors import ConfigurationError
 from pyro_geo.infer.gibbs.codebook import Codebook
@@ -33,8 +33,8 @@ ALWAYS = (
 Predictor = Literal["retilted", "gibbs", "single", "holdout"]
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Shown):
     """An upper bound on the risk of a predictor, with its assumptions.
 
     Attributes:
@@ -96,10 +96,22 @@ class Certificate:
             f"complexity {self.complexity:.2f} nats, n = {self.n})"
         )
 
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<li>{html.escape(text)}</li>" for text in self.assumptions)
-        title = html.escape(self.summary)
-        return f"<p>{title}</p><p>if all of this is true:</p><ol>{rows}</ol>"
+    def _shown_facts(self) -> dict[str, object]:
+        kind = {} if self.status == "finite_sample" else {"status": self.status}
+        return {
+            "risk at most": self.value,
+            "with probability": 1 - self.delta,
+            "empirical risk": self.empirical_risk,
+            "complexity": self.complexity,
+            "n": self.n,
+            "bound": self.bound,
+            "predictor": self.predictor,
+            **kind,
+        }
+
+    def _shown_notes(self) -> list[str]:
+        vacuous = ["The range of the loss alone implies this bound."] * self.vacuous
+        return [*vacuous, *(f"If true: {text}" for text in self.assumptions)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures and the assumptions as JSON, without the particles."""

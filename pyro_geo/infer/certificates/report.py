@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import notebook
 from pyro_geo.infer.certificates import bounds
 from pyro_geo.infer.certificates.certificate import Certificate, Predictor
 from pyro_geo.infer.certificates.certify import certify
@@ -43,6 +44,16 @@ class CertificateReport(NamedTuple):
     certificates: dict[str, Certificate]
     tables: dict[str, pd.DataFrame]
     curves: tuple[Curves, ...]
+
+    def __repr__(self) -> str:
+        """Give each certificate in a few words."""
+        shown = [f"{name}: {c.value:.4g}" for name, c in self.certificates.items()]
+        return f"CertificateReport(risk at most; {'; '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """Show the table of certificates in a notebook."""
+        first = next(iter(self.certificates.values()))
+        return notebook(repr(self), self.tables["Certificates"], first.assumptions)
 
 
 def certificate_report(

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import notebook
 from pyro_geo.checks import check, check_choice, check_count, check_number, check_shape
 from pyro_geo.density import Layout
 from pyro_geo.geometry.laplace import Laplace
@@ -106,9 +106,8 @@ class ModeSet:
         return f"ModeSet({len(self)} modes{kinds}, weights {shown}{more})"
 
     def _repr_html_(self) -> str:
-        table = self.summary().to_html(float_format="{:.3g}".format)
-        notes = "".join(f"<li>{escape(text)}</li>" for text in self.notes)
-        return f"<p><code>{escape(repr(self))}</code></p>{table}<ul>{notes}</ul>"
+        """Show the table of modes in a notebook."""
+        return notebook(repr(self), self.summary(), self.notes)
 
     # -- weights ----------------------------------------------------------------------
 

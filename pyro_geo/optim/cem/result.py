@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyro_geo._showing import notebook
 from pyro_geo.ops.arrays import to_numpy
 
 __all__ = ["Basins", "CEMResult"]
@@ -88,6 +89,17 @@ class CEMResult:
             f"CEMResult(x of {shape}, lowest fun {lowest:g}, "
             f"{int(self.n_evals.sum())} evaluations, ended by {self.reason})"
         )
+
+    def _repr_html_(self) -> str:
+        """Show the outcome in a notebook."""
+        facts = {
+            "lowest fun": float(self.fun.min()),
+            "evaluations": int(self.n_evals.sum()),
+            "restarts": int(self.n_restarts.sum()),
+            "not finite": int(self.n_non_finite.sum()),
+            "ended by": self.reason,
+        }
+        return notebook(repr(self), facts)
 
     def to_arviz(self) -> Any:
         """Convert the history for ArviZ.

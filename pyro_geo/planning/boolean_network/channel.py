@@ -7,12 +7,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_geo._showing import Made
+
 __all__ = ["Channel", "floating"]
 
 Number = Tensor | float
 
 
-class Channel:
+class Channel(Made):
     r"""Measurements of genes, independent given the state.
 
     .. math:: p(y \mid x) = \prod_i p_{x_i}(y_i)

@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
+
 __all__ = ["Plant"]
 
 
-class Plant(ABC):
+class Plant(Made, ABC):
     """Dynamics with unknown parameters, pure functions of tensors.
 
     All leading axes broadcast: draws of the parameters, states, actions, noise.

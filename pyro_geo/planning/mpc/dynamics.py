@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_shape
 from pyro_geo.density.ladder import Rung
 from pyro_geo.errors import BoundsError, UnsupportedError
@@ -80,7 +81,7 @@ def box_of(space: Any, lower: Any = None, upper: Any = None) -> Box:
     return Box(low.clone(), high.clone(), shape)
 
 
-class Dynamics(ABC):
+class Dynamics(Made, ABC):
     """Dynamics with draws of what is unknown, all of them simulated at once.
 
     Nothing is random inside: the noise of a step is an argument, so that all candidate

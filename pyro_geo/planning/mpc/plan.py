@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import notebook
 from pyro_geo.ops.arrays import to_numpy
 
 if TYPE_CHECKING:
@@ -111,6 +112,19 @@ class Plan:
                 "predictions": xr.Dataset(plan, attrs=facts),
             }
         )
+
+    def _repr_html_(self) -> str:
+        """Show the actions in a notebook, or the costs of several plans."""
+        import pandas as pd
+
+        if self.cost.dim():
+            table = pd.DataFrame({"cost": to_numpy(self.cost).reshape(-1)})
+            return notebook(repr(self), table.rename_axis("problem"))
+        names = [f"action {i}" for i in range(self.actions.shape[-1])]
+        table = pd.DataFrame(to_numpy(self.actions), columns=pd.Index(names))
+        bad = int(self.n_non_finite.sum())
+        notes = [f"{bad:,} plans had no finite cost."] * (bad > 0)
+        return notebook(repr(self), table.rename_axis("step"), notes)
 
     def __repr__(self) -> str:
         """Say how large it is and what it costs."""

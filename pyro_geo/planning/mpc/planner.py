@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_count, check_number, check_shape
 from pyro_geo.density.ladder import Rung
 from pyro_geo.errors import DivergenceWarning, NonFiniteDataError
@@ -70,7 +71,7 @@ class Deadline:
         return now - self.start + self.longest > self.seconds
 
 
-class Planner(ABC):
+class Planner(Made, ABC):
     """Plans by simulating candidates under draws of the dynamics.
 
     A subclass searches; what is here turns states into problems, draws into a scenario

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_number
 from pyro_geo.geometry.subspace import Subspace
 from pyro_geo.summaries.merge import _refine, _solve
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["MergeResult", "task_report"]
 
 
-@dataclass(frozen=True)
-class MergeResult:
+@dataclass(frozen=True, repr=False)
+class MergeResult(Shown):
     r"""A merged network. Made by :func:`~pyro_geo.summaries.merge.frechet_merge`.
 
     Attributes:
@@ -52,6 +53,16 @@ class MergeResult:
     subspace: Subspace
     metrics: dict[str, TaskMetric]
     choice: Choice | None = None
+
+    def _shown_facts(self) -> dict[str, object]:
+        return {
+            "tasks": len(self.metrics),
+            "tensors": len(self.state_dict),
+            "dimension": len(self.coords),
+            "variance": self.variance,
+            "residual": self.residual,
+            "gap": self.gap,
+        }
 
     def precision(self, prior_precision: float = 1.0) -> Tensor:
         r"""Precision of the coordinates, :math:`\sum_k n_k A_k + \lambda_0 I`.

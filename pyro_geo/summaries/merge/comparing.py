@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pyro_geo._showing import Shown
 from pyro_geo.checks import check
+from pyro_geo.citations import citation
 from pyro_geo.geometry.projection import Forward
-from pyro_geo.io.reports import Bars, Scatter, write_report
+from pyro_geo.io.reports import Bars, Scatter, page_title, write_report
+from pyro_geo.summaries.merge._result import MergeResult
 from pyro_geo.summaries.merge._tasks import Models, StateDict
 from pyro_geo.summaries.merge.calibration import Calibration
 from pyro_geo.summaries.merge.forecasts import (
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["MergeComparison"]
 
 
-class MergeComparison:
+class MergeComparison(Shown):
     r"""Forecast what several merged networks cost each task, and then count it.
 
     Numbers are the accuracy that a task loses, in points, where its own network is
@@ -80,6 +83,18 @@ class MergeComparison:
         self.forecasts: dict[str, xr.Dataset] = {}
         self.outcomes: dict[str, xr.Dataset] = {}
 
+    def _shown_facts(self) -> dict[str, object]:
+        state = "counted" if self.outcomes else "forecast" if self.forecasts else "open"
+        merges = ", ".join(self.candidates)
+        return {"merges": merges, "tasks": len(self.models), "losses": state}
+
+    def _shown_table(self) -> pd.DataFrame | None:
+        if self.outcomes:
+            return _points(self.outcomes, "accuracy_loss")
+        if self.forecasts:
+            return _points(self.forecasts, "predicted_accuracy_loss")
+        return None
+
     def forecast(self, inputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Forecast the loss of each task from unlabelled inputs.
 
@@ -117,14 +132,12 @@ class MergeComparison:
         }
         return _points(self.outcomes, "accuracy_loss")
 
-    def report(
-        self, path: str | os.PathLike[str], *, title: str = "Merged networks"
-    ) -> Path:
+    def report(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Write a page: forecast against outcome, and the tasks' accuracies.
 
         Args:
             path: the file to write.
-            title: heading of the page.
+            title: heading of the page; named after merges and tasks if None.
 
         Returns:
             The path.
@@ -147,12 +160,14 @@ class MergeComparison:
                 Bars(f"Forecast for {name}.", predicted[name].to_dict(), "points lost")
                 for name in self.candidates
             ]
-        facts = {"tasks": str(len(predicted)), "merges": ", ".join(self.candidates)}
+        merges, tasks = ", ".join(self.candidates), f"{len(predicted)} tasks"
+        facts = {"tasks": ", ".join(map(str, predicted.index)), "merges": merges}
         return write_report(
             None,
             path,
-            title=title,
+            title=title or page_title(f"Merging by {merges}", tasks),
             facts=facts,
+            citation=citation(MergeResult),
             tables={caption: table.round(1) for caption, table in tables.items()},
             scatters=scatters,
             bars=bars,
