@@ -33,8 +33,8 @@ def test_a_title_is_a_method_on_a_model(arguments, title):
 
 @pytest.fixture
 def page(tmp_path, seed):
-    def write(facts=None, **options):
-        idata = to_arviz(full(np.random.default_rng(seed)))
+    def write(facts=None, *, draws=False, **options):
+        idata = to_arviz(full(np.random.default_rng(seed))) if draws else None
         path = write_report(
             idata, tmp_path / "r.html", title="T", facts=facts or {}, **options
         )
@@ -52,7 +52,8 @@ def test_parts_have_one_order_whatever_is_added(page):
         Bars("b", {"x": 1.0}, "l"),
         Curves("c", [1, 2], {"l": [1, 2]}, "", ""),
     )
-    found = page(tables={"t": [{"a": 1}]}, notes=["n"], bars=[bars], curves=[curves])
+    more = {"bars": [bars], "curves": [curves]}
+    found = page(draws=True, tables={"t": [{"a": 1}]}, notes=["n"], **more)
     parts = ["What this run has lost", "Please note", "Summary", "Tables", "Curves"]
     parts += ["Comparison", "Distributions", "Largest spread", "Statistics"]
     assert headings(found) == parts
@@ -93,7 +94,9 @@ def test_the_foot_says_whom_to_cite(page):
 
 def test_pictures_have_one_width_and_words(page):
     lines = {"first": [1.0, 2.5], "second": [float("nan"), float("nan")]}
-    found = page(curves=[Curves("c", [0, 1], lines, "step", "cost")])
+    bars = Bars("b", {"x": 1.0}, "l")
+    found = page(curves=[Curves("c", [0, 1], lines, "step", "cost")], bars=[bars])
+    assert len(found.images) == 2
     # the head of a PNG is the same up to its width
     assert len({image["src"][:48] for image in found.images}) == 1
     words = "cost over step: first from 1 to 2.5; second without a finite value."
