@@ -158,6 +158,8 @@ def frechet_merge(
     check(held_out < 1, "held_out", held_out, "below 1")
     both = (forwards is None) == (inputs is None)
     check(both, "inputs", "one of forwards and inputs", "both or none")
+    measured = metrics is None or len(metrics) > 0
+    check(measured, "metrics", "none", "one for each task, or None to measure them")
     given = metrics is not None or inputs is not None
     check(given, "metrics", None, "metrics, or forwards and inputs to measure them")
     tasks = read_tasks(base, models, shared=shared)
