@@ -31,8 +31,8 @@ def main() -> None:
     target = Target.from_model(file["model"], *file["data"](seed), compile=False)
 
     def fit(target: Target, start: torch.Tensor, rate: float) -> torch.Tensor:
-        settings = (target, 1, seed, arguments.steps, rate)
-        return map_estimate(*settings, polish_steps=0, initial=start)
+        steps = {"num_steps": arguments.steps, "polish_steps": 0}
+        return map_estimate(target, **steps, learning_rate=rate, initial=start)
 
     start = fit(target, fan_in_starts(target, 1, seed=seed), 0.02)
     base, models = target.constrain(start[0]), {}

@@ -50,8 +50,11 @@ def search():
 
 
 def plan():
-    option = Option("refit", True, 100.0, 2.0, BAD)
-    return DeletionPlan("refit", BAD, (option,), 0.5, 0.3, lambda chosen: None)  # type: ignore[arg-type,return-value]
+    def nothing(plan: DeletionPlan) -> Any:
+        raise AssertionError(plan)
+
+    option = Option("refit", True, BAD, 100.0, 2.0)
+    return DeletionPlan("refit", BAD, (option,), 0.5, 0.3, nothing)
 
 
 def merges():

@@ -128,6 +128,7 @@ def _cells(rows: Rows) -> tuple[list[object], list[Sequence[object]]]:
     if hasattr(rows, "itertuples"):
         frame: pd.DataFrame = rows  # pyright: ignore[reportAssignmentType] (duck-typed)
         names = ["" if name is None else str(name) for name in frame.index.names]
+        body: list[Sequence[object]]
         body = [[_name_of(row[0]), *row[1:]] for row in frame.itertuples()]
         return [", ".join(names).strip(", "), *frame.columns], body
     listed = list(rows)
