@@ -148,7 +148,7 @@ def _value(name: str, value: object) -> str:
         return escape(str(value))  # it is typed in again, so without commas
     if isinstance(value, str):
         value = _number(value)
-    return show(value) + (" s" if name.endswith("_time") else "")
+    return show(value) + (" s" if name.split("_")[-1] == "time" else "")
 
 
 def _number(text: str) -> object:

@@ -112,7 +112,10 @@ def test_the_choice_has_the_least_divergence_on_inputs_held_back(wide: Wide):
     found = wide.merge(starts=starts)
     choice = found.choice
     assert set(choice.starts) == {*starts, "base", "mean", "solution"}
-    assert choice.direction == min(starts, key=choice.starts.__getitem__)
+    # in a network of one layer gram and crossing differ by rounding alone
+    least = min(choice.starts[name] for name in starts)
+    assert choice.direction in starts
+    assert choice.starts[choice.direction] == pytest.approx(least, rel=1e-9)
     others = [choice.starts[x] for x in ("base", "mean", "solution", choice.direction)]
     assert choice.starts[choice.start] == choice.path[0] == min(others)
     assert choice.path[choice.steps] == min(choice.path)
