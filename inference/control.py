@@ -34,7 +34,7 @@ def main() -> None:
     begun = arguments.store and arguments.store.exists()
     if begun:
         library = study.planner.resume(
-            arguments.store, arguments.seed, n_jobs=arguments.jobs
+            arguments.store, seed=arguments.seed, n_jobs=arguments.jobs
         )
     else:
         library = study.planner.run(
