@@ -24,15 +24,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="draws per chain")
     parser.add_argument("--warmup", type=int, help="steps of warm-up per chain")
     parser.add_argument("--chains", type=int, default=64)
+    parser.add_argument("--target-accept", type=float, default=0.8, metavar="RATE")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="folder of the run, to go on with")
     parser.add_argument("--out", default="hmc_report", help="folder of the report")
     arguments = parser.parse_args()
-
     torch.set_default_dtype(torch.float64)
     file = runpy.run_path(arguments.model)
     fit = MCMC(
-        HMC(file["model"]),
+        HMC(file["model"], target_accept_prob=arguments.target_accept),
         num_samples=arguments.samples,
         warmup_steps=arguments.warmup,
         num_chains=arguments.chains,
