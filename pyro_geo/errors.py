@@ -66,6 +66,7 @@ __all__ = [
     "PriorDependsOnDataError",
     "PriorError",
     "PriorSupportError",
+    "PyroGeoDeprecationWarning",
     "PyroGeoError",
     "PyroGeoWarning",
     "ReferenceMismatchError",
@@ -175,6 +176,10 @@ class MissingExtraError(PyroGeoError, ImportError):
 
 class PyroGeoWarning(_Explained, UserWarning):
     """Root of the library's warnings."""
+
+
+class PyroGeoDeprecationWarning(PyroGeoWarning, FutureWarning):
+    """A name or a form of call goes in the next minor release."""
 
 
 class DivergenceWarning(PyroGeoWarning):

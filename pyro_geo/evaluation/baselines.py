@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo.checks import check_count, check_number, check_shape
 from pyro_geo.density import Target
 from pyro_geo.evaluation.linearised import linearised_laplace
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@positional("seed")
 def fan_in_starts(target: Target, num_starts: int, *, seed: int = 0) -> Tensor:
     r"""Draw starts as neural networks do: each weight matrix scaled by its inputs.
 
@@ -67,6 +69,7 @@ def fan_in_starts(target: Target, num_starts: int, *, seed: int = 0) -> Tensor:
     return scale * torch.randn(shape, generator=generator, dtype=target.dtype)
 
 
+@positional("seed", "num_steps", "learning_rate")
 def map_estimate(
     target: Target,
     num_starts: int = 1,
@@ -113,6 +116,7 @@ def map_estimate(
     return lbfgs(loss, result.last, polish_steps)
 
 
+@positional("seed", "num_steps", "learning_rate")
 def deep_ensemble(
     target: Target,
     num_members: int = 8,
@@ -159,6 +163,7 @@ def deep_ensemble(
     )
 
 
+@positional("seed")
 def sghmc(
     target: Target,
     num_chains: int,

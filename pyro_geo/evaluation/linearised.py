@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_geo._deprecated import positional
 from pyro_geo.checks import check_choice, check_count
 from pyro_geo.density import Target
 from pyro_geo.density.model import ModelDensity
@@ -30,6 +31,7 @@ _PARAMETERS: dict[type, tuple[str, ...]] = {
 }
 
 
+@positional("seed", "mixing")
 def linearised_laplace(
     target: Target,
     q_map: Tensor,

@@ -6,6 +6,7 @@ methods beside it.
 
 from typing import TYPE_CHECKING
 
+from pyro_geo._deprecated import moved
 from pyro_geo._lazy import importer
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ __getattr__ = importer(
         "robust_init": "pyro_geo.infer.robust",
         "sample_minima": "pyro_geo.infer.mcmc.dims.minima",
     },
+)
+
+moved(
+    "pyro_geo.infer.robust_init",
+    "pyro_geo.infer.robust",
+    ["RobustInit", "robust_init"],
 )
 
 

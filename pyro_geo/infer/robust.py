@@ -10,6 +10,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from scipy.stats import chi2
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_choice, check_count
 from pyro_geo.density import Target
 from pyro_geo.infer._regression import Regression
@@ -62,6 +63,7 @@ class RobustInit:
         )
 
 
+@renamed(n_subsets="num_subsets")
 def robust_init(
     model: Callable[..., Any] | Target,
     *args: Any,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check_count, check_number, check_shape
 from pyro_geo.ops.lanes import column, dot
 
@@ -37,6 +38,7 @@ class Solution(NamedTuple):
     num_products: int
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor],
     b: Tensor,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.ops.lanes import column, dot
 
 __all__ = ["AdamResult", "adam", "adam_step", "lbfgs"]
@@ -128,6 +129,7 @@ class _Pairs(NamedTuple):
     inverse: Tensor  # 1 / (step . bend), (memory, lanes, 1); 0 where there is no pair
 
 
+@renamed(tol="tolerance")
 def lbfgs(
     fn: ValueAndGrad,
     q: Tensor,

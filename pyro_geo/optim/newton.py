@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_number
 from pyro_geo.ops.derivatives import hvp as batched_hvp
 from pyro_geo.ops.derivatives import value_and_grad as batched_value_and_grad
@@ -58,6 +59,7 @@ class PolishResult(NamedTuple):
     diverging: Tensor
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def polish_minima(
     loss: Callable[[Tensor], Tensor],
     theta: Tensor,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.geometry.lanczos import Ritz, lanczos, num_steps
 from pyro_geo.ops.lanes import column, dot
 from pyro_geo.optim.trust_region import (
@@ -54,6 +55,7 @@ class _Fall(NamedTuple):
     n_evals: Tensor
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def leave_saddles(
     value_and_grad: ValueAndGrad,
     hvp: Callable[[Tensor, Tensor], Tensor],

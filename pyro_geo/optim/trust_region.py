@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.ops.lanes import column, dot
 
 __all__ = [
@@ -158,6 +159,7 @@ def _solve(
     return _Step(move, predicted, inside, count)
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def polish(
     value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]],
     hvp: Callable[[Tensor, Tensor], Tensor],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo._showing import Made
 from pyro_geo.checks import check, check_count, check_number, check_shape
 from pyro_geo.engine.session import interruption
@@ -89,6 +90,7 @@ class OfflinePlanner(Made):
             return tuple(self.plant.parameters)
         return () if isinstance(self.prior, Tensor) else self.prior.parameters
 
+    @positional("seed")
     def run(
         self,
         *,
@@ -113,6 +115,7 @@ class OfflinePlanner(Made):
         """
         return self._run(self._drawn(seed), seed, store, n_jobs, progress_bar)
 
+    @positional("seed")
     def resume(
         self,
         store: str | os.PathLike[str],
@@ -135,6 +138,7 @@ class OfflinePlanner(Made):
         theta = self._drawn(seed)
         return self._run(theta, seed, store, n_jobs, progress_bar, resume=True)
 
+    @positional("seed")
     def solve(
         self, theta: Tensor, *, seed: int = 0, n_jobs: int | None = None
     ) -> OfflineLibrary:
@@ -173,7 +177,7 @@ class OfflinePlanner(Made):
         if solved.interrupted:
             found, total = f"{solved.tried} draws", str(len(theta))
             warning = interruption("OfflinePlanner.run", found, total)
-            warnings.warn(warning, stacklevel=3)
+            warnings.warn(warning, stacklevel=4)
         self._check(solved.tried, solved.failed)
         rows = [i for i in range(solved.tried) if i not in solved.failed]
         tensors, notes = solved.learned

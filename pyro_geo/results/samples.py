@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.errors import ModelError, ShapeError, UnsupportedError
@@ -155,6 +156,7 @@ class Samples(Facts):
         """Tail of the chains' weights; unreliable above 0.7, NaN for fewer than 30."""
         return self._weighted().khat
 
+    @positional("seed")
     def resample(
         self, num_draws: int | None = None, *, seed: int | None = None
     ) -> dict[str, Tensor]:

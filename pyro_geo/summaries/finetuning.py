@@ -18,6 +18,7 @@ from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo._showing import Shown
 from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
@@ -93,6 +94,7 @@ class Finetuning(Shown):
         )
 
 
+@renamed(lr="learning_rate")
 def finetune(
     model: Callable[..., Any],
     earlier: Data,

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.infer.mcmc.dims.result import FlowResult
 from pyro_geo.testing._known import KnownTarget
 from pyro_geo.testing._posterior_gate import (
@@ -37,6 +38,7 @@ _LARGEST_R_HAT = 1.01
 _LEAST_EFFECTIVE = 400.0
 
 
+@renamed(tol="tolerance")
 def check_ledger(result: FlowResult, tolerance: float = 1e-2) -> None:
     """Every trajectory ended in time and its energy and friction work balance.
 

@@ -21,6 +21,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import ClippedAdam  # type: ignore[attr-defined]
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo._showing import Shown
 from pyro_geo.checks import check_count, check_number
 from pyro_geo.density import Layout, Target
@@ -91,6 +92,7 @@ class SiteDeletion(Shown):
         return covariance_of(self.precision)
 
 
+@renamed(lr="learning_rate")
 def delete_sites(
     model: Callable[..., Any],
     guide: Any,
@@ -225,7 +227,7 @@ def _check_converged(
                 todo="Train it further, or check that these are its data; polish= "
                 "trains the new one.",
             ),
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo.checks import check, check_count
 from pyro_geo.density import Target
 from pyro_geo.errors import LeverageError
@@ -58,6 +59,7 @@ class Leverage:
     slope: Tensor
     num_data: int
 
+    @positional("seed")
     def khat(self, num_draws: int | None = None, *, seed: int = 0) -> float:
         r"""Predict the shape of the tail of the weights of a deletion.
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo._showing import Made
 from pyro_geo.checks import check_count, check_number
 
@@ -158,6 +159,7 @@ class Cruise(Dynamics):
         1600
     """
 
+    @positional("axes")
     def __init__(
         self,
         walk: float = 1e-2,

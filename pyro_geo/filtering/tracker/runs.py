@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.filtering.tracker.belief import Belief, Parameters, StepInfo
 from pyro_geo.filtering.tracker.dynamics import Dynamics
@@ -71,6 +72,7 @@ class Runs:
         0.5238
     """
 
+    @renamed(linearization="linearisation")
     def __init__(
         self,
         dynamics: Sequence[Dynamics],

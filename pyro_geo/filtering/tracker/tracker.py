@@ -12,6 +12,7 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_shape, known_options
 from pyro_geo.filtering.tracker.belief import Parameters
 from pyro_geo.filtering.tracker.dynamics import Dynamics
@@ -83,6 +84,7 @@ class BoundedTracker(PyroModule):
 
     citations = ("bounded", "imm")
 
+    @renamed(linearization="linearisation")
     @known_options
     def __init__(
         self,

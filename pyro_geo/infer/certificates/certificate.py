@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo._showing import Shown
 from pyro_geo.checks import check
 from pyro_geo.errors import ConfigurationError
@@ -127,6 +128,7 @@ class Certificate(Shown):
         """Index of the particle of largest weight, which a single predictor is."""
         return int(self._weights().argmax())
 
+    @positional("seed")
     def sample(self, num_draws: int, *, seed: int = 0) -> Tensor:
         """Draw members of the ensemble; every prediction takes a new one.
 

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_geo._deprecated import positional
 from pyro_geo.checks import check, check_shape
 from pyro_geo.density.structure import random_sites
 from pyro_geo.errors import NonFiniteDataError
@@ -48,6 +49,7 @@ class Pool:
         )
 
 
+@positional("seed")
 def pool_of(source: Draws, *, seed: int = 0) -> Callable[[], Pool]:
     """Make a function that gives the draws of today.
 

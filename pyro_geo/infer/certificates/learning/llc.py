@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_shape
 from pyro_geo.density import Localisation, Target
 from pyro_geo.engine.noise import SequentialNoise
@@ -77,6 +78,7 @@ class LLC(NamedTuple):
         return f"learning coefficient {self.value:.4g} ± {self.standard_error:.2g}"
 
 
+@renamed(localization="localisation")
 def llc(
     target: Target,
     at: Tensor | Mapping[str, Tensor],
@@ -337,7 +339,7 @@ def _report(
     reasons += found.reasons
     reliable, estimate = not reasons, float(means.mean())
     for reason in reasons:
-        warnings.warn(_unreliable("llc", reason), stacklevel=3)
+        warnings.warn(_unreliable("llc", reason), stacklevel=4)
     return LLC(
         value=estimate if reliable else math.nan,
         standard_error=error,

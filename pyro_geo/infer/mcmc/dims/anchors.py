@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.density import Target
 from pyro_geo.errors import (
     AnchorNotConvergedWarning,
@@ -57,12 +58,14 @@ class Anchors(NamedTuple):
     unbounded: Tensor
     saddle: Tensor
 
+    @renamed(polish_tol="polish_tolerance")
     def level(self, polish_tolerance: float) -> Tensor:
         """Loss of the anchors that are minima, `(chains,)`; NaN at the others."""
         minimal = self.predicted <= _TRAINED * polish_tolerance
         minimal &= ~self.unbounded & ~self.saddle
         return torch.where(minimal, self.loss, torch.nan)
 
+    @renamed(polish_tol="polish_tolerance")
     def warnings(self, polish_tolerance: float) -> list[PyroGeoWarning]:
         """Say which anchors are no minima."""
         tolerance = _TRAINED * polish_tolerance

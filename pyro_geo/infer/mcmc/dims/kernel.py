@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, known_options
 from pyro_geo.density import Target
 from pyro_geo.density.initial import Strategy
@@ -153,6 +154,7 @@ class DIMS(Kernel):
     shown_statistic = "loss"
     diagnostic_means = {"converged": "converged"}
 
+    @renamed(polish_tol="polish_tolerance", polish_max_iter="polish_max_steps")
     @known_options
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.checks import check, check_choice, check_count, check_number
 from pyro_geo.infer.mcmc.dims.problem import FlowParams, flow_params
 from pyro_geo.infer.mcmc.dims.solvers import SOLVERS, Integrator, Solver
@@ -122,6 +123,7 @@ class FlowOptions:
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
+@renamed(polish_tol="polish_tolerance", polish_max_iter="polish_max_steps")
 @dataclass(frozen=True, kw_only=True)
 class DIMSOptions(FlowOptions):
     """The flow's options and those of the sampler around it; see :class:`DIMS`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_geo._deprecated import renamed
 from pyro_geo.density import Target
 from pyro_geo.infer.mcmc.dims.objective import Objective
 from pyro_geo.ops.lanes import dot, map_lanes
@@ -14,6 +15,7 @@ from pyro_geo.optim.trust_region import CONVERGED, FIRST_RADIUS, PolishState, po
 __all__ = ["is_sloping", "leave_saddles_lanes", "maybe_saddles", "polish_lanes"]
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def polish_lanes(
     target: Target,
     objective: Objective,
@@ -54,6 +56,7 @@ def polish_lanes(
     return map_lanes(run, (q, chosen), num_lanes)
 
 
+@renamed(tol="tolerance")
 def is_sloping(
     target: Target,
     objective: Objective,
@@ -84,6 +87,7 @@ def is_sloping(
     return ~(gain <= tolerance) & ~(square.sqrt() * FIRST_RADIUS <= tolerance)
 
 
+@renamed(tol="tolerance")
 def maybe_saddles(state: PolishState, tolerance: float) -> Tensor:
     """Say which positions may be saddles, where no Newton step is allowed.
 
@@ -101,6 +105,7 @@ def maybe_saddles(state: PolishState, tolerance: float) -> Tensor:
     return (state.status == CONVERGED) | level | (state.predicted <= tolerance)
 
 
+@renamed(tol="tolerance", max_iter="max_steps")
 def leave_saddles_lanes(
     target: Target,
     objective: Objective,
