@@ -43,7 +43,7 @@ RUNS = {
     "linear_quadratic_plant": "control.py {}",
     "logistic_breast_cancer": "hmc.py {}",
     "matrix_completion": "dims.py {} --chains 4",
-    "melanoma_network": "control.py {}",
+    "melanoma_network": "hmc.py {}",
     "order_flow": "tracking.py {}",
     "overparameterised_regression": "dims.py {} --chains 4",
     "pendulum": "plan.py {}",
