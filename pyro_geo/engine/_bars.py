@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import time
@@ -63,7 +64,7 @@ def make_bar(what: str, total: int, unit: str, shown: bool) -> Bar:
 
             return widget(**options)
         return tqdm(**options)
-    if sys.stderr.isatty():
+    if _in_terminal():
         return tqdm(**options, dynamic_ncols=True)  # never wider than the terminal
     return LogLines(what, total, unit)
 
@@ -72,7 +73,16 @@ def _in_notebook() -> bool:
     """Say whether this is a Jupyter kernel, which shows the output of cells."""
     shell = sys.modules.get("IPython")
     current = None if shell is None else shell.get_ipython()
-    return type(current).__name__ == "ZMQInteractiveShell"
+    # Colab's shell is a subclass
+    names = [base.__name__ for base in type(current).__mro__]
+    return "ZMQInteractiveShell" in names
+
+
+def _in_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # a plain writer, or one that is closed
+        return False
 
 
 class LogLines:
@@ -109,7 +119,7 @@ class LogLines:
             return
         self._what = desc
         if refresh:
-            print(desc, file=sys.stderr, flush=True)
+            _print(desc)
 
     def set_postfix(
         self, ordered_dict: Mapping[str, str], refresh: bool = True
@@ -138,9 +148,13 @@ class LogLines:
     def _write(self) -> None:
         seconds = time.monotonic() - self._start
         share = 100 * self.n // self._total
-        print(
+        _print(
             f"{self._what}: {share}%, {self.n}/{self._total} {self._unit}s, "
-            f"{seconds:.0f} s{self._facts}",
-            file=sys.stderr,
-            flush=True,
+            f"{seconds:.0f} s{self._facts}"
         )
+
+
+def _print(line: str) -> None:
+    """Write a line; a log that is gone, as tqdm has it too, stops no run."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
 """Progress: one line in a terminal or a notebook, a few lines in a log file."""
 
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import re
@@ -79,6 +81,30 @@ def test_a_process_without_standard_error_shows_nothing(monkeypatch):
         go(bar, 10)
 
 
+def test_a_log_that_is_closed_stops_no_run(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with Progress("sample", 10, "draw", True) as bar:
+        go(bar, 5)
+        log.close()
+        with bar.compiling(12):
+            go(bar, 10)
+    with Progress("sample", 10, "draw", True) as bar:
+        go(bar, 10)
+
+
+def test_a_log_that_nobody_reads_any_more_stops_no_run(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        with Progress("sample", 10, "draw", True) as bar:
+            go(bar, 10)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            log.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_a_terminal_keeps_one_line_that_fits(monkeypatch):
     """The bar is written over and over; it never wraps to a second line."""
@@ -113,10 +139,15 @@ class ZMQInteractiveShell:
     """What IPython calls the shell of a notebook."""
 
 
-def test_a_notebook_without_widgets_gets_a_text_bar_and_no_warning(monkeypatch, capsys):
-    monkeypatch.setitem(
-        sys.modules, "IPython", SimpleNamespace(get_ipython=ZMQInteractiveShell)
-    )
+class Shell(ZMQInteractiveShell):
+    """What Colab makes of it."""
+
+
+@pytest.mark.parametrize("shell", [ZMQInteractiveShell, Shell])
+def test_a_notebook_without_widgets_gets_a_text_bar_and_no_warning(
+    monkeypatch, capsys, shell
+):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=shell))
     monkeypatch.setattr(_bars.importlib.util, "find_spec", lambda name: None)
     with Progress("sample", 10, "draw", True) as bar:  # warnings are errors here
         assert type(bar._bar) is tqdm
