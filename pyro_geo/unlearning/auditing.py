@@ -45,7 +45,7 @@ __all__ = ["AuditReport", "audit"]
 _NOTHING = 1e-6  # below it a difference is rounding
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AuditReport(Shown):
     """What an audit has found.
 

@@ -96,6 +96,7 @@ def test_a_counterfactual_passes_against_itself_with_zeros(make):
         for axis in (None, "fidelity", "erasure"):
             if (level, axis) != (1, "erasure"):
                 assert report.passed(level, axis)
+    assert report in {report}  # compared as an object, since its table cannot be
 
 
 def test_an_untreated_memory_keeps_the_forget_set():
