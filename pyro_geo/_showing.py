@@ -143,6 +143,8 @@ def _plain(value: object) -> str:
 
 def _same(value: object, default: object) -> bool:
     """Say whether an option has its default; tensors never do."""
-    return value is default or (
-        isinstance(value, (int, float, str, tuple)) and value == default
-    )
+    if isinstance(value, tuple) and isinstance(default, tuple):
+        return len(value) == len(default) and all(map(_same, value, default))
+    plain = (int, float, str)
+    both = isinstance(value, plain) and isinstance(default, plain)
+    return value is default or (both and value == default)

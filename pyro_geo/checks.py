@@ -282,5 +282,5 @@ def shown_value(value: object) -> str:
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     text = repr(value)
-    # the representation that object gives tells nothing but an address
-    return type(value).__name__ if " at 0x" in text else text
+    # one with an address tells nothing else, and arrays and tables take several lines
+    return type(value).__name__ if " at 0x" in text or "\n" in text else text

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -138,6 +139,16 @@ def test_options_are_short_whatever_they_are():
         "Thing(data=tensor of (2, 3), path=str)"
     )
     assert "flag=True" in repr(Thing(None, "p", flag=True))
+    assert repr(Thing(np.eye(2), "p")) == "Thing(data=ndarray, path='p')"
+
+
+def test_options_in_pairs_may_be_tensors():
+    class Thing(Made):
+        def __init__(self, ends=(0.0, 1.0)):
+            self.ends = ends
+
+    assert repr(Thing((torch.zeros(2), torch.ones(2)))).startswith("Thing(ends=")
+    assert repr(Thing((0, 1.0))) == "Thing()"
 
 
 def test_a_result_without_facts_still_prints():
