@@ -63,6 +63,11 @@ def test_parts_have_one_order_whatever_is_added(page):
     assert found.html.index("<footer>") > found.html.index("Statistics</h2>")
 
 
+def test_names_that_look_like_numbers_stay_names(page):
+    assert "model 2024_10" in page({"model": "2024_10", "kernel": "1e3"}).text
+    assert "method 1e3" in page({"model": "2024_10", "kernel": "1e3"}).text
+
+
 def test_facts_are_rounded_named_and_folded(page):
     facts = {f"option_{i}": i for i in range(9)}
     facts |= {"kernel": "HMC", "step_size": "0.528647118796", "seed": "12345678"}

@@ -28,6 +28,8 @@ _METHODS = {
     "BoundedTracker": "Bounded tracker",
     "delete_draws": "Unlearning of draws",
 }
+# Names, which may look like numbers, and what is typed in again: without commas.
+_AS_TYPED = ("model", "kernel", "method", "seed")
 _LIBRARY = ("inference_library", "inference_library_version")
 _VERSION = "_version"
 # Names that say nothing of a model.
@@ -144,8 +146,8 @@ def _value(name: str, value: object) -> str:
     """Write a value; numbers that came as text are rounded like others."""
     if name == "interrupted" and str(value) in ("0", "1"):
         return "yes" if str(value) == "1" else "no"
-    if name == "seed":
-        return escape(str(value))  # it is typed in again, so without commas
+    if name in _AS_TYPED:
+        return escape(str(value))
     if isinstance(value, str):
         value = _number(value)
     return show(value) + (" s" if name.split("_")[-1] == "time" else "")
