@@ -87,7 +87,8 @@ def digest() -> str:
     total = hashlib.sha256()
     for folder in ("pyro_geo", "models", "inference"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
+            # compiled code, Python's and numba's, is no source: runs leave it there
+            if path.is_file() and "__pycache__" not in path.parts:
                 total.update(str(path.relative_to(ROOT)).encode())
                 total.update(path.read_bytes())
     return total.hexdigest()[:16]

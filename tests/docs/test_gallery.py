@@ -48,6 +48,19 @@ def test_a_run_leaves_its_picture_and_its_output(gallery, tmp_path, monkeypatch)
     assert (tmp_path / "eight_schools_report.html").is_file()
 
 
+def test_what_runs_compile_does_not_change_the_digest(gallery, tmp_path, monkeypatch):
+    source = tmp_path / "pyro_geo" / "part.py"
+    cache = source.parent / "__pycache__"
+    cache.mkdir(parents=True)
+    source.write_text("x = 1")
+    monkeypatch.setitem(gallery.digest.__globals__, "ROOT", tmp_path)
+    before = gallery.digest()
+    (cache / "part.function-1.py311.nbi").write_bytes(b"numba's")
+    assert gallery.digest() == before
+    source.write_text("x = 2")
+    assert gallery.digest() != before
+
+
 def test_a_failed_run_stops_the_build(gallery, tmp_path, monkeypatch):
     monkeypatch.setitem(gallery.RUNS, "eight_schools", "absent.py {}")
     with pytest.raises(
