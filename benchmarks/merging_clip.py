@@ -233,7 +233,8 @@ def epimer(problem: Problem) -> State:
         inputs=problem.inputs,
         refine="kl" if args.steps else None,
         steps=max(args.steps, 1),
-        starts=extra,
+        starts=extra if args.steps else (),
+        held_out=0.0,  # all inputs have made the directions and the metrics
         shared=is_shared,
         chunk_size=args.chunk_size,
         batch_size=args.batch_size,
