@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from pyro_geo.summaries.merge._merging import (
     averaged_statistics,
 )
 from pyro_geo.summaries.merge._networks import Network, cast
-from pyro_geo.summaries.merge._tasks import StateDict, Tasks, read_tasks
+from pyro_geo.summaries.merge._tasks import StateDict, Tasks, read_further
 from pyro_geo.summaries.merge.subspaces import build_subspace
 
 __all__ = ["Choice", "Data", "Problem", "Run", "Start", "Starts", "read_starts"]
@@ -213,9 +212,7 @@ class Problem(NamedTuple):
             made[name] = start(dict(data.inputs)) if callable(start) else start
         if made:
             named = {f"start {name}": state for name, state in made.items()}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                read_tasks(self.base, named, shared=self.shared)
+            read_further(self.base, named, shared=self.shared)
         return made
 
     def _value(self, state: StateDict, data: Data) -> float:
@@ -255,9 +252,9 @@ def read_starts(starts: Starts) -> dict[str, Start]:
 
 def _held(task: str, count: int, share: float) -> Tensor:
     """Whether each input is held back, `(count,)`."""
-    held = max(1, round(share * count))
     todo = "at least two inputs to hold one back, or held_out=0"
-    check(held < count, f"inputs of task {task!r}", count, todo)
+    check(count > 1, f"inputs of task {task!r}", count, todo)
+    held = min(max(1, round(share * count)), count - 1)  # one stays at least
     places = ((torch.arange(held) + 0.5) * count / held).long()
     found = torch.zeros(count, dtype=torch.bool)
     found[places] = True

@@ -79,7 +79,8 @@ def frechet_merge(
 
     Where the refinement begins and when it stops is decided by the divergence on inputs
     that are held back; no label is needed. A start that is made from the inputs must be
-    given as a function, so that it is made without those held back, too.
+    given as a function, so that it is made without those held back, too. Metrics that
+    are given should be measured on other inputs for the same reason.
 
     Equal metrics give the mean, metrics on disjoint coordinates the sum of the
     differences, diagonal metrics in all coordinates Fisher merging.
@@ -162,6 +163,9 @@ def frechet_merge(
     check(measured, "metrics", "none", "one for each task, or None to measure them")
     given = metrics is not None or inputs is not None
     check(given, "metrics", None, "metrics, or forwards and inputs to measure them")
+    refines = inputs is not None and refine is not None
+    expected = "none without inputs or with refine=None"
+    check(refines or not starts, "starts", f"{len(starts)} of them", expected)
     tasks = read_tasks(base, models, shared=shared)
     share = read_weights(weights, tasks.names)
     settings = Settings(kind, nodes, iterations, damping, damp_to)

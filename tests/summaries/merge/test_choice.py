@@ -164,6 +164,7 @@ def test_enough_inputs_let_the_refinement_run(wide: Wide):
         ({"held_out": 1.0}, "held_out"),
         ({"held_out": -0.1}, "held_out"),
         ({"starts": {"mean": {}}}, "starts"),
+        ({"starts": {"a": {}}, "refine": None}, "starts"),
         ({"starts": {"weight": torch.zeros(2)}}, "start 'weight'"),
         ({"inputs": [torch.zeros(1, PIXELS)] * TASKS}, "'task 0'"),
     ],
@@ -171,6 +172,18 @@ def test_enough_inputs_let_the_refinement_run(wide: Wide):
 def test_bad_options_are_named(wide: Wide, options: dict, word: str):
     with pytest.raises(ConfigurationError, match=word):
         wide.merge(**options)
+
+
+def test_one_input_stays_whatever_share_is_held_back(wide: Wide):
+    two = {task: x[:2] for task, x in wide.inputs.items()}
+    seen: list[int] = []
+
+    def start(inputs: State) -> State:
+        seen.extend(len(x) for x in inputs.values())
+        return average(wide.base, wide.models)
+
+    wide.merge(inputs=two, starts={"own": start}, held_out=0.95, steps=1)
+    assert seen[:TASKS] == [1] * TASKS
 
 
 def test_a_start_of_another_layout_is_named(wide: Wide):
