@@ -52,7 +52,7 @@ RUNS = {
     "relu_classifier": "gibbs.py {}",
     "relu_regression": "gibbs.py {}",
     "reversal_task": "hmc.py {}",
-    "saas_gp": "saas.py {}",
+    "saas_gp": "saas.py {} --samples 100 --chains 8",
     "shifted_digits": "finetune.py {}",
     "sign_factor": "modes.py {}",
     "stochastic_volatility": "hmc.py {}",
