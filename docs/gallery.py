@@ -43,7 +43,7 @@ RUNS = {
     "linear_quadratic_plant": "control.py {}",
     "logistic_breast_cancer": "hmc.py {}",
     "matrix_completion": "dims.py {} --chains 4",
-    "melanoma_network": "hmc.py {}",
+    "melanoma_network": "hmc.py {} --samples 100 --chains 16",
     "order_flow": "tracking.py {}",
     "overparameterised_regression": "dims.py {} --chains 4",
     "pendulum": "plan.py {}",
@@ -55,12 +55,12 @@ RUNS = {
     "saas_gp": "saas.py {} --samples 100 --chains 8",
     "shifted_digits": "finetune.py {}",
     "sign_factor": "modes.py {}",
-    "stochastic_volatility": "hmc.py {}",
+    "stochastic_volatility": "hmc.py {} --samples 100 --chains 16",
     "three_tones": "modes.py {}",
     "tumour_trial": "merging.py {}",
     "two_routes": "plan.py {}",
     "unknown_sign_plant": "control.py {}",
-    "volatility_cohort": "hmc.py {}",
+    "volatility_cohort": "hmc.py {} --samples 200 --chains 8",
 }
 
 
