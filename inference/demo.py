@@ -28,7 +28,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="demo_report", help="folder of the report")
     given = parser.parse_args()
-
     first, second = runpy.run_path(given.posterior), runpy.run_path(given.images)
     kernel = HMC(first["model"], target_accept_prob=0.95)
     fit = MCMC(kernel, given.samples, num_chains=64, seed=given.seed)
@@ -43,6 +42,7 @@ def main() -> None:
     parts = (Target.from_model(second["model"], x[i::2], y[i::2]) for i in (0, 1))
     test, unseen = parts
     scores = score_table(members.target, test, {"DiMS": q}, seed=given.seed)
+    scores.loc["DiMS", "cpu_s"] = members.cpu_seconds
     ours, certificate = predict(test, q), certify_holdout(predict(unseen, q).wrong)
     tables = {"Posterior": fit.summary(), "Predictive checks": checks, "Scores": scores}
     for title, rows in tables.items():
