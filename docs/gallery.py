@@ -72,14 +72,12 @@ class Entry(NamedTuple):
         program: of `inference/`, without its ending.
         command: as a reader types it.
         output: what it printed.
-        folder: where its report and its picture are.
     """
 
     name: str
     program: str
     command: str
     output: str
-    folder: Path
 
 
 def digest() -> str:
@@ -103,11 +101,14 @@ def build(pages: Path, kept: Path, *, run: bool) -> None:
         run: whether to run what has not been run; without it such entries have neither
             picture nor output.
     """
+    # a command that has changed is run again, and the others are not
+    marks = {name: hashlib.sha256(RUNS[name].encode()).hexdigest() for name in RUNS}
+    folders = {name: kept / f"{name}-{mark[:8]}" for name, mark in marks.items()}
     if run:
-        Parallel(n_jobs=2)(delayed(run_once)(name, kept / name) for name in RUNS)
+        Parallel(n_jobs=2)(delayed(run_once)(*one) for one in folders.items())
     shutil.rmtree(pages, ignore_errors=True)
     pages.mkdir(parents=True)
-    entries = [read_entry(name, kept / name, pages) for name in RUNS]
+    entries = [read_entry(name, folder, pages) for name, folder in folders.items()]
     for entry in entries:
         (pages / f"{entry.name}.md").write_text(_model_page(entry))
     programs = sorted((ROOT / "inference").glob("*.py"))
@@ -182,7 +183,7 @@ def read_entry(name: str, folder: Path, pages: Path) -> Entry:
         shutil.copy(folder / "report.html", pages / f"{name}_report.html")
     text = output.read_text() if output.exists() else ""
     command = shlex.join(["python", *_command(name, "run/")])
-    return Entry(name, program, command, text, folder)
+    return Entry(name, program, command, text)
 
 
 def _docstring(path: Path) -> tuple[str, str]:

@@ -61,6 +61,25 @@ def test_what_runs_compile_does_not_change_the_digest(gallery, tmp_path, monkeyp
     assert gallery.digest() != before
 
 
+def test_a_run_stands_for_its_own_command_alone(gallery, tmp_path, monkeypatch):
+    pages, kept = tmp_path / "pages", tmp_path / "kept"
+    seen = []
+
+    def run_none(name, folder):
+        seen.append((name, folder))
+
+    monkeypatch.setitem(gallery.build.__globals__, "run_once", run_none)
+    monkeypatch.setitem(gallery.build.__globals__, "Parallel", lambda n_jobs: list)
+    monkeypatch.setitem(gallery.build.__globals__, "delayed", lambda call: call)
+    gallery.build(pages, kept, run=True)
+    before = dict(seen)
+    seen.clear()
+    monkeypatch.setitem(gallery.RUNS, "eight_schools", "hmc.py {} --chains 4")
+    gallery.build(pages, kept, run=True)
+    after = dict(seen)
+    assert {name for name in before if before[name] != after[name]} == {"eight_schools"}
+
+
 def test_a_failed_run_stops_the_build(gallery, tmp_path, monkeypatch):
     monkeypatch.setitem(gallery.RUNS, "eight_schools", "absent.py {}")
     with pytest.raises(
