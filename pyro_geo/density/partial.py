@@ -16,8 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
-from pyro_geo.density._over import ModelOver
-from pyro_geo.density.layout import Layout
+from pyro_geo.density._over import ModelOver, Over
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
 from pyro_geo.density.target import Target
@@ -215,7 +214,7 @@ class WeightedModel(ModelOver):
         return trace, sites
 
 
-class WeightedData:
+class WeightedData(Over[Density]):
     """Any density whose data are scaled one by one by the first tensors of its data.
 
     Args:
@@ -224,11 +223,8 @@ class WeightedData:
     """
 
     def __init__(self, inner: Density, names: tuple[str, ...]) -> None:
-        self.inner = inner
+        super().__init__(inner, len(names))
         self.names = names
-        self.count = len(names)
-        self.layout: Layout = inner.layout
-        self.own_memory = inner.own_memory
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the weighted log-likelihood of `q`, `(dim,)`."""
@@ -243,23 +239,6 @@ class WeightedData:
         own = dict(zip(self.names, data, strict=False))
         found = self.inner.pointwise(q, data[self.count :])
         return {name: _without_zeros(v, own[name]) for name, v in found.items()}
-
-    def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the weights, and those of the density out of new arguments.
-
-        Args:
-            *args: the weights first, then the density's arguments.
-            **kwargs: the density's keyword arguments.
-
-        Returns:
-            The tensors in this order.
-        """
-        own = tuple(torch.as_tensor(x) for x in args[: self.count])
-        return (*own, *self.inner.rebind(*args[self.count :], **kwargs))
-
-    def check_data(self, data: Data) -> None:
-        """Refuse what the density refuses."""
-        self.inner.check_data(data[self.count :])
 
 
 def _without_zeros(values: Tensor, weight: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_geo.density._over import ModelOver
-from pyro_geo.density.layout import Layout
+from pyro_geo.density._over import ModelOver, Over
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.protocol import Data, Density, Terms
 
@@ -68,7 +67,7 @@ class TemperedModel(ModelOver):
         return trace, sites
 
 
-class TemperedDensity:
+class TemperedDensity(Over[Density]):
     """Any density with its likelihood to a power, and perhaps another prior.
 
     Its data are the inverse temperature, the centre and strength of a localisation if
@@ -80,10 +79,8 @@ class TemperedDensity:
     """
 
     def __init__(self, inner: Density, prior: Literal["model", "none", "pull"]) -> None:
-        self.inner = inner
+        super().__init__(inner, 3 if prior == "pull" else 1)
         self.prior = prior
-        self.layout: Layout = inner.layout
-        self.own_memory = inner.own_memory
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Log-prior and the tempered log-likelihood of `q`, `(dim,)`."""
@@ -98,28 +95,6 @@ class TemperedDensity:
     def pointwise(self, q: Tensor, data: Data) -> dict[str, Tensor]:
         """Log-likelihood of each datum by observed site, unscaled and not tempered."""
         return self.inner.pointwise(q, data[self.count :])
-
-    def rebind(self, *args: Any, **kwargs: Any) -> Data:
-        """Take the own tensors, and those of the density out of new arguments.
-
-        Args:
-            *args: the own tensors first, then the density's arguments.
-            **kwargs: the density's keyword arguments.
-
-        Returns:
-            The tensors in this order.
-        """
-        own = tuple(torch.as_tensor(x) for x in args[: self.count])
-        return (*own, *self.inner.rebind(*args[self.count :], **kwargs))
-
-    def check_data(self, data: Data) -> None:
-        """Refuse what the density refuses."""
-        self.inner.check_data(data[self.count :])
-
-    @property
-    def count(self) -> int:
-        """Number of own tensors among the data."""
-        return 3 if self.prior == "pull" else 1
 
 
 def temper(density: Density, prior: Prior) -> TemperedModel | TemperedDensity:

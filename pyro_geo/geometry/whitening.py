@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_geo.geometry._pairs import symmetric
+
 __all__ = ["whitened"]
 
 
@@ -28,4 +30,4 @@ def whitened(matrix: Tensor, root: Tensor) -> Tensor:
     """
     half = torch.linalg.solve_triangular(root, matrix, upper=False)
     whole = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    return 0.5 * (whole + whole.mT)
+    return symmetric(whole)
