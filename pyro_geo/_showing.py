@@ -82,10 +82,9 @@ class Shown:
 
     def _repr_html_(self) -> str:
         """Show the result in a notebook."""
-        table, facts = self._shown_table(), self._shown_facts()
-        return notebook(
-            repr(self), facts if table is None else table, self._shown_notes()
-        )
+        table = self._shown_table()
+        rows = self._shown_facts() if table is None else table
+        return notebook(repr(self), rows, self._shown_notes())
 
 
 def notebook(

@@ -13,6 +13,7 @@ from pyro_geo._showing import Made, Shown, notebook
 from pyro_geo.density import Layout
 from pyro_geo.evaluation.loo import Loo
 from pyro_geo.filtering.tracker.dynamics import NearConstantVelocity
+from pyro_geo.filtering.tracker.ledger import RefusalLedger
 from pyro_geo.filtering.tracker.measurements import RangeBearing
 from pyro_geo.filtering.tracker.sensors import Biased
 from pyro_geo.geometry.matrices import Diagonal
@@ -154,3 +155,25 @@ def test_options_in_pairs_may_be_tensors():
 def test_a_result_without_facts_still_prints():
     assert repr(Shown()) == "Shown()"
     assert Shown()._repr_html_() == "<p><code>Shown()</code></p>"
+
+
+def test_a_ledger_makes_its_table_once(monkeypatch):
+    shape, make = (2, 3), RefusalLedger.table
+    tables = []
+    monkeypatch.setattr(
+        RefusalLedger, "table", lambda self: tables.append(make(self)) or tables[-1]
+    )
+    ledger = RefusalLedger(
+        torch.zeros(*shape, 1),
+        torch.arange(3.0).expand(shape),
+        p_nominal=torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.9, 0.3]]),
+        severed=torch.ones(shape),
+        mode_prob=torch.full((*shape, 2), 0.5),
+        left_out=torch.zeros(shape, dtype=torch.bool),
+        modes=["nominal", "random"],
+        channels=["level"],
+        labels=["A", "B"],
+    )
+    assert repr(ledger) == "RefusalLedger(refused reports 3)"
+    assert ledger._repr_html_().count("<tr") == 4
+    assert len(tables) == 1

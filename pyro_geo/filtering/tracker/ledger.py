@@ -101,7 +101,7 @@ class RefusalLedger(Shown):
         return longest_refusal(self.observed, self.refused)
 
     def _shown_facts(self) -> dict[str, object]:
-        return {"refused reports": len(self.table())}
+        return {"refused reports": int(self.refused.sum())}
 
     def _shown_table(self) -> pd.DataFrame:
         return self.table()
