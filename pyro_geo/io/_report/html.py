@@ -159,13 +159,13 @@ class Page:
         notes: warnings, one entry each.
         lost: what the run has lost, one sentence each; they come before all else.
         cards: headline numbers: label, value and whether it calls for attention.
-        sections: titles and bodies.
+        sections: title to body.
     """
 
     notes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     cards: list[tuple[str, object, bool]] = field(default_factory=list)
-    sections: list[tuple[str, str]] = field(default_factory=list)
+    sections: dict[str, str] = field(default_factory=dict)
 
     def card(self, label: str, value: object, *, alert: bool = False) -> None:
         """Add a headline number.
@@ -184,13 +184,8 @@ class Page:
             title: its heading.
             *parts: HTML of its body.
         """
-        if not (body := "\n".join(part for part in parts if part)):
-            return
-        for i, (name, before) in enumerate(self.sections):
-            if name == title:
-                self.sections[i] = (name, f"{before}\n{body}")
-                return
-        self.sections.append((title, body))
+        if body := "\n".join(filter(None, (self.sections.get(title), *parts))):
+            self.sections[title] = body
 
     def render(
         self, title: str, facts: Mapping[str, object], when: str, citation: str = ""
@@ -206,7 +201,7 @@ class Page:
         Returns:
             The whole page.
         """
-        sections = sorted(self.sections, key=lambda section: _rank(section[0]))
+        sections = sorted(self.sections.items(), key=lambda section: _rank(section[0]))
         links = "".join(
             f'<li><a href="#part-{i}">{escape(name)}</a></li>'
             for i, (name, _) in enumerate(sections)
