@@ -57,27 +57,16 @@ def page_title(method: str, model: str = "", sites: Sequence[str] = ()) -> str:
     name = _METHODS.get(method, method)
     model = PurePath(model).stem if model.endswith(".py") else model
     if model in _NAMELESS:
-        model = f"a model of {listed(sites)}" if sites else model
+        model = f"a model of {_listed(sites)}" if sites else model
     return f"{name} on {model}" if model else name
 
 
-def listed(names: Sequence[str], most: int = _NAMED_SITES) -> str:
-    """Name a few things, and count the others.
-
-    Args:
-        names: of the things.
-        most: names to show, the count of the others included.
-
-    Returns:
-        The names with commas and an `and`.
-
-    Example:
-        >>> listed(["a", "b"]), listed(["a", "b", "c", "d"])
-        ('a and b', 'a, b and 2 more')
-    """
-    shown = [str(name) for name in names]
-    if len(shown) > most:
-        shown = [*shown[: most - 1], f"{len(names) - most + 1} more"]
+def _listed(names: Sequence[str]) -> str:
+    """Name a few things with commas and an `and`; the others are counted."""
+    shown = list(names)
+    if len(shown) > _NAMED_SITES:
+        kept = _NAMED_SITES - 1
+        shown[kept:] = [f"{len(shown) - kept} more"]
     return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
