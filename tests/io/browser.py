@@ -1,5 +1,6 @@
 """A headless Chromium that opens a file, driven over its debugging pipe."""
 
+import base64
 import fcntl
 import json
 import os
@@ -89,8 +90,6 @@ class Browser:
 
     def look(self, path: Path, width: int, height: int, *, dark: bool = False) -> Look:
         """Open a file in a window of a size and look at it."""
-        import base64
-
         self.events = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         tab = self.call("Target.attachToTarget", targetId=target, flatten=True)

@@ -6,6 +6,7 @@ import pytest
 
 from pyro_geo.io.arviz import to_arviz
 from pyro_geo.io.reports import Bars, Curves, Images, Scatter, write_report
+from pyro_geo.io.series import series_to_arviz
 from tests.io.browser import chromium, open_browser
 from tests.io.test_report import full
 
@@ -56,8 +57,6 @@ def series(folder):
     rng = np.random.default_rng(2)
     mean = rng.normal(size=(2, 60, 2)).cumsum(1)
     shares = rng.dirichlet(np.ones(3), size=(2, 60))
-    from pyro_geo.io.series import series_to_arviz
-
     idata = series_to_arviz(
         {
             "filtered": {
