@@ -16,7 +16,7 @@ from pyro_geo.summaries.merge._merging import (
     Metrics,
     Settings,
     Solution,
-    averaged_statistics,
+    divergence_on,
 )
 from pyro_geo.summaries.merge._networks import Network, cast
 from pyro_geo.summaries.merge._tasks import StateDict, Tasks, read_further
@@ -92,7 +92,7 @@ class Run(NamedTuple):
         found: solution in the metrics.
         coords: coordinates at the end.
         history: objective at the start and after each step.
-        choice: what was chosen, by the inputs that judged; None without a refinement.
+        choice: what the inputs that judged have decided; None without such inputs.
     """
 
     merge: Merge
@@ -108,7 +108,7 @@ class Problem(NamedTuple):
     Attributes:
         base: as given, with all tensors.
         tasks: to merge.
-        share: of the tasks.
+        share: of the tasks, in the type that is computed with.
         subspace: where to merge; built around the best start if None.
         metrics: of the tasks; measured if None.
         starts: name to parameters, or to a function of inputs that makes them.
@@ -127,11 +127,17 @@ class Problem(NamedTuple):
     steps: int
     shared: Callable[[str], bool] | None
 
-    def merge(self, data: Data, direction: StateDict | None = None) -> Merge:
+    def divergence(self, data: Data) -> _refine.Divergence:
+        """Evaluate the tasks' own models on their inputs."""
+        return divergence_on(data.networks, self.tasks, self.share)
+
+    def merge(
+        self, divergence: _refine.Divergence, direction: StateDict | None = None
+    ) -> Merge:
         """Set up a merge, in a subspace with the direction of a start.
 
         Args:
-            data: to merge on.
+            divergence: on the inputs to merge on.
             direction: parameters whose difference from the base is in the subspace,
                 where there is none yet.
 
@@ -140,16 +146,15 @@ class Problem(NamedTuple):
         """
         subspace = self.subspace
         if subspace is None:
-            base = self.tasks.base
-            extra = () if direction is None else ({n: direction[n] for n in base},)
+            extra = () if direction is None else (direction,)
             subspace = build_subspace(
-                base, self.tasks.models, extra=extra, weights=self.share
+                self.tasks.base, self.tasks.models, extra=extra, weights=self.share
             )
-        return Merge(self.tasks, self.share, subspace, data.networks, self.settings)
+        return Merge(self.tasks, subspace, divergence, self.settings)
 
     def plain(self, data: Data) -> Run:
         """Solve in the metrics, without a refinement."""
-        merge = self.merge(data)
+        merge = self.merge(self.divergence(data))
         found = merge.solved(self.metrics)
         return Run(merge, found, found.mean.coords, [], None)
 
@@ -165,16 +170,20 @@ class Problem(NamedTuple):
         Returns:
             The run.
         """
-        judges = data if judge is None else judge
         states = self._made(data, chosen)
+        own = self.divergence(data)
+        judging = own if judge is None else self.divergence(judge)
         values: dict[str, float] = {}
         direction = None
         if states and self.subspace is None and self.metrics is None:
-            values = {name: self._value(x, judges) for name, x in states.items()}
-            direction = chosen.direction if chosen else _least(values)
+            if chosen is None:
+                values = {name: self._value(x, judging) for name, x in states.items()}
+                direction = _least(values)
+            else:
+                direction = chosen.direction
             assert direction is not None
             states = {direction: states[direction]}
-        merge = self.merge(data, states.get(direction) if direction else None)
+        merge = self.merge(own, states.get(direction) if direction else None)
         found = merge.solved(self.metrics)
         points = {
             "base": torch.zeros_like(found.mean.flat),
@@ -182,50 +191,43 @@ class Problem(NamedTuple):
             "solution": found.mean.coords,
             **{name: merge.subspace.coords(state) for name, state in states.items()},
         }
-        judging = merge.judged_by(judges.networks)
+        judged = _refine.Objective(merge.subspace, judging)
         if chosen is None:
-            own = {name: judging.value(z) for name, z in points.items()}
-            values |= own
-            start, steps = _least(own), self.steps
+            inside = {name: judged.value(z) for name, z in points.items()}
+            values |= inside
+            start, steps = _least(inside), self.steps
         else:
-            values, start, steps = chosen.starts, chosen.start, chosen.steps
+            start, steps = chosen.start, chosen.steps
         path, held = [], []
         for z, value in _refine.refine(merge.objective, points[start], steps):
             path.append((z, value))
-            held.append(judging.value(z) if judge is not None else value)
+            held.append(judged.value(z) if judge is not None else value)
             if judge is not None and _risen(held):
                 break
         best = len(path) - 1 if judge is None else held.index(min(held))
         z = path[best][0]
-        choice = Choice(start, best, values, held, judging.by_task(z), direction)
         history = [value for _, value in path[: best + 1]]
+        choice = None
+        if judge is not None:
+            choice = Choice(start, best, values, held, judged.by_task(z), direction)
         return Run(merge, found, z, history, choice)
 
-    def _made(self, data: Data, chosen: Choice | None) -> dict[str, StateDict]:
-        """Parameters of the starts that are needed, checked against the base."""
+    def _made(self, data: Data, chosen: Choice | None) -> dict[str, dict[str, Tensor]]:
+        """Merged tensors of the starts that are needed, checked against the base."""
         wanted = list(self.starts)
         if chosen is not None:
             wanted = [x for x in wanted if x in (chosen.start, chosen.direction)]
         made: dict[str, StateDict] = {}
         for name in wanted:
             start = self.starts[name]
-            made[name] = start(dict(data.inputs)) if callable(start) else start
-        if made:
-            named = {f"start {name}": state for name, state in made.items()}
-            read_further(self.base, named, shared=self.shared)
-        return made
+            state = start(dict(data.inputs)) if callable(start) else start
+            made[f"start {name}"] = state
+        read = read_further(self.base, made, shared=self.shared)
+        return dict(zip(wanted, read.values(), strict=True))
 
-    def _value(self, state: StateDict, data: Data) -> float:
-        """Mean divergence of parameters as a whole."""
-        like = next(iter(data.networks.values())).merged
-        here = {name: cast(state[name], like[name]) for name in self.tasks.base}
-        zero = next(iter(here.values())).new_zeros(())
-        params = {**here, **averaged_statistics(self.tasks, self.share.to(zero))}
-        pairs = zip(self.share.tolist(), data.networks.values(), strict=True)
-        return sum(
-            weight * network.divergence(params, network.reference())
-            for weight, network in pairs
-        )
+    def _value(self, merged: StateDict, divergence: _refine.Divergence) -> float:
+        """Mean divergence of tensors as a whole."""
+        return divergence.mean({n: cast(x, self.share) for n, x in merged.items()})
 
 
 def read_starts(starts: Starts) -> dict[str, Start]:

@@ -13,10 +13,10 @@ from pyro_geo.checks import check
 from pyro_geo.geometry.subspace import Subspace
 from pyro_geo.summaries.merge import _averages, _refine, _solve
 from pyro_geo.summaries.merge._networks import Network, cast
-from pyro_geo.summaries.merge._tasks import StateDict, Tasks, of_each
+from pyro_geo.summaries.merge._tasks import Tasks, of_each
 from pyro_geo.summaries.merge.metrics import TaskMetric, task_metric
 
-__all__ = ["Merge", "Metrics", "Settings", "Solution", "averaged_statistics"]
+__all__ = ["Merge", "Metrics", "Settings", "Solution", "divergence_on"]
 
 _DAMPING = 1e-2
 
@@ -60,36 +60,24 @@ class Merge:
 
     Args:
         tasks: to merge.
-        share: of the tasks.
         subspace: where to merge.
-        networks: task to network with its inputs; none where metrics are given.
+        divergence: from the tasks' own models, with the weights of the tasks and, if
+            metrics are measured, their networks.
         settings: of the metrics.
     """
 
     def __init__(
         self,
         tasks: Tasks,
-        share: Tensor,
         subspace: Subspace,
-        networks: Mapping[str, Network],
+        divergence: _refine.Divergence,
         settings: Settings,
     ) -> None:
-        self.tasks, self.subspace, self.networks = tasks, subspace, networks
-        self.share = share.to(subspace.center)
-        self.settings = settings
+        self.tasks, self.subspace, self.settings = tasks, subspace, settings
+        self.networks, self.share = divergence.networks, divergence.weights
         points = [subspace.coords(state) for state in tasks.models.values()]
         self.points = torch.stack(points)  # (tasks, dim)
-        self.objective = self.judged_by(networks)
-
-    def judged_by(self, networks: Mapping[str, Network]) -> _refine.Objective:
-        """The mean divergence on the inputs of other networks of the same tasks."""
-        return _refine.Objective(
-            self.subspace,
-            networks,
-            {task: network.reference() for task, network in networks.items()},
-            self.share,
-            averaged_statistics(self.tasks, self.share),
-        )
+        self.objective = _refine.Objective(subspace, divergence)
 
     def solved(self, metrics: Metrics | None) -> Solution:
         """Solve in metrics that were measured before, or are measured here."""
@@ -166,16 +154,24 @@ class Merge:
         return Solution(metrics, mean, residual)
 
 
-def averaged_statistics(tasks: Tasks, share: Tensor) -> dict[str, Tensor]:
-    """Averaged running statistics, for evaluations of a merged network.
+def divergence_on(
+    networks: Mapping[str, Network], tasks: Tasks, share: Tensor
+) -> _refine.Divergence:
+    """Evaluate the tasks' own models, and average their running statistics.
 
     Args:
-        tasks: that have them.
+        networks: task to network with its inputs; may be empty.
+        tasks: with their running statistics.
         share: of the tasks; the statistics get its type and device.
 
     Returns:
-        Name to tensor.
+        The divergence from these models.
     """
-    whole: StateDict = tasks.complete(tasks.base, share.cpu())
+    whole = tasks.complete(tasks.base, share.cpu())
     names = next(iter(tasks.statistics.values()))
-    return {name: cast(whole[name], share) for name in names}
+    return _refine.Divergence(
+        networks,
+        {task: network.reference() for task, network in networks.items()},
+        share,
+        {name: cast(whole[name], share) for name in names},
+    )

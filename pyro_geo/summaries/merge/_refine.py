@@ -15,12 +15,46 @@ from torch import Tensor
 from pyro_geo.errors import NonFiniteParameterError
 from pyro_geo.geometry.subspace import Subspace
 from pyro_geo.summaries.merge._networks import Network
+from pyro_geo.summaries.merge._tasks import StateDict
 
-__all__ = ["Objective", "refine"]
+__all__ = ["Divergence", "Objective", "refine"]
 
 _TRIALS = 10
 _STOP = 0.01  # relative fall of the objective
 _START = 1e-2  # first damping, relative to the mean curvature
+
+
+class Divergence(NamedTuple):
+    """How far merged tensors are from the tasks' own models, on some inputs.
+
+    Attributes:
+        networks: task to network with its inputs.
+        references: task to the outputs of its own model.
+        weights: of the tasks.
+        statistics: tensors that replace each task's own in a merged network.
+    """
+
+    networks: Mapping[str, Network]
+    references: Mapping[str, Tensor]
+    weights: Tensor
+    statistics: Mapping[str, Tensor]
+
+    def params(self, merged: StateDict) -> dict[str, Tensor]:
+        """Parameters of the merged network."""
+        return {**merged, **self.statistics}
+
+    def mean(self, merged: StateDict) -> float:
+        """Weighted mean over the tasks."""
+        pairs = zip(self.weights.tolist(), self.by_task(merged).values(), strict=True)
+        return sum(weight * value for weight, value in pairs)
+
+    def by_task(self, merged: StateDict) -> dict[str, float]:
+        """Divergence of each task."""
+        params = self.params(merged)
+        return {
+            task: network.divergence(params, self.references[task])
+            for task, network in self.networks.items()
+        }
 
 
 class Objective(NamedTuple):
@@ -28,45 +62,29 @@ class Objective(NamedTuple):
 
     Attributes:
         subspace: of the coordinates.
-        networks: task to network.
-        references: task to the outputs of its own model.
-        weights: of the tasks.
-        statistics: tensors that replace each task's own in a merged network.
+        divergence: of the tensors there.
     """
 
     subspace: Subspace
-    networks: Mapping[str, Network]
-    references: Mapping[str, Tensor]
-    weights: Tensor
-    statistics: Mapping[str, Tensor]
-
-    def params(self, z: Tensor) -> dict[str, Tensor]:
-        """Parameters of the merged network at coordinates."""
-        return {**self.subspace.point(z), **self.statistics}
+    divergence: Divergence
 
     def value(self, z: Tensor) -> float:
         """The objective at coordinates."""
-        pairs = zip(self.weights.tolist(), self.by_task(z).values(), strict=True)
-        return sum(weight * value for weight, value in pairs)
+        return self.divergence.mean(self.subspace.point(z))
 
     def by_task(self, z: Tensor) -> dict[str, float]:
         """Divergence of each task at coordinates."""
-        params = self.params(z)
-        return {
-            task: network.divergence(params, self.references[task])
-            for task, network in self.networks.items()
-        }
+        return self.divergence.by_task(self.subspace.point(z))
 
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient, `(dim,)`, and Gauss-Newton matrix, `(dim, dim)`."""
-        params = self.params(z)
+        networks, references, weights, _ = self.divergence
+        params = self.divergence.params(self.subspace.point(z))
         gradient = torch.zeros_like(z)
         metric = z.new_zeros(len(z), len(z))
-        pairs = zip(self.weights.tolist(), self.networks.items(), strict=True)
+        pairs = zip(weights.tolist(), networks.items(), strict=True)
         for weight, (task, network) in pairs:
-            parts = network.gradient_and_metric(
-                params, self.references[task], self.subspace
-            )
+            parts = network.gradient_and_metric(params, references[task], self.subspace)
             gradient += weight * parts[0]
             metric += weight * parts[1]
         return gradient, metric

@@ -148,7 +148,7 @@ def task_report(
         "kept": [metric.kept for metric in metrics.values()],
         "residual": [metric.residual for metric in metrics.values()],
     }
-    if objective.networks:
+    if objective.divergence.networks:
         rows["kl"] = list(objective.by_task(z).values())
     if choice is not None:
         rows["held_out_kl"] = list(choice.kl.values())

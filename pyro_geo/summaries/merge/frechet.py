@@ -167,7 +167,13 @@ def frechet_merge(
     expected = "none without inputs or with refine=None"
     check(refines or not starts, "starts", f"{len(starts)} of them", expected)
     tasks = read_tasks(base, models, shared=shared)
-    share = read_weights(weights, tasks.names)
+    first = next(iter(tasks.base.values()))
+    like = (
+        first.new_zeros((), dtype=torch.float64)
+        if subspace is None
+        else subspace.center
+    )
+    share = read_weights(weights, tasks.names).to(like)
     settings = Settings(kind, nodes, iterations, damping, damp_to)
     problem = Problem(
         base,
@@ -183,18 +189,12 @@ def frechet_merge(
     if forwards is None or inputs is None:
         data = Data({}, {})
     else:
-        first = next(iter(tasks.base.values()))
-        like = (
-            first.new_zeros((), dtype=torch.float64)
-            if subspace is None
-            else subspace.center
-        )
         family = likelihood_named(likelihood, variance)
         sizes = {"chunk_size": chunk_size, "batch_size": batch_size}
         networks = read_networks(tasks, forwards, inputs, family, like, **sizes)
         data = Data(networks, of_each(inputs, tasks.names, "inputs"))
     choice = None
-    if not data.networks or refine is None:
+    if not refines:
         run = problem.plain(data)
     elif held_out:
         choice = problem.run(*data.split(held_out)).choice

@@ -16,6 +16,7 @@ from pyro_geo.summaries.merge import (
     layer_statistics,
     regression_starts,
 )
+from pyro_geo.summaries.merge._networks import Network
 
 pytestmark = [
     pytest.mark.usefixtures("double_precision"),
@@ -139,6 +140,23 @@ def test_the_merge_has_the_chosen_start_and_steps_on_all_inputs(wide: Wide):
     assert found.subspace.dim == subspace.dim
     back = found.subspace.point(found.subspace.coords(wide.gram(wide.inputs)))
     torch.testing.assert_close(back["weight"], wide.gram(wide.inputs)["weight"])
+
+
+@pytest.mark.parametrize(("held_out", "sets"), [(0.25, 3), (0.0, 1)])
+def test_the_tasks_own_models_are_evaluated_once_on_each_set_of_inputs(
+    wide: Wide, held_out: float, sets: int, monkeypatch: pytest.MonkeyPatch
+):
+    count, reference = [0], Network.reference
+
+    def counted(network: Network) -> Tensor:
+        count[0] += 1
+        return reference(network)
+
+    monkeypatch.setattr(Network, "reference", counted)
+    gram = {"one": wide.gram, "other": wide.gram}
+    wide.merge(starts=gram, steps=1, held_out=held_out, kind="point")
+    # inputs to choose on, those held back, and all
+    assert count[0] == sets * TASKS
 
 
 def test_a_start_made_from_all_inputs_cannot_be_judged_by_some_of_them(wide: Wide):
