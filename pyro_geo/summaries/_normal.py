@@ -111,15 +111,7 @@ class SiteNormal:
 
     def _repr_html_(self) -> str:
         """Show means and standard deviations in a notebook."""
-        import pandas as pd
-
-        columns = {"mean": self.loc.tolist(), "sd": self.scale.tolist()}
-        names = [
-            name if site.size == 1 else f"{name}[{i}]"
-            for name, site in self.layout.sites.items()
-            for i in range(site.size)
-        ]
-        table = pd.DataFrame(columns, index=pd.Index(names))
+        table = self.summary("unconstrained").filter(items=["mean", "sd"])
         return notebook(repr(self), table, self.notes)
 
     # -- draws and densities --------------------------------------------------------

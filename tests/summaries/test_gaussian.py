@@ -485,3 +485,11 @@ def test_other_priors_are_matched_and_said_to_be():
     assert float(prior.loc) == pytest.approx(mean, abs=5 * math.sqrt(variance / 1000))
     assert float(prior.covariance) == pytest.approx(variance, rel=0.25)
     assert "matched" in prior.notes[0]
+
+
+def test_a_notebook_and_the_summary_name_entries_alike():
+    support = {"w": (torch.Size([2, 2]), constraints.real)}
+    layout = Layout.from_supports(support)
+    posterior = GaussianPosterior(torch.zeros(4), Diagonal(torch.ones(4)), layout)
+    html = posterior._repr_html_()
+    assert all(f"<th>{name}</th>" in html for name in posterior.summary().index)
