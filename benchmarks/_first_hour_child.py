@@ -23,6 +23,12 @@ PARTS = (
 )
 
 
+def example(readme: Path) -> str:
+    """Return the code of the README's example."""
+    (code, *_) = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.M | re.S)
+    return code
+
+
 def spent() -> float:
     """Processor seconds of this process and of those it has waited for."""
     times = os.times()
@@ -38,9 +44,7 @@ def part_of(source: str) -> str:
 def main() -> None:
     """Run the example statement by statement, and print what each part took."""
     readme, folder = sys.argv[1:]
-    (code, *_) = re.findall(
-        r"^```python\n(.*?)^```", Path(readme).read_text(), re.M | re.S
-    )
+    code = example(Path(readme))
     os.chdir(folder)
     names: dict[str, Any] = {"__name__": "example"}
     costs: dict[str, float] = {"start Python": spent()}
