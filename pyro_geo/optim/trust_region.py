@@ -59,7 +59,8 @@ class PolishState(NamedTuple):
         loss: loss there, `(lanes,)` as are all but `grad`.
         grad: gradient there, `(lanes, dim)`.
         radius: radius of the trust region.
-        predicted: decrease of the loss that was predicted for the last Newton step.
+        predicted: decrease of the loss that was predicted for the last Newton step, or
+            what it is at most where that was not solved to the end.
         status: `UNDER_WAY`, `CONVERGED`, `ENDED` without converging, `DIVERGING`, or
             `SADDLE`, which :func:`~pyro_geo.optim.saddles.leave_saddles` alone finds.
         n_iter: Newton steps tried.
@@ -81,6 +82,7 @@ class _Step(NamedTuple):
 
     move: Tensor  # (lanes, dim)
     predicted: Tensor  # (lanes,)
+    most: Tensor  # bound on the decrease; as predicted where none is needed
     inside: Tensor  # solved to tolerance within the region, boolean
     n_products: Tensor
 
@@ -108,8 +110,12 @@ def _solve(
     convergence. Negative curvature that appears while refining ends the solve where it
     is, since following it would slide along the valley.
 
+    A system may be too badly conditioned for an accurate solution. What is left of the
+    gradient bounds then what a convex model wins elsewhere in the region, and the move
+    counts as solved where that is within `tolerance` too.
+
     Returns:
-        The move and its predicted decrease.
+        The move, its predicted decrease and the bound on it.
 
     References:
         Nocedal & Wright (2006), Numerical optimization, algorithm 7.2.
@@ -155,8 +161,12 @@ def _solve(
         direction = torch.where(column(going), turned, direction)
     # After `dim` iterations conjugate gradients are exact, up to rounding.
     if q.shape[-1] <= MAX_SOLVE:
-        inside = inside | going
-    return _Step(move, predicted, inside, count)
+        return _Step(move, predicted, predicted, inside | going, count)
+    far = dot(move, move).sqrt() + radius.clamp(min=FIRST_RADIUS)
+    most = predicted + dot(residual, residual).sqrt() * far
+    closed = going & (most <= tolerance)
+    most = torch.where(closed, most, predicted)
+    return _Step(move, predicted, most, inside | closed, count)
 
 
 @renamed(tol="tolerance", max_iter="max_steps")
@@ -225,10 +235,10 @@ def polish(
         step = _solve(hvp, state.q, state.grad, state.radius, going, tolerance)
         n_evals = state.n_evals + step.n_products
         lost = going & ~torch.isfinite(step.predicted)
-        settled = going & step.inside & (step.predicted <= tolerance) & ~lost
+        settled = going & step.inside & (step.most <= tolerance) & ~lost
         status = torch.where(settled, CONVERGED, state.status)
         status = torch.where(lost, DIVERGING, status)
-        predicted = torch.where(going, step.predicted, state.predicted)
+        predicted = torch.where(going, step.most, state.predicted)
         state = state._replace(status=status, predicted=predicted, n_evals=n_evals)
         if last:
             break
@@ -257,7 +267,9 @@ def _try_step(
     length = dot(step.move, step.move).sqrt()
     trusted = torch.where(blind, flatter, share > 0.75)
     poor = ~finite | torch.where(blind, ~flatter, ~(share >= 0.25))
-    wider = torch.where(trusted & ~step.inside, 2.0 * state.radius, state.radius)
+    # a solve that was given up within the region says nothing about its size
+    held = trusted & ~step.inside & (length >= 0.99 * state.radius)
+    wider = torch.where(held, 2.0 * state.radius, state.radius)
     radius = torch.where(poor, 0.25 * length, wider)
     row = column(accept)
     return state._replace(

@@ -1,5 +1,7 @@
 """The Newton polish."""
 
+import math
+
 import pytest
 import torch
 
@@ -68,6 +70,41 @@ def test_negative_curvature_along_the_valley_is_not_followed():
     result = polish_minima(hyperbola, start, batched=True)
     assert result.n_iter.tolist() == [2, 2]  # the last one refines
     assert bool((result.displacement < 0.1).all())
+
+
+@pytest.mark.parametrize("shift", [0.0, 700.0])
+@pytest.mark.parametrize(("condition", "nats"), [(1e5, 1.0), (1e9, 1e-9)])
+def test_a_minimum_is_known_where_curvatures_differ_much(condition, nats, shift):
+    # more unknowns than a solve has iterations, and too many scales for a good one
+    scales = torch.logspace(0, math.log10(condition), 200, dtype=torch.float64) * 0.02
+
+    def loss(theta):
+        return 0.5 * (scales * theta.square()).sum(-1) + shift
+
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(2, 200, generator=generator, dtype=torch.float64)
+    start *= (nats / scales).sqrt()
+    result = polish_minima(loss, start, tolerance=1e-2, max_steps=40, batched=True)
+    assert bool(result.converged.all())
+    assert bool((result.predicted_decrease <= 1e-2).all())
+    # no less than what is left, which here is known
+    left = result.loss - shift
+    assert bool((left <= result.predicted_decrease + 1e-12).all())
+
+
+def test_a_solve_given_up_within_the_region_does_not_widen_it():
+    # else the bound, a distance times a slope, would grow at rest
+    scales = torch.logspace(0, 8, 150, dtype=torch.float64)
+    start = 1e-3 * scales**-0.5 * real([[1.0]])
+    state = polish(
+        lambda x: (0.5 * (scales * x * x).sum(-1), scales * x),
+        lambda x, v: scales * v,
+        start,
+        tolerance=0.0,
+        max_steps=20,
+    )
+    assert state.n_iter.item() == 20
+    assert state.radius.item() <= 1.0
 
 
 def test_a_loss_of_one_point_is_mapped():
