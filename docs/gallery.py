@@ -60,7 +60,7 @@ RUNS = {
     "tumour_trial": "merging.py {}",
     "two_routes": "plan.py {}",
     "unknown_sign_plant": "control.py {}",
-    "volatility_cohort": "hmc.py {} --samples 200 --chains 8",
+    "volatility_cohort": "hgf.py {} --samples 100",
 }
 
 

@@ -49,7 +49,7 @@ def ensemble(axes: Axes) -> None:
     """Draw networks that fit equally well, and part where there are no data."""
     gap = gallery("gap_network")
     x, y = gap["data"]()
-    kernel = DIMS(gap["model"], velocity_scale=0.5, **gap["options"]())
+    kernel = DIMS(gap["model"], **gap["options"]())
     fit = MCMC(kernel, num_samples=16, num_chains=4, seed=1, progress_bar=False)
     draws = fit.run(x, y).get_samples()
     grid = torch.linspace(-2.2, 2.2, 111)[:, None]

@@ -66,7 +66,10 @@ def truth(seed: int = 0) -> dict[str, Tensor]:
 
 
 def options() -> dict[str, object]:
-    return {"loss": "joint", "alpha": 0.0, "polish": False}
+    # the prior alone holds many directions, so that particles need long to come to rest
+    slow = {"settle_time": 40.0, "settle_friction": 0.7, "max_evals": 80_000}
+    flat = {"alpha": 0.0, "velocity_scale": 0.2, "polish_max_steps": 200}
+    return {"loss": "joint", **flat, **slow}
 
 
 if __name__ == "__main__":
