@@ -31,6 +31,7 @@ __all__ = [
     "quiet",
     "smoothed_weights",
     "to_container",
+    "uncompiled",
 ]
 
 _FEWEST_WEIGHTS = 30  # ArviZ 1.x gives NaN below, 0.23 a number of little use
@@ -185,3 +186,20 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(unwanted)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Keep ArviZ 0.23 from compiling the variances of its tables with numba.
+
+    In every process that takes longer than most tables do, and saves nothing later.
+    """
+    switch: Any = getattr(import_arviz(), "Numba", None)  # 1.x compiles on request
+    if switch is None or not switch.numba_flag:
+        yield
+        return
+    switch.disable_numba()
+    try:
+        yield
+    finally:
+        switch.enable_numba()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import pyro_geo
-from pyro_geo._compat.arviz import major_version
+from pyro_geo._compat.arviz import import_arviz, major_version, uncompiled
 
 PACKAGE = Path(pyro_geo.__file__).parent
 # What `bridge_check.py` runs. InferenceData and psislw are of 0.23 alone; the module
@@ -79,3 +79,22 @@ def test_every_call_of_arviz_that_the_package_makes_is_tried():
         if name != "__version__"
     }
     assert found == TRIED
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tables_leave_the_user_s_switch_of_numba_as_it_was(wanted, monkeypatch):
+    switch = getattr(import_arviz(), "Numba", None)
+    if switch is None:
+        pytest.skip("ArviZ 1.x has no such switch")
+    monkeypatch.setattr(switch, "numba_flag", wanted)
+    inside = []
+
+    def fails():
+        with uncompiled():
+            inside.append(switch.numba_flag)
+            raise ValueError("a constant")
+
+    with pytest.raises(ValueError, match="constant"):
+        fails()
+    assert inside == [False]
+    assert switch.numba_flag is wanted

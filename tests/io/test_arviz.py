@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -237,7 +238,8 @@ def test_summary_equals_that_of_arviz(rng):
     level = {"ci_prob" if major_version() >= 1 else "hdi_prob": 0.8}
     theirs = import_arviz().summary(idata, round_to="none", **level)
     ours = summary(idata, interval=0.8)
-    assert ours.equals(theirs)
+    # numba, which only their call uses, adds up in another order
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-12)
     assert "r_hat" not in ours.attrs
     assert summary(idata, var_names=["mu"]).index.tolist() == ["mu"]
     assert "theta[b]" in ours.index
