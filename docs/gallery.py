@@ -51,7 +51,7 @@ RUNS = {
     "recurrence_times": "unlearning.py {}",
     "relu_classifier": "gibbs.py {}",
     "relu_regression": "gibbs.py {}",
-    "reversal_task": "hmc.py {}",
+    "reversal_task": "hgf.py {} --samples 100 --target-accept 0.95",
     "saas_gp": "saas.py {} --samples 100 --chains 8",
     "shifted_digits": "finetune.py {}",
     "sign_factor": "modes.py {}",
@@ -60,7 +60,7 @@ RUNS = {
     "tumour_trial": "merging.py {}",
     "two_routes": "plan.py {}",
     "unknown_sign_plant": "control.py {}",
-    "volatility_cohort": "hgf.py {} --samples 100",
+    "volatility_cohort": "hgf.py {} --samples 100 --target-accept 0.95",
 }
 
 
@@ -149,7 +149,8 @@ def run_once(name: str, folder: Path) -> None:
     warned = re.findall(r"^.*Warning: .*$", done.stderr, re.M)
     text = "\n".join([*dict.fromkeys(_shorter(line) for line in warned), done.stdout])
     (folder / "picture.png").write_bytes(_picture(folder / "report.html"))
-    (folder / "output.txt").write_text(text.replace(f"{folder}", "run").strip())
+    # spaces at the beginning belong to the header of a table
+    (folder / "output.txt").write_text(text.replace(f"{folder}", "run").strip("\n"))
 
 
 def _shorter(warning: str) -> str:

@@ -2,9 +2,8 @@
 
     python inference/hgf.py models/volatility_cohort.py --samples 250 --out run/
 
-MODEL is a file that defines `model(...)` and `data()`, and observes inputs with the
-distribution `HGF`, or responses to a filter's beliefs. With `--store run.zarr` the run
-is on disk, and the same command continues it.
+MODEL defines `model(...)` and `data()`, and observes inputs with the distribution `HGF`
+or responses to a filter's beliefs. With `--store run.zarr` the same command continues.
 """
 
 import argparse
@@ -24,6 +23,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=250, help="draws per chain")
     parser.add_argument("--warmup", type=int, help="steps of warm-up per chain")
     parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--target-accept", type=float, default=0.8, dest="rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="folder of the run, to go on with")
     parser.add_argument("--out", default="hgf_report", help="folder of the report")
@@ -31,8 +31,9 @@ def main() -> None:
 
     torch.set_default_dtype(torch.float64)
     file = runpy.run_path(arguments.model)
+    start, rate = "median", arguments.rate  # elsewhere beliefs may run away
     fit = MCMC(
-        HMC(file["model"], init_strategy="median"),  # elsewhere beliefs may run away
+        HMC(file["model"], init_strategy=start, target_accept_prob=rate),
         num_samples=arguments.samples,
         warmup_steps=arguments.warmup,
         num_chains=arguments.chains,
@@ -51,8 +52,7 @@ def main() -> None:
         loo["Leave-one-out over trials, by subject"] = loo_table(idata, "subject")
     for title, table in loo.items():
         print(f"\n{title}\n{table.head(10).round(2).to_string()}")
-    path = Path(arguments.out) / "report.html"
-    print("\nReport:", fit.report(path, loo, series=beliefs))
+    print("\nReport:", fit.report(f"{arguments.out}/report.html", loo, series=beliefs))
 
 
 if __name__ == "__main__":
