@@ -34,6 +34,8 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"pyro_geo {release}"
+html_static_path = ["_static"]
+html_css_files = ["gallery.css"]
 html_extra_path = ["_build/notebooks"]
 
 # What the build has run is kept for the sources that it was run with.

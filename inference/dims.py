@@ -11,7 +11,8 @@ import runpy
 from pathlib import Path
 
 from pyro_geo import Target
-from pyro_geo.evaluation.comparison import score_table
+from pyro_geo.evaluation.comparison import predict, score_table
+from pyro_geo.evaluation.pictures import reliability
 from pyro_geo.infer import DIMS, MCMC
 
 
@@ -34,19 +35,20 @@ def main() -> None:
     ).run(*file["data"]())
     print(fit.summary().head(20).to_string())
 
-    tables = {}
+    tables, curves = {}, []
     if "held_out" in file:
         test = Target.from_model(file["model"], *file["held_out"]())
-        scores = score_table(
-            fit.target, test, {"DiMS": fit.positions.flatten(0, 1)}, seed=arguments.seed
-        )
+        q = fit.positions.flatten(0, 1)
+        scores = score_table(fit.target, test, {"DiMS": q}, seed=arguments.seed)
         scores.loc["DiMS", "cpu_s"] = fit.cpu_seconds
         tables["Held-out scores"] = scores.round(4)
         print("\nHeld-out scores (nll and calibration: smaller is better)")
         print(scores.round(4).to_string())
+        if "calibration" in scores:
+            curves = [reliability({"DiMS": predict(test, q)})]
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
-    print("\nReport:", fit.report(folder / "report.html", tables))
+    print("\nReport:", fit.report(folder / "report.html", tables, curves))
 
 
 if __name__ == "__main__":

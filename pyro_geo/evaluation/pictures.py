@@ -1,4 +1,4 @@
-"""Predictions of classes in pictures: reliability, and what is least sure."""
+"""Predictions in pictures: how reliable they are, and what is least sure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ __all__ = ["least_sure", "reliability"]
 def reliability(predictions: Mapping[str, Prediction], *, num_bins: int = 8) -> Curves:
     r"""Draw how often each method is right against how sure it was.
 
-    Data are sorted by confidence :math:`\max_k p_{ik}` into bins of equal width. The
-    line of a calibrated method is the diagonal. A bin with few data is noise.
+    Classes are sorted by confidence :math:`\max_k p_{ik}` into bins of equal width, and
+    a bin with few data is noise. Of numbers the share is counted that lie below each
+    quantile :math:`F_i^{-1}(p)` of their prediction. The line of a calibrated method is
+    the diagonal.
 
     Args:
-        predictions: method to its prediction of classes.
-        num_bins: number of bins between the confidence of a guess and one.
+        predictions: method to its prediction, all of classes or all of numbers.
+        num_bins: number of bins between the confidence of a guess and one; of numbers,
+            that of the parts between the quantiles.
 
     Returns:
-        The picture, for a report.
+        The picture, for a report. A prediction of neither is an
+        :class:`~pyro_geo.errors.UnsupportedError`.
 
     References:
         Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural
-        networks, figure 1.
+        networks, figure 1; Kuleshov, Fenner and Ermon (2018), Accurate uncertainties
+        for deep learning using calibrated regression, figure 1.
 
     Example:
         >>> probs = torch.tensor([[0.9, 0.1]]).expand(10, 2)
@@ -41,6 +46,8 @@ def reliability(predictions: Mapping[str, Prediction], *, num_bins: int = 8) -> 
         ([0.625, 0.875], 0.8...)
     """
     check_count("num_bins", num_bins)
+    if all(x.probs is None and x.transforms is not None for x in predictions.values()):
+        return _quantiles(predictions, num_bins)
     probs = {name: class_probs(one) for name, one in predictions.items()}
     guess = min(1 / p.shape[-1] for p in probs.values())
     edges = torch.linspace(guess, 1.0, num_bins + 1, dtype=torch.float64)
@@ -61,6 +68,25 @@ def reliability(predictions: Mapping[str, Prediction], *, num_bins: int = 8) -> 
         lines,
         "confidence",
         "share of right answers",
+    )
+
+
+def _quantiles(predictions: Mapping[str, Prediction], num_parts: int) -> Curves:
+    """Draw the share of numbers below each quantile of their prediction."""
+    levels = torch.linspace(0.0, 1.0, num_parts + 1, dtype=torch.float64)
+    lines: dict[str, list[float]] = {}
+    for name, one in predictions.items():
+        assert one.transforms is not None
+        reached = one.transforms.detach().cpu().double()  # quantile that is the datum
+        lines[name] = (reached[:, None] <= levels).double().mean(0).tolist()
+    lines["calibrated"] = levels.tolist()
+    return Curves(
+        "Reliability: share of data below each quantile of their prediction. A "
+        "calibrated method lies on its line.",
+        levels.tolist(),
+        lines,
+        "quantile",
+        "share of data below",
     )
 
 

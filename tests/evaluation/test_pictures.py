@@ -2,11 +2,14 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_geo import Target
 from pyro_geo.errors import ShapeError, UnsupportedError
-from pyro_geo.evaluation.comparison import Prediction
+from pyro_geo.evaluation.comparison import Prediction, predict
 from pyro_geo.evaluation.pictures import least_sure, reliability
 from pyro_geo.evaluation.predictive_checks import predictive_checks
 
@@ -52,7 +55,30 @@ def test_the_least_sure_images_come_first():
         least_sure(prediction(), pixels[:3])
 
 
-def test_numbers_have_no_reliability():
+def test_reliability_of_numbers_counts_those_below_each_quantile():
+    reached = torch.tensor([0.1, 0.3, 0.35, 0.9])
+    one = Prediction(torch.zeros(1, 4), None, reached, torch.zeros(4))
+    found = reliability({"ours": one}, num_bins=4)
+    assert found.x == found.lines["calibrated"] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert found.lines["ours"] == [0.0, 0.25, 0.75, 0.75, 1.0]
+
+
+def test_right_forecasts_of_numbers_are_near_the_diagonal():
+    def model(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(m, 2.0), obs=y)
+
+    generator = torch.Generator().manual_seed(3)
+    y = 2.0 * torch.randn(5_000, generator=generator, dtype=torch.float64)
+    ours = predict(Target.from_model(model, y), torch.zeros(1, 1).double())
+    found = reliability({"ours": ours}, num_bins=4)
+    for level, share in zip(found.x, found.lines["ours"], strict=True):
+        # three levels inside at a false-alarm rate of 1e-6 in all: 5.1 standard errors
+        assert abs(share - level) <= 5.1 * (level * (1 - level) / 5_000) ** 0.5
+
+
+def test_what_is_neither_a_class_nor_a_number_has_no_reliability():
     with pytest.raises(UnsupportedError, match="not one of classes"):
         reliability({"ours": prediction(None)})
 
