@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 with warnings.catch_warnings():
-    # linear_operator, under GPyTorch, calls torch.jit.script, which is deprecated
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+    # linear_operator, under GPyTorch, calls torch.jit.script, which torch says is
+    # deprecated, and from Python 3.14 on not supported
+    warnings.filterwarnings("ignore", "`torch.jit.script` is")
     import gpytorch
     from gpytorch.constraints import Positive
     from gpytorch.distributions import MultivariateNormal

@@ -14,7 +14,7 @@ from pyro_geo.density import Target
 from pyro_geo.errors import FallbackWarning
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+    warnings.filterwarnings("ignore", "`torch.jit.script` is")
     import gpytorch
     from gpytorch.priors import GammaPrior, NormalPrior
 
