@@ -9,7 +9,7 @@
 #   make clean       remove caches and outputs, keep .venv
 
 # The first Python that is new enough and can make environments.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 WORKERS ?= 2
