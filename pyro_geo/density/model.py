@@ -101,6 +101,7 @@ class ModelDensity:
         check_same_values(self.enumerated, enumerable_sites(second))
         self.latents = frozenset(self.layout.sites)
         sites = random_sites(first)
+        self.has_data = any(x["is_observed"] for _, x in without_deterministics(sites))
         frames = [
             frame
             for site in sites.values()
