@@ -13,7 +13,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, SupportsIndex, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pyro_geo._pyro_words import words_for
 from pyro_geo.errors import ConfigurationError, PyroGeoError, ShapeError
@@ -99,7 +99,7 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     check(good, name, repr(value), " or ".join(map(repr, choices)))
 
 
-def check_seed(seed: object) -> None:
+def check_seed(seed: int | None) -> None:
     """Refuse a seed that is no integer.
 
     Args:
@@ -108,12 +108,11 @@ def check_seed(seed: object) -> None:
     Example:
         >>> check_seed(1)
     """
-    good = seed is None or isinstance(seed, SupportsIndex)
-    if good and seed is not None:
-        try:
-            operator.index(seed)
-        except TypeError:  # a tensor of floats has the method and refuses
-            good = False
+    good = True
+    try:  # integers of NumPy and torch are integers too
+        operator.index(0 if seed is None else seed)
+    except TypeError:
+        good = False
     check(good, "seed", repr(seed), "an integer")
 
 

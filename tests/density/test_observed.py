@@ -1,5 +1,7 @@
 """Observed data that no value of the latents can make right, and what is said of it."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -57,7 +59,7 @@ def test_data_that_are_meant_for_every_element_of_a_plate_are_not():
         assert Target.from_model(model, y).dim == 1
 
 
-def family(make, mask=True):
+def family(make, mask: Any = True):
     def model(y):
         rate = pyro.sample("rate", dist.LogNormal(torch.tensor(0.0), 1.0))
         with pyro.plate("data", len(y)), poutine.mask(mask=mask):

@@ -403,7 +403,7 @@ def test_more_losses_than_data_are_refused():
     with pytest.raises(ShapeError, match=r"losses of \(5, 5\).*targets of \(5,\)"):
         Target.from_module(net, lambda f, t: (f - t) ** 2, (x, y))
     with pytest.raises(ConfigurationError, match="as in"):
-        Target.from_module(net, lambda f, t: f - t, x)
+        Target.from_module(net, lambda f, t: f - t, x)  # type: ignore[arg-type]
     # one value for each output, or their sum
     Target.from_module(net, lambda f, t: (f[:, 0] - t) ** 2, (x, y))
     Target.from_module(net, lambda f, t: ((f[:, 0] - t) ** 2).sum(), (x, y))

@@ -1,5 +1,7 @@
 """Slips of the first hour: each is refused where it is made, in words to act on."""
 
+from typing import Any
+
 import pandas as pd
 import pyro
 import pyro.distributions as dist
@@ -54,15 +56,18 @@ def test_a_truth_value_is_no_count(count):
 
 
 def test_starts_in_the_place_of_pyros_fourth_value_are_told_their_name():
+    make: Any = MCMC
     with pytest.raises(ConfigurationError, match="initial_params="):
-        MCMC(HMC(model), 20, 30, {"mean": torch.tensor(0.0)})
+        make(HMC(model), 20, 30, {"mean": torch.tensor(0.0)})
 
 
 def test_values_by_position_are_counted():
+    make: Any = MCMC
+    kernel: Any = HMC
     with pytest.raises(ConfigurationError, match="warmup_steps, num_chains by positi"):
-        MCMC(HMC(model), 20, 30, 4, 1)
+        make(HMC(model), 20, 30, 4, 1)
     with pytest.raises(ConfigurationError, match="takes model by position, not 2"):
-        HMC(model, 0.9)
+        kernel(model, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def test_what_is_no_model_is_refused_as_by_a_kernel() -> None:
     with pytest.raises(ConfigurationError, match=r"kernel\.model"):
         find_modes(HMC(lambda: None))
     with pytest.raises(ConfigurationError, match=r"argument seed"):
-        find_modes(lambda: None, seed="one")
+        find_modes(lambda: None, seed="one")  # type: ignore[arg-type]
 
 
 def test_one_mode_is_counted_as_one() -> None:
