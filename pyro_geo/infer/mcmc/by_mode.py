@@ -140,7 +140,6 @@ class DrawsByMode(PosteriorDraws):
         return ModeMarks(values(q), values(starts.first))
 
     def _tally(self) -> ModeTally:
-        self._finished()
         found = "a run that did not start in modes"
         expected = "a set of modes, as find_modes(model) returns"
         check(self._starts is not None, "initial_params", found, expected)

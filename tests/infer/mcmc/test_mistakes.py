@@ -75,8 +75,6 @@ def test_values_by_position_are_counted():
     [
         lambda fit: fit.report("report.html"),
         lambda fit: fit.attributes,
-        lambda fit: fit.mode_table(),
-        lambda fit: fit.weighted_by_mode(),
         lambda fit: fit.diagnostics(),
         lambda fit: fit.summary(),
         lambda fit: fit.posterior_predictive(),
