@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_geo.checks import shown_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Made", "Shown", "notebook"]
+__all__ = ["Made", "Shown", "fields_html", "fields_line", "notebook"]
 
 _MOST_ROWS = 60
 _LONGEST = 60  # characters of one option in a line
@@ -85,6 +85,45 @@ class Shown:
         table = self._shown_table()
         rows = self._shown_facts() if table is None else table
         return notebook(repr(self), rows, self._shown_notes())
+
+
+def fields_line(value: Any) -> str:
+    """Show a named tuple of tensors in a line, by the shapes of its fields.
+
+    Args:
+        value: a named tuple, of tensors and of dictionaries and named tuples of them.
+
+    Returns:
+        Its class and each field with its shape.
+
+    Example:
+        >>> import torch
+        >>> from typing import NamedTuple
+        >>> class Path(NamedTuple):
+        ...     mu: torch.Tensor
+        ...     by: dict[str, torch.Tensor]
+        >>> fields_line(Path(torch.zeros(3, 2), {"x": torch.zeros(3)}))
+        'Path(mu (3, 2), by.x (3,))'
+    """
+    parts = [f"{name} {shape}" for name, shape in _shapes(value._asdict()).items()]
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def fields_html(value: Any) -> str:
+    """Show it in a notebook, a row for each field; see :func:`fields_line`."""
+    shapes = _shapes(value._asdict())
+    return notebook(type(value).__name__, shapes, head=("field", "shape"))
+
+
+def _shapes(fields: Mapping[str, Any]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    for name, value in fields.items():
+        inside = value._asdict() if hasattr(value, "_asdict") else value
+        if isinstance(inside, Mapping):
+            shown |= {f"{name}.{part}": x for part, x in _shapes(inside).items()}
+        else:
+            shown[name] = str(tuple(value.shape))
+    return shown
 
 
 def notebook(

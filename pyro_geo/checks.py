@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,12 +23,15 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_number",
+    "check_seed",
     "check_shape",
     "handled_types",
     "known_options",
     "shown_options",
     "shown_value",
 ]
+
+_BY_NAME = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -59,7 +63,7 @@ def check(
             where=f"argument {name}",
             found=found,
             expected=expected,
-            todo="Pass such a value or leave it out.",
+            todo="Pass such a value.",
         )
 
 
@@ -74,7 +78,9 @@ def check_count(name: str, value: int | None, least: int = 1) -> None:
     Example:
         >>> check_count("num_chains", 4)
     """
-    good = value is None or (isinstance(value, int) and value >= least)
+    # True is an integer to Python, and a slip to whoever wrote it
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    good = value is None or (integer and value >= least)
     check(good, name, repr(value), f"an integer of at least {least}")
 
 
@@ -91,6 +97,23 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """
     good = any(value is choice or value == choice for choice in choices)
     check(good, name, repr(value), " or ".join(map(repr, choices)))
+
+
+def check_seed(seed: int | None) -> None:
+    """Refuse a seed that is no integer.
+
+    Args:
+        seed: of the argument; None, for one from torch's generator, is good.
+
+    Example:
+        >>> check_seed(1)
+    """
+    good = True
+    try:  # integers of NumPy and torch are integers too
+        operator.index(0 if seed is None else seed)
+    except TypeError:
+        good = False
+    check(good, "seed", repr(seed), "an integer")
 
 
 def check_shape(
@@ -174,7 +197,8 @@ def known_options(
 
     Returns:
         The method, with the same signature. An unknown option is a
-        :class:`~pyro_geo.errors.ConfigurationError`.
+        :class:`~pyro_geo.errors.ConfigurationError`, and so is a value by position
+        too many.
 
     Example:
         >>> import torch
@@ -187,7 +211,9 @@ def known_options(
         pyro_geo.errors.ConfigurationError: HMC(...) has no option 'target_accept'; did
         you mean 'target_accept_prob'?
     """
-    names = list(inspect.signature(init).parameters)[1:]
+    parameters = inspect.signature(init).parameters
+    names = list(parameters)[1:]
+    ordered = [n for n in names if parameters[n].kind not in _BY_NAME]
 
     @functools.wraps(init)
     def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
@@ -200,6 +226,11 @@ def known_options(
                 raise ConfigurationError(
                     f"{owner.__name__}(...) has no option {option!r}; {hint}"
                 )
+        if len(args) - 1 > len(ordered):
+            raise ConfigurationError(
+                f"{type(args[0]).__name__}(...) takes {', '.join(ordered)} by "
+                f"position, not {len(args) - 1} values; give the others by name"
+            )
         result = init(*args, **kwargs)
         given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
         vars(args[0])["given_options"] = {

@@ -10,6 +10,7 @@ from pyro.infer.autoguide.initialization import init_to_median, init_to_sample
 from torch import Tensor
 
 from pyro_geo.checks import check
+from pyro_geo.density._observed import not_finite
 from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.module import ModuleDensity
 from pyro_geo.errors import InitializationError, UnsupportedError
@@ -23,6 +24,7 @@ __all__ = ["Strategy", "first_bad_site", "initial_each", "initial_positions"]
 Strategy = Literal["uniform", "prior", "median"] | Callable[..., Any]
 
 _TRIES = 100
+_TODO = "Check the data and the site named, or pass initial positions."
 
 
 def initial_positions(
@@ -85,7 +87,7 @@ def _search(
         where=f"chain {chain}, {first_bad_site(target, q[chain])}",
         found=f"log-density {log_prob}",
         expected="a finite log-density and gradient",
-        todo="Check the data and the site named, or pass initial positions.",
+        todo=" ".join(filter(None, [not_finite(target.data), _TODO])),
     )
 
 
@@ -147,6 +149,8 @@ def first_bad_site(target: Target, q: Tensor) -> str:
                 shown = "each of its values"
             else:
                 shown = _describe_data(density.observed_values(q, target.data)[name])
+            if wrong := density.bad_parameter(name, q, target.data):
+                shown = f"{shown}, {wrong}"
             return f"site {name!r} ({shown}, log-probability {float(log_prob)})"
     # All sites are finite: what is left is the Jacobian, the sum over discrete sites,
     # or a gradient that is not finite where the density is.

@@ -11,12 +11,14 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_geo._compat.pyro import is_marked_deterministic
 from pyro_geo.density._arguments import Arguments
 from pyro_geo.density._enumeration import Enumerate, Joint
 from pyro_geo.density._modes import DensityMode, default_dtype
+from pyro_geo.density._observed import bad_parameter, check_observed
 from pyro_geo.density._patches import mappable_pyro
 from pyro_geo.density._steps import datum_log_prob, step_axes
 from pyro_geo.density.dtypes import as_type
@@ -87,15 +89,19 @@ class ModelDensity:
         self.model = model
         self.dtype = dtype
         self._arguments = Arguments(args, kwargs)
+        # Pyro looks at values where its validation is on; we do so once
+        self._supports = is_validation_enabled()
         data = cast(self._arguments.tensors(args, kwargs), dtype)
         # two traces from different seeds show what depends on the values of latents
         first, second = self.prior_trace(data, 0), self.prior_trace(data, 1)
+        check_observed(random_sites(first), supports=self._supports)
         self.layout: Layout = layout_of(first)
         self.enumerated = enumerable_sites(first)
         check_same_layout(self.layout, layout_of(second))
         check_same_values(self.enumerated, enumerable_sites(second))
         self.latents = frozenset(self.layout.sites)
         sites = random_sites(first)
+        self.has_data = any(x["is_observed"] for _, x in without_deterministics(sites))
         frames = [
             frame
             for site in sites.values()
@@ -143,6 +149,7 @@ class ModelDensity:
     def check_data(self, data: Data) -> None:
         """Refuse new data that change the sites, their shapes or their supports."""
         trace, when = self.prior_trace(data, 0), "with the data"
+        check_observed(random_sites(trace), supports=self._supports)
         check_same_layout(self.layout, layout_of(trace), when)
         check_same_values(self.enumerated, enumerable_sites(trace), when)
 
@@ -174,6 +181,12 @@ class ModelDensity:
             if self.enumerated:
                 return self._joint(values, data).site_log_probs()
             return self._site_log_probs(values, data)
+
+    def bad_parameter(self, name: str, q: Tensor, data: Data) -> str:
+        """Name a parameter of a site that is out of its range at `q`, if one is."""
+        with self._mode(q):
+            sites = self._conditioned(self.layout.constrain(q), data)[1]
+        return bad_parameter(sites[name]["fn"])
 
     def pointwise(
         self, q: Tensor, data: Data, *, steps: bool = False

@@ -135,7 +135,20 @@ class ModuleDensity(_OnTensors):
 
     def _loss(self, q: Tensor, data: Data) -> Tensor:
         with default_dtype(q.dtype), self._mode(q):
-            return self.loss(self.outputs(q, data), data[-1]).to(q.dtype)
+            outputs = self.outputs(q, data)
+            losses = self.loss(outputs, data[-1])
+            most = max(outputs.numel(), data[-1].numel(), 1)
+            if losses.numel() > most:
+                # outputs (n, 1) less targets (n,) are n squared losses of n data
+                raise ShapeError(
+                    "broadcasting makes more losses than there are data",
+                    where="argument loss",
+                    found=f"losses of {tuple(losses.shape)} from outputs of "
+                    f"{tuple(outputs.shape)} and targets of {tuple(data[-1].shape)}",
+                    expected="one value for each datum, or their sum",
+                    todo="Compare outputs.squeeze(-1) with the targets, say.",
+                )
+            return losses.to(q.dtype)
 
     def terms(self, q: Tensor, data: Data) -> Terms:
         """Normal log-prior (zero for precision 0) and minus the summed loss."""

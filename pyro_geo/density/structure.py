@@ -209,7 +209,8 @@ def layout_of(trace: poutine.Trace) -> Layout:
             where="argument model",
             found=f"sites {list(sites)}",
             expected="at least one sample statement without obs",
-            todo="Leave the sites to be inferred unobserved.",
+            todo="Leave the sites to be inferred unobserved. For the parameters of a "
+            "module use Target.from_module(module, loss, data).",
         )
     return Layout.from_supports(supports, dims)
 

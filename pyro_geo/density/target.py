@@ -178,8 +178,12 @@ class Target(BatchedDensity):
             compile: see :class:`Target`.
 
         Returns:
-            The target with `log_likelihood = -sum(loss)`.
+            The target with `log_likelihood = -sum(loss)`. More losses than data, as
+            outputs `(n, 1)` and targets `(n,)` make them, are a
+            :class:`~pyro_geo.errors.ShapeError`.
         """
+        expected = "a tuple, the inputs and then the targets, as in (x, y)"
+        check(isinstance(data, (tuple, list)), "data", type(data).__name__, expected)
         dtype = run_dtype(dtype)
         module = copy.deepcopy(module).to(dtype).requires_grad_(False)
         density = ModuleDensity(module, loss, prior_precision)

@@ -19,6 +19,7 @@ from torch.distributions import Distribution, constraints
 
 from pyro_geo.checks import check
 from pyro_geo.density import Layout, Site, Target
+from pyro_geo.density.model import ModelDensity
 from pyro_geo.density.structure import first_line
 from pyro_geo.errors import ConfigurationError, ModelError
 from pyro_geo.results import PosteriorDraws
@@ -26,6 +27,7 @@ from pyro_geo.results import PosteriorDraws
 __all__ = [
     "check_kernel",
     "check_model",
+    "data_notes",
     "explained_data",
     "layout_of_values",
     "name_of",
@@ -74,11 +76,20 @@ def _refusal(model: object, owner: str) -> tuple[str, str]:
     if isinstance(model, Distribution):
         todo = "Sample it in a function: def model(): pyro.sample('x', ...)."
         return f"a distribution, {kind}", f"{todo} Then {owner}(model)."
+    if isinstance(model, torch.nn.Module) and not _may_sample(model):
+        todo = f"Pass {owner}(Target.from_module(module, loss, (x, y))) and run()."
+        return f"a module without sample statements, {kind}", todo
     if isinstance(model, Target) or callable(model):
         return "", ""
     found = repr(model)[:50] if model is None or isinstance(model, str) else kind
     todo = f"Pass the function itself, {owner}(model), and its arguments to run."
     return found, todo
+
+
+def _may_sample(module: torch.nn.Module) -> bool:
+    """Whether a module can have sample statements: torch's own layers have none."""
+    own = (type(layer).__module__ for layer in module.modules())
+    return not all(name.startswith("torch.nn.") for name in own)
 
 
 def check_kernel(kernel: object, known: type) -> None:
@@ -163,6 +174,9 @@ def title_of(model: Any) -> str:
 # -- data ------------------------------------------------------------------------------
 
 
+_TENSORS = "tensors of floats, or a model that makes tensors of its data"
+
+
 @contextmanager
 def explained_data(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Say what to type where a model fails on data that are no tensors.
@@ -175,46 +189,84 @@ def explained_data(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator
         kwargs: the model's keyword arguments.
 
     Raises:
-        ModelError: the model failed, and some of its data are arrays, data frames or
-            lists of numbers, or integers where floats are needed.
+        ModelError: the model failed, and some of its data are empty, are arrays, data
+            frames or lists of numbers, or integers where floats are needed.
     """
     try:
         yield
     except Exception as reason:  # a model may raise anything
         named = {**{str(i + 1): x for i, x in enumerate(args)}, **kwargs}
-        found = {name: kind for name, x in named.items() if (kind := _foreign(x))}
-        mixed = isinstance(reason, RuntimeError) and "dtype" in str(reason)
-        if not found and mixed:
+        found = {name: kind for name, x in named.items() if (kind := _empty(x))}
+        if not found:
+            found = {name: kind for name, x in named.items() if (kind := _foreign(x))}
+        # torch's words where it refuses integers and truth values
+        mixed = any(word in str(reason) for word in ("dtype", "bool tensor"))
+        if not found and isinstance(reason, (RuntimeError, ModelError)) and mixed:
             found = {name: kind for name, x in named.items() if (kind := _integers(x))}
         if not found or isinstance(reason, Warning):
             raise
-        name, (kind, todo) = next(iter(found.items()))
+        name, (kind, expected, todo) = next(iter(found.items()))
         raise ModelError(
-            "the model fails on data of this type",
+            "the model fails on these data",
             where=f"argument {name} of the model",
             found=f"{kind}; {type(reason).__name__}: {first_line(reason)}",
-            expected="tensors of floats, or a model that makes tensors of its data",
+            expected=expected,
             todo=todo,
         ) from reason
 
 
-def _foreign(value: Any) -> tuple[str, str] | None:
-    """Kind of data that are no tensors, and what to type."""
+def _empty(value: Any) -> tuple[str, str, str] | None:
+    shape = getattr(value, "shape", None)
+    if isinstance(value, (list, tuple)):
+        shape = (len(value),)
+    if isinstance(shape, tuple) and shape[:1] == (0,):
+        return (
+            f"shape {tuple(shape)}",
+            "at least one row",
+            "Pass data that are not empty.",
+        )
+    return None
+
+
+def _foreign(value: Any) -> tuple[str, str, str] | None:
+    """Kind of data that are no tensors, what they should be, and what to type."""
     kind = type(value).__name__
     if isinstance(value, np.ndarray):
-        return f"a NumPy {kind}", "Pass torch.as_tensor(x)."
+        return f"a NumPy {kind}", _TENSORS, "Pass torch.as_tensor(x)."
     if type(value).__module__.partition(".")[0] in ("pandas", "xarray", "polars"):
-        return f"a {kind}", "Pass torch.tensor(x.to_numpy())."
+        return f"a {kind}", _TENSORS, "Pass torch.tensor(x.to_numpy())."
     numbers = isinstance(value, (list, tuple)) and value
     if numbers and all(isinstance(x, (int, float)) for x in value):
-        return f"a {kind} of numbers", "Pass torch.tensor(x)."
+        return f"a {kind} of numbers", _TENSORS, "Pass torch.tensor(x)."
     return None
 
 
-def _integers(value: Any) -> tuple[str, str] | None:
+def _integers(value: Any) -> tuple[str, str, str] | None:
     if isinstance(value, Tensor) and not value.is_floating_point():
-        return f"a tensor of {value.dtype}", "Pass x.float(), or convert in the model."
+        todo = "Pass x.float(), or convert in the model."
+        return f"a tensor of {value.dtype}", _TENSORS, todo
     return None
+
+
+def data_notes(target: Target) -> list[str]:
+    """Note that a model has seen no data, as where they were left out of `run`.
+
+    Args:
+        target: the density.
+
+    Returns:
+        At most one note.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> target = Target.from_model(lambda: pyro.sample("x", dist.Normal(0.0, 1.0)))
+        >>> data_notes(target)
+        ['No site is observed: these are draws of the prior.']
+    """
+    density = target.density
+    if not isinstance(density, ModelDensity) or density.has_data:
+        return []
+    return ["No site is observed: these are draws of the prior."]
 
 
 # -- potential functions ---------------------------------------------------------------

@@ -316,7 +316,7 @@ def seed_of_run(seed: int | None, store: RunStore | None) -> int:
         7
     """
     if seed is not None:
-        return seed
+        return int(seed)
     if store is not None:
         return store.header.get("seed", -1)
     return int(torch.randint(2**62, ()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.checks import check, check_shape
-from pyro_geo.errors import DiscountError, EpisodeError, NonFiniteDataError
+from pyro_geo.errors import DiscountError, EpisodeError, NonFiniteDataError, ShapeError
 
 __all__ = [
     "discounts_of",
@@ -21,12 +21,21 @@ __all__ = [
 
 
 def tensor_of(
-    value: Any, dtype: torch.dtype, device: torch.device | None = None
+    name: str, value: Any, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
     """Take over a tensor, and copy anything else: an array may change later."""
     if isinstance(value, Tensor):
         return value.detach().to(device=device, dtype=dtype)
-    return torch.tensor(np.array(value), dtype=dtype, device=device)
+    try:
+        return torch.tensor(np.array(value), dtype=dtype, device=device)
+    except (TypeError, ValueError):  # a text, say, or a ragged list
+        raise ShapeError(
+            "this is no tensor of numbers",
+            where=f"argument {name}",
+            found=repr(value)[:100],
+            expected="numbers, as a list, an array or a tensor",
+            todo="Pass torch.tensor(...) of it.",
+        ) from None
 
 
 def discounts_of(discount: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
@@ -52,7 +61,7 @@ def discounts_of(discount: Tensor, shape: tuple[int, ...], count: int) -> Tensor
 def weights_of(weight: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
     if weight is None:
         return like.new_full((1,), 1 / shape[-1]).expand(shape)
-    weight = tensor_of(weight, like.dtype, like.device)
+    weight = tensor_of("weight", weight, like.dtype, like.device)
     good = weight.dim() > 0 and weight.shape in (shape, shape[-1:])
     check_shape("weight", weight.shape, f"{shape}", good)
     total = weight.sum(-1)

@@ -81,9 +81,10 @@ class Transitions:
         dtype: torch.dtype = torch.float64,
     ) -> None:
         check_choice("nan", nan, ("raise", "drop"))
-        x = tensor_of(x, dtype)  # says on which device all of them are
+        x = tensor_of("x", x, dtype)  # says on which device all of them are
+        named = {"x_next": x_next, "reward": reward, "discount": discount}
         x_next, reward, discount = (
-            tensor_of(value, dtype, x.device) for value in (x_next, reward, discount)
+            tensor_of(name, value, dtype, x.device) for name, value in named.items()
         )
         good = x.dim() >= 2 and x.shape[-2] > 0
         check_shape("x", x.shape, "(*batch, T, D) with T of at least 1", good)

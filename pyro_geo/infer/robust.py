@@ -11,8 +11,9 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from pyro_geo._deprecated import renamed
-from pyro_geo.checks import check, check_choice, check_count
+from pyro_geo.checks import check, check_choice, check_count, check_seed
 from pyro_geo.density import Target
+from pyro_geo.engine.models import check_model, explained_data
 from pyro_geo.infer._regression import Regression
 from pyro_geo.optim.descent import lbfgs
 
@@ -128,10 +129,14 @@ def robust_init(
     check(good, "score", repr(score), '"capped" or a function of residuals')
     check_count("num_subsets", num_subsets)
     check_count("subset_size", subset_size)
+    check_seed(seed)
     if isinstance(model, Target):
+        check(not (args or kwargs), "args", len(args), "none with a target")
         target = model
     else:
-        target = Target.from_model(model, *args, compile=False, **kwargs)
+        check_model(model, "robust_init")
+        with explained_data(args, kwargs):
+            target = Target.from_model(model, *args, compile=False, **kwargs)
     problem = Regression(target, _TIGHT)
     n = problem.count
     size = subset_size or max(min(target.dim + 3, n // 2), 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro_geo
+from pyro_geo.checks import check
 from pyro_geo.io._report import html
 from pyro_geo.io._report.extras import Bars, Curves, Images, Scatter
 from pyro_geo.io._report.facts import page_title
@@ -41,6 +42,7 @@ __all__ = [
     "Curves",
     "Images",
     "Scatter",
+    "further_tables",
     "page_title",
     "report",
     "search_curves",
@@ -125,6 +127,8 @@ def write_report(
         ...     print(path.name, path.read_text("utf-8")[:15])
         report.html <!doctype html>
     """
+    check(not Path(path).is_dir(), "path", str(path), "the name of a file, no folder")
+    tables = further_tables(tables)
     groups = ("posterior", "sample_stats", "particles", "filtered")
     posterior, stats, particles, filtered = (
         None if idata is None else get_group(idata, name) for name in groups
@@ -140,10 +144,8 @@ def write_report(
         count_flags(page, stats)
     if particles is not None:
         _count_particles(page, particles, chain_name)
-    count_tables(page, tables or {})
-    page.add(
-        "Tables", *(html.table(rows, text) for text, rows in (tables or {}).items())
-    )
+    count_tables(page, tables)
+    page.add("Tables", *(html.table(rows, text) for text, rows in tables.items()))
     page.add("Curves", *(one.figure() for one in curves))
     page.add(
         "Comparison",
@@ -177,6 +179,26 @@ def write_report(
     when = f"Page written by pyro_geo {pyro_geo.__version__} on {now}."
     replace_file(path, page.render(title, facts, when, citation).encode())
     return Path(path)
+
+
+def further_tables(tables: "Mapping[str, Rows] | None") -> "dict[str, Rows]":
+    """Read the tables that a user adds to a page.
+
+    Args:
+        tables: as given, caption to table; None for none.
+
+    Returns:
+        The tables by caption. A table without a caption, or a list of them, is a
+        :class:`~pyro_geo.errors.ConfigurationError`.
+
+    Example:
+        >>> further_tables({"scores": [["error"], [0.5]]})
+        {'scores': [['error'], [0.5]]}
+    """
+    good = tables is None or isinstance(tables, Mapping)
+    expected = 'captions and tables, as in {"Scores": frame}'
+    check(good, "tables", type(tables).__name__, expected)
+    return dict(tables or {})
 
 
 def report(

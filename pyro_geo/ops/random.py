@@ -11,6 +11,8 @@ import torch
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
+from pyro_geo.checks import check_seed
+
 __all__ = [
     "draw_rows",
     "normal_points",
@@ -65,6 +67,7 @@ def substream(seed: int, *path: int) -> int:
         A seed of 32 bits, because torch's generator keeps no more.
     """
     # SeedSequence mixes its words: close seeds give streams that are not related
+    check_seed(seed)
     words = [int(seed) & _WORD, *path]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 

@@ -43,7 +43,8 @@ def check_likelihood(log_likelihood: LogLikelihood) -> None:
 
 def check_prior(prior: int) -> None:
     """Refuse a number of prior draws that is no count."""
-    good = isinstance(prior, int) and prior >= 0
+    # True would be a single draw
+    good = isinstance(prior, int) and not isinstance(prior, bool) and prior >= 0
     check(good, "prior", repr(prior), "an integer of at least 0, 0 for no draws")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_geo.checks import check_number
 from pyro_geo.density import Target
 from pyro_geo.results._groups import arrays
 from pyro_geo.results.draws import Draws
@@ -48,6 +49,7 @@ def tabulate(
     from pyro_geo.io.arviz import get_group, summary, to_arviz, true_names
     from pyro_geo.io.store import open_run
 
+    check_number("prob", prob, 0.0, 1.0, strict=True)
     names = list(draws.shapes)
     if draws.folder is not None:
         opened = open_run(draws.folder)

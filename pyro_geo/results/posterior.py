@@ -270,6 +270,7 @@ class PosteriorDraws(Samples):
         """
         from pyro_geo.io.reports import page_title, write_report
 
+        self._finished()
         facts: dict[str, Any] = {**self.attributes, **self._weight_facts()}
         facts.pop("notes", None)  # shown apart
         return write_report(
@@ -283,7 +284,7 @@ class PosteriorDraws(Samples):
             citation=str(facts.pop("citation", "") or citation(self)),
             facts=facts,
             notes=self.notes,
-            tables=dict(tables or {}),
+            tables=tables,
             curves=curves,
             bars=bars,
             images=images,

@@ -297,7 +297,7 @@ class Series(Facts):
         Returns:
             The path.
         """
-        from pyro_geo.io.reports import page_title, write_report
+        from pyro_geo.io.reports import further_tables, page_title, write_report
 
         facts: dict[str, Any] = self.attributes
         for name in ("notes", "citation"):  # shown apart
@@ -310,7 +310,7 @@ class Series(Facts):
             citation=citation(self),
             facts=facts,
             notes=self.notes,
-            tables={"Summary": self.summary(), **(tables or {})},
+            tables={"Summary": self.summary(), **further_tables(tables)},
             chain_name=self._axis,
             places=self._places(),
         )

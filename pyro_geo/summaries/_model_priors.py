@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_geo.density import Target
+from pyro_geo.engine.models import check_model, explained_data
 from pyro_geo.errors import FallbackWarning
 from pyro_geo.geometry.curvature import PriorHessian
 from pyro_geo.geometry.matrices import Diagonal
@@ -39,9 +40,11 @@ def read_prior(
     Warns:
         FallbackWarning: moments were matched.
     """
-    target = Target.from_model(
-        model, *args, dtype=torch.float64, compile=False, **kwargs
-    )
+    check_model(model, "GaussianPosterior.from_prior")
+    with explained_data(args, kwargs):
+        target = Target.from_model(
+            model, *args, dtype=torch.float64, compile=False, **kwargs
+        )
     if (exact := _exact(target)) is not None:
         return exact
     note = "The prior is not normal in unconstrained space; its moments were matched."

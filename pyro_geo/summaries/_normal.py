@@ -331,7 +331,7 @@ class SiteNormal:
             facts={"summary": repr(self), "seed": seed},
             citation=citation(self),
             notes=self.notes,
-            tables=dict(tables or {}),
+            tables=tables,
             curves=curves,
         )
 

@@ -96,6 +96,9 @@ def combine(
     posteriors, layout = _aligned(posteriors)
     product = how == "product"
     check(prior is None or product, "prior", "a posterior", f"None with how={how!r}")
+    kind = "a GaussianPosterior, of GaussianPosterior.from_prior(model, ...) say"
+    good = prior is None or isinstance(prior, GaussianPosterior)
+    check(good, "prior", type(prior).__name__, kind)
     share = _weights(weights, len(posteriors), normalised=not product)
     share = share.to(posteriors[0].loc.device)
     notes = list(dict.fromkeys(note for p in posteriors for note in p.notes))

@@ -77,6 +77,9 @@ def conflict(
     """
     import pandas as pd
 
+    kind = "a GaussianPosterior, of GaussianPosterior.from_prior(model, ...) say"
+    good = prior is None or isinstance(prior, GaussianPosterior)
+    check(good, "prior", type(prior).__name__, kind)
     names, found = _named(posteriors)
     layout = found[0].layout
     aligned = [

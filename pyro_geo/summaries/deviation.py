@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_geo.citations import citation
 from pyro_geo.errors import ConfigurationError, LayoutMismatchError
-from pyro_geo.io.reports import Bars, page_title, write_report
+from pyro_geo.io.reports import Bars, further_tables, page_title, write_report
 from pyro_geo.optim import SPD
 from pyro_geo.optim.decay.sites import location_parameters
 from pyro_geo.summaries._fits import Fit, SiteFit, divergence, read_fit
@@ -254,6 +254,6 @@ def deviation_page(
         title=title or page_title("Deviation by site", sites=names),
         facts=facts or {},
         citation=citation(report),
-        tables={**(tables or {}), "Deviation": shown.to_dataframe()},
+        tables={**further_tables(tables), "Deviation": shown.to_dataframe()},
         bars=[bars],
     )

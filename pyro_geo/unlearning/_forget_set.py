@@ -276,7 +276,7 @@ def _along_plate(
 def _site_mask(name: str, rows: Any, shape: torch.Size) -> Tensor:
     if isinstance(rows, bool | np.bool_) and not shape:
         return torch.tensor(bool(rows))
-    given = torch.as_tensor(rows)
+    given = _tensor(rows, f"site {name!r}")
     if given.dtype == torch.bool and given.shape == shape and given.any():
         return given.cpu()
     if not shape:
@@ -286,9 +286,16 @@ def _site_mask(name: str, rows: Any, shape: torch.Size) -> Tensor:
     return mask
 
 
+def _tensor(rows: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(rows)
+    except (RuntimeError, TypeError, ValueError):  # a text, say, or a ragged list
+        _refuse(repr(rows)[:100], "a list of rows, or a mask", name)
+
+
 def _indices(rows: Any, size: int, name: str) -> Tensor:
     """Read indices or a mask as sorted indices on the CPU, `(rows,)`."""
-    given = torch.as_tensor(rows).detach().cpu()
+    given = _tensor(rows, name).detach().cpu()
     if given.numel() == 0:
         _refuse("nothing", "at least one row", name)
     if given.dim() != 1:

@@ -395,3 +395,15 @@ def test_data_must_not_move_a_support():
     assert target.with_data(Y.flip(0)).dim == 1
     with pytest.raises(UnsupportedModelError, match=r"changed with the data.*'top'"):
         target.with_data(2 * Y)
+
+
+def test_more_losses_than_data_are_refused():
+    net = torch.nn.Linear(1, 1)
+    x, y = torch.zeros(5, 1), torch.zeros(5)
+    with pytest.raises(ShapeError, match=r"losses of \(5, 5\).*targets of \(5,\)"):
+        Target.from_module(net, lambda f, t: (f - t) ** 2, (x, y))
+    with pytest.raises(ConfigurationError, match="as in"):
+        Target.from_module(net, lambda f, t: f - t, x)  # type: ignore[arg-type]
+    # one value for each output, or their sum
+    Target.from_module(net, lambda f, t: (f[:, 0] - t) ** 2, (x, y))
+    Target.from_module(net, lambda f, t: ((f[:, 0] - t) ** 2).sum(), (x, y))

@@ -16,7 +16,8 @@ from pyro_geo.errors import (
     ShapeError,
 )
 from pyro_geo.geometry.matrices import Cholesky, Diagonal
-from pyro_geo.summaries import GaussianPosterior, combine, consensus
+from pyro_geo.infer import HMC
+from pyro_geo.summaries import GaussianPosterior, combine, conflict, consensus
 from pyro_geo.testing.merging import conjugate_shards, prior_counted_each_time
 
 LAYOUT = Layout.from_supports(
@@ -337,3 +338,16 @@ def test_a_posterior_cites_how_it_was_made(how):
     for kind, key in CITED.items():
         assert (key in text) == (kind == how)
     assert "scott2016" in citation(consensus)
+
+
+@pytest.mark.parametrize(
+    "call", [conflict, lambda x, prior: combine(x, how="product", prior=prior)]
+)
+def test_a_prior_that_is_a_model_is_told_what_it_should_be(call):
+    with pytest.raises(ConfigurationError, match=r"argument prior\).*from_prior"):
+        call([random_posterior(0), random_posterior(1)], prior=lambda: None)
+
+
+def test_a_kernel_has_no_prior_of_its_own():
+    with pytest.raises(ConfigurationError, match=r"kernel\.model"):
+        GaussianPosterior.from_prior(HMC(lambda: None))

@@ -52,6 +52,8 @@ def test_rows_and_masks_are_the_same(rows: object) -> None:
         (torch.ones(2, dtype=torch.bool), "mask of 2"),
         ([0.5], "numbers of type"),
         ([[0], [1]], "shape"),
+        ("0", "found '0', expected a list of rows"),
+        ([[0], [1, 2]], "a list of rows"),
     ],
 )
 def test_what_is_no_forget_set_is_named(rows: object, says: str) -> None:

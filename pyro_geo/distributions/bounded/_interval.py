@@ -26,6 +26,13 @@ class BoundedInterval(TorchDistribution):
     has_rsample = True
     base: Any
 
+    def __repr__(self) -> str:
+        """Show the base and the size of the interval."""
+        nats = self.nats
+        one = nats.numel() == 1
+        shown = f"{float(nats):.4g}" if one else f"tensor of {tuple(nats.shape)}"
+        return f"{type(self).__name__}({self.base!r}, nats: {shown})"
+
     @property
     @abstractmethod
     def nats(self) -> Tensor:

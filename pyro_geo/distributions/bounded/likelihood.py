@@ -25,7 +25,7 @@ from pyro_geo.checks import check, check_number, check_shape
 from pyro_geo.density.sites import unvalidated
 from pyro_geo.distributions.bounded._power import log_power_integral
 from pyro_geo.distributions.bounded._tensors import some_tensor
-from pyro_geo.errors import UnsupportedError
+from pyro_geo.errors import ShapeError, UnsupportedError
 
 __all__ = ["BoundedLikelihood", "capped_factor", "density_power_factor", "tempered"]
 
@@ -108,9 +108,17 @@ class BoundedLikelihood(TorchDistribution):
             check_number("outlier_prob", outlier_prob, 0.0, 1.0, strict=True)
         kind = some_tensor(base)
         chance = torch.as_tensor(outlier_prob, dtype=kind.dtype, device=kind.device)
-        shape = torch.broadcast_shapes(
-            base.batch_shape, clutter.batch_shape, chance.shape
-        )
+        shapes = base.batch_shape, clutter.batch_shape, chance.shape
+        try:
+            shape = torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            raise ShapeError(
+                "batches do not broadcast",
+                where="arguments base, clutter, outlier_prob",
+                found=", ".join(str(tuple(one)) for one in shapes),
+                expected="shapes that broadcast",
+                todo="Give each of them one entry for each datum, or one for all.",
+            ) from None
         self.base = unvalidated(base.expand(shape))
         self.clutter = unvalidated(clutter.expand(shape))
         self.outlier_prob = chance.expand(shape)

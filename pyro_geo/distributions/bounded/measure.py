@@ -117,12 +117,15 @@ def BoundedMeasure(  # noqa: N802 - it makes a distribution, as a class does
 @singledispatch
 def _bounded(base: Any, spec: _Spec) -> Any:
     names = ", ".join(sorted({*handled_types(_bounded), *quantile_bases()}))
+    made = not isinstance(base, type)
     raise UnsupportedError(
         "a base has no bounded version",
         where="argument base",
-        found=type(base).__name__,
+        found=type(base).__name__ if made else f"the class {base.__name__}",
         expected=f"one of {names}",
-        todo="Write it as a monotone transform of one of them.",
+        todo="Write it as a monotone transform of one of them."
+        if made
+        else f"Pass a distribution with its parameters, {base.__name__}(...).",
     )
 
 

@@ -40,6 +40,19 @@ def common_type(*values: Any) -> tuple[torch.dtype, torch.device]:
     return found, tensors[0].device if tensors else torch.device("cpu")
 
 
+def _numbers(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=dtype, device=device)
+    except (RuntimeError, TypeError, ValueError):  # a text, say, or a ragged list
+        raise HGFShapeError(
+            "this is no tensor of numbers",
+            where=f"argument {name}",
+            found=repr(value)[:100],
+            expected="a number, a list of numbers, an array or a tensor",
+            todo="Pass torch.tensor(...) of it.",
+        ) from None
+
+
 def _broadcast(
     named: dict[str, Tensor], shapes: Sequence[Sequence[int]], expected: str
 ) -> torch.Size:
@@ -131,9 +144,7 @@ def hgf_parameters(
         "value_coupling": 0.0,
     }
     named = {
-        name: torch.as_tensor(
-            defaults[name] if value is None else value, dtype=dtype, device=device
-        )
+        name: _numbers(name, defaults[name] if value is None else value, dtype, device)
         for name, value in given.items()
     }
     between = ("kappa", "value_coupling")
@@ -153,9 +164,8 @@ def hgf_parameters(
     levels = next(iter(sizes.values()), 1)
     if kappa is None:
         check(levels == 1, "kappa", None, f"{levels - 1} couplings of {levels} levels")
-    noise = torch.as_tensor(
-        1.0 if input_precision is None else input_precision, dtype=dtype, device=device
-    )
+    precision = 1.0 if input_precision is None else input_precision
+    noise = _numbers("input_precision", precision, dtype, device)
     shapes = {name: x.shape[:-1] for name, x in named.items()}
     classes: int | None = None
     if kind == "categorical":
@@ -224,7 +234,7 @@ def hgf_inputs(
         1 where the class was seen, `(*batch, K, T)`.
 
     Raises:
-        HGFShapeError: there is no axis of time.
+        HGFShapeError: there is no axis of time, or no trial on it.
 
     Example:
         >>> inputs = hgf_inputs([0.1, float("nan"), 0.3], nan_policy="missing")
@@ -235,18 +245,16 @@ def hgf_inputs(
     check_choice("nan_policy", nan_policy, ("raise", "missing"))
     found, place = common_type(u, time_step)
     dtype, device = dtype or found, device or place
-    values = torch.as_tensor(u, dtype=dtype, device=device)
-    if values.dim() == 0:
+    values = _numbers("u", u, dtype, device)
+    if not values.dim() or not values.shape[-1]:
         raise HGFShapeError(
-            "no axis of time",
+            "no axis of time" if not values.dim() else "no trials",
             where="argument u",
             found=tuple(values.shape),
-            expected="(*batch, T)",
+            expected="(*batch, T) with T of at least 1",
             todo="Pass a series; one number is a series of shape (1,).",
         )
-    step = torch.as_tensor(
-        1.0 if time_step is None else time_step, dtype=dtype, device=device
-    )
+    step = _numbers("time_step", 1.0 if time_step is None else time_step, dtype, device)
     seen = torch.as_tensor(
         True if observed is None else observed, dtype=torch.bool, device=device
     )

@@ -12,7 +12,14 @@ from pyro_geo._compat.torch import is_concrete
 from pyro_geo.errors import HGFDomainError
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind
 
-__all__ = ["check_inputs", "check_parameters", "largest", "place_of", "without_unsound"]
+__all__ = [
+    "check_inputs",
+    "check_numbers",
+    "check_parameters",
+    "largest",
+    "place_of",
+    "without_unsound",
+]
 
 
 def place_of(bad: Tensor, names: Sequence[str]) -> str:
@@ -65,6 +72,23 @@ def check_parameters(parameters: HGFParameters, kind: Kind) -> None:
     todo = "Constrain it, to the exponential of a site say."
     for name, x, own in (("pi0", levels, axes), ("input_precision", noise, axes[:-1])):
         _refuse(~((x > 0) & x.isfinite()), name, x, "a positive number", own, todo)
+
+
+def check_numbers(parameters: HGFParameters, kind: Kind) -> None:
+    """Refuse a parameter of NaN, from which beliefs would follow that look sound.
+
+    Args:
+        parameters: of a filter; infinite ones can be meant.
+        kind: of its input.
+    """
+    fields = parameters._replace(input_precision=parameters.input_precision[..., None])
+    if not is_concrete(*fields):
+        return
+    classes = ("class",) if kind == "categorical" else ()
+    for name, x in fields._asdict().items():
+        axes = ("subject", *classes, "level")
+        todo = "Look where it was computed."
+        _refuse(x.isnan(), name, x, "a number", axes, todo)
 
 
 def check_inputs(

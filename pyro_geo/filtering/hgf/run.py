@@ -29,7 +29,7 @@ from pyro_geo.filtering.hgf.parameters import (
     Predictive,
     Update,
 )
-from pyro_geo.filtering.hgf.ranges import place_of, without_unsound
+from pyro_geo.filtering.hgf.ranges import check_numbers, place_of, without_unsound
 from pyro_geo.filtering.hgf.scan import scan
 from pyro_geo.filtering.hgf.trajectory import (
     HGFState,
@@ -141,6 +141,8 @@ def prepare(
         device=device,
         validate=validate,
     )
+    if validate and on_invalid == "raise":
+        check_numbers(parameters, kind)
     _check_batch(parameters, inputs)
     if update == "collapsed":
         good = kind == "continuous" and parameters.omega.shape[-1] == 2

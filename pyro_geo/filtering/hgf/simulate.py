@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import fields_html, fields_line
 from pyro_geo.checks import check, check_count
 from pyro_geo.filtering.hgf._draws import draw_inputs, draw_states
 from pyro_geo.filtering.hgf.checks import Numbers, hgf_parameters
@@ -27,6 +28,14 @@ class HGFSimulation(NamedTuple):
 
     states: Tensor
     inputs: Tensor
+
+    def __repr__(self) -> str:
+        """Name the fields with their shapes."""
+        return fields_line(self)
+
+    def _repr_html_(self) -> str:
+        """Show the shapes in a notebook."""
+        return fields_html(self)
 
 
 def simulate_hgf(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import fields_html, fields_line
 from pyro_geo.filtering.hgf.expansions import Coupling, expand
 from pyro_geo.filtering.hgf.moment import project
 from pyro_geo.filtering.hgf.parameters import (
@@ -63,6 +64,14 @@ class HGFTrajectory(NamedTuple):
     pe_value: Tensor
     pe_volatility: Tensor
     final_state: HGFState
+
+    def __repr__(self) -> str:
+        """Name the fields with their shapes."""
+        return fields_line(self)
+
+    def _repr_html_(self) -> str:
+        """Show the shapes in a notebook."""
+        return fields_html(self)
 
 
 class _Steps(NamedTuple):

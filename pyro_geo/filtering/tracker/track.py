@@ -259,6 +259,8 @@ class Track(Series, RunTimes):
         Returns:
             The path.
         """
+        from pyro_geo.io.reports import further_tables
+
         ledger = self.ledger.table()
         shown = ledger.head(_LONGEST_TABLE)
         cut = "" if len(shown) == len(ledger) else f" (the first {len(shown):,})"
@@ -268,7 +270,7 @@ class Track(Series, RunTimes):
         }
         if truth is not None:
             own = {"Against the truth": self.score(truth), **own}
-        return super().report(path, {**own, **(tables or {})})
+        return super().report(path, {**own, **further_tables(tables)})
 
     def _places(self) -> Any:
         """Positions that the reports stand for, where one report tells it."""

@@ -13,6 +13,7 @@ from gpytorch.means import ConstantMean, Mean
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from pyro_geo.checks import check
 from pyro_geo.errors import NotPositiveDefiniteError
 from pyro_geo.gp._transitions import Noise, Transitions
 from pyro_geo.gp.td._likelihood import TDLikelihood
@@ -20,6 +21,7 @@ from pyro_geo.gp.td._matern import Matern52
 from pyro_geo.ops.arrays import to_numpy
 
 __all__ = [
+    "check_transitions",
     "default_kernel",
     "default_likelihood",
     "default_mean",
@@ -44,6 +46,13 @@ class NoiseAbove(GreaterThan):
     def __repr__(self) -> str:
         # GPyTorch's own fails on several numbers
         return f"NoiseAbove({float(self.lower_bound.min()):.3g})"
+
+
+def check_transitions(transitions: object) -> None:
+    """Refuse nodes or rewards that stand in place of transitions."""
+    expected = "Transitions(x, x_next, reward, discount)"
+    good = isinstance(transitions, Transitions)
+    check(good, "transitions", type(transitions).__name__, expected)
 
 
 def default_kernel(transitions: Transitions) -> Kernel:
@@ -86,6 +95,7 @@ def default_mean(transitions: Transitions) -> Mean:
 
 def default_likelihood(transitions: Transitions, noise: Noise) -> TDLikelihood:
     """Make noise of a hundredth of the rewards' variance, to begin with."""
+    check_transitions(transitions)
     variance = reward_variance(transitions).unsqueeze(-1)
     least = _LEAST.get(transitions.x.dtype, 1e-4) * variance
     likelihood = TDLikelihood(

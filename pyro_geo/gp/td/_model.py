@@ -12,8 +12,13 @@ from gpytorch.means import Mean
 from torch import Tensor
 
 from pyro_geo.checks import check_shape
+from pyro_geo.gp._transition_checks import tensor_of
 from pyro_geo.gp._transitions import Transitions, value_rows
-from pyro_geo.gp.td._defaults import default_kernel, default_mean
+from pyro_geo.gp.td._defaults import (
+    check_transitions,
+    default_kernel,
+    default_mean,
+)
 from pyro_geo.gp.td._kernel import TDKernel, TDMean
 
 __all__ = ["Outlier", "ValueModel"]
@@ -47,6 +52,7 @@ class ValueModel(abc.ABC):
         self, transitions: Transitions, kernel: Kernel | None, mean: Mean | None
     ) -> None:
         """Set the modules of the prior."""
+        check_transitions(transitions)
         size = transitions.dim, transitions.successors
         mean = default_mean(transitions) if mean is None else mean
         kernel = default_kernel(transitions) if kernel is None else kernel
@@ -102,7 +108,8 @@ class ValueModel(abc.ABC):
         Returns:
             The rows, see :func:`~pyro_geo.gp.value_rows`.
         """
-        x = torch.as_tensor(x, dtype=self.transitions.x.dtype)
+        dtype = self.transitions.x.dtype
+        x = x.to(dtype) if isinstance(x, Tensor) else tensor_of("x", x, dtype)
         dim = self.transitions.dim
         good = x.dim() > 1 and x.shape[-1] == dim
         check_shape("x", x.shape, f"(*batch, n, {dim})", good)

@@ -214,6 +214,9 @@ def _check(
     prior_index: Sequence[int] | Tensor | None,
     certify_index: Sequence[int] | Tensor | None,
 ) -> None:
+    expected = "a Codebook: posterior.codebook() of a GibbsPosterior that was run"
+    good = isinstance(codebook, Codebook)
+    check(good, "codebook", type(codebook).__name__, expected)
     arguments = {"risk": risk, "data": data, "losses": losses}
     passed = [name for name, value in arguments.items() if value is not None]
     one_way = (losses is None) != (risk is None or data is None)

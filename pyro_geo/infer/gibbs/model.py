@@ -206,7 +206,10 @@ class GibbsModel:
         self, args: tuple[Any, ...], targets: tuple[Any, ...]
     ) -> tuple[Any, Tensor]:
         prediction = without_data(self.model)(*args)
-        return prediction, self.loss(prediction, *targets)
+        losses = self.loss(prediction, *targets)
+        if isinstance(losses, Tensor) and losses.dtype == torch.bool:
+            losses = losses.to(torch.get_default_dtype())  # right or wrong, 0 or 1
+        return prediction, losses
 
     def _density(self, args: tuple[Any, ...], targets: tuple[Any, ...]) -> None:
         # one factor for each example, so that the target can tell them apart
@@ -271,6 +274,14 @@ class GibbsModel:
                 expected="(n,)" if n is None else f"({n},)",
                 todo="Do not reduce over examples; sum over outputs. A prediction of "
                 "shape (n, 1) and targets (n,) need prediction.squeeze(-1).",
+            )
+        if not len(loss):
+            raise ShapeError(
+                "there are no examples",
+                where="argument targets",
+                found=f"shapes {_shapes(targets)}",
+                expected="at least one row",
+                todo="Pass arguments and targets that are not empty.",
             )
         for name, site in sites.items():
             _check_prior(name, site)

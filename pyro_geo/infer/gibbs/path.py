@@ -213,5 +213,6 @@ def check_alive(log_weights: Tensor, where: str) -> None:
             where=where,
             found=f"{len(log_weights)} particles without a finite loss",
             expected="at least one",
-            todo="Check the loss at draws from the prior; use more particles.",
+            todo="Look for NaN in the arguments and the targets, and for losses that "
+            "are not finite at draws from the prior; use more particles.",
         )

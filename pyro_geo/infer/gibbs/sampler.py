@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pyro_geo.checks import (
     check,
     check_choice,
     check_count,
     check_number,
+    check_seed,
     known_options,
     shown_options,
 )
@@ -146,6 +149,10 @@ class GibbsPosterior:
         expected = "a GibbsModel, as in GibbsPosterior(GibbsModel(model, loss))"
         check(isinstance(model, GibbsModel), "model", type(model).__name__, expected)
         self.model = model
+        check_seed(seed)
+        sequence = isinstance(betas, (Sequence, Tensor, np.ndarray))
+        good = sequence and not isinstance(betas, str)
+        check(good, "betas", repr(betas), "a list, as in [0.1, 0.3, 1.0]")
         self.betas = tuple(float(beta) for beta in betas)
         pairs = itertools.pairwise((0.0, *self.betas))
         if not self.betas or not all(a < b < math.inf for a, b in pairs):
@@ -183,6 +190,15 @@ class GibbsPosterior:
         """Name the model and the options that were given."""
         options = shown_options(self, ("model",))
         return f"{type(self).__name__}({', '.join([repr(self.model), *options])})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say where a method of the result is, which a run of `MCMC` has itself."""
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if not name.startswith("_") and hasattr(WeightedPosterior, name):
+            message += (
+                f"; the result has it: posterior = sampler.run(...), posterior.{name}"
+            )
+        raise AttributeError(message, name=name, obj=self)
 
     def run(self, args: Any, targets: Any) -> WeightedPosterior:
         """Plan with a pilot, then walk the path.

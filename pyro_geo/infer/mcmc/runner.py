@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
 from pyro_geo._process import Seconds, one_thread
-from pyro_geo.checks import check, check_choice, check_count, known_options
+from pyro_geo.checks import (
+    check,
+    check_choice,
+    check_count,
+    check_seed,
+    known_options,
+)
 from pyro_geo.density import Rung, Target
 from pyro_geo.engine.attributes import Facts, run_attributes, time_facts
 from pyro_geo.engine.chains import ChainSession
@@ -18,7 +24,7 @@ from pyro_geo.engine.costs import RunCosts
 from pyro_geo.engine.identity import identity_of
 from pyro_geo.engine.kernel import Kernel
 from pyro_geo.engine.mode_starts import Modes, ModeStarts, review_modes
-from pyro_geo.engine.models import check_kernel, explained_data
+from pyro_geo.engine.models import check_kernel, data_notes, explained_data
 from pyro_geo.engine.noise import Noise
 from pyro_geo.engine.progress import Clock
 from pyro_geo.engine.record import DrawRecord
@@ -131,11 +137,16 @@ class MCMC(DrawsByMode, RunCosts):
         check_kernel(kernel, Kernel)
         kernel.check_declarations()
         check_count("num_samples", num_samples)
+        # the fourth value by position is that of Pyro, who means starts by it
+        placed = isinstance(num_chains, (Mapping, Modes))
+        expected = "a count; starts are given by name, initial_params="
+        check(not placed, "num_chains", type(num_chains).__name__, expected)
         check_count("num_chains", num_chains)
         check_count("warmup_steps", warmup_steps, 0)
         check_count("chain_batch_size", chain_batch_size)
         check_count("memory_limit", memory_limit, 0)
         check_count("thin", thin)
+        check_seed(seed)
         check(thin <= num_samples, "thin", thin, f"at most {num_samples} num_samples")
         check_choice("compile", compile, ("auto", True, False))
         named = keep is None or (keep and not isinstance(keep, str))
@@ -318,6 +329,7 @@ class MCMC(DrawsByMode, RunCosts):
                 generators=lambda: [noise.generator(chain) for chain in chains],
             )
             self._start_notes = start_notes(initial)
+        self._start_notes += data_notes(target)
         starts = self._starts
         modes = None if starts is None else starts.chains
         rounds = Rounds(kernel, plan, groups, length, self.compile, initial, modes)
@@ -415,9 +427,9 @@ class MCMC(DrawsByMode, RunCosts):
     @property
     def attributes(self) -> dict[str, str | int | float]:
         """Facts of the run, texts and numbers by name."""
-        assert self._target is not None
         return run_attributes(
-            self._target,
+            # before the first draw there is one in `_target` alone
+            self.target if self._target is None else self._target,
             {
                 "num_chains": self.num_chains,
                 "num_draws": self._draws_kept,

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from pyro_geo.checks import check, check_count, check_number
+from pyro_geo.checks import check, check_count, check_number, check_seed
 from pyro_geo.density import Target
+from pyro_geo.engine.models import check_model, explained_data
 from pyro_geo.infer.modes._climb import Climber
 from pyro_geo.infer.modes._search import Search
 from pyro_geo.infer.modes._weighing import weigh
@@ -93,6 +94,7 @@ def find_modes(
     """
     check_count("num_instances", num_instances)
     check_count("pop_size", pop_size, 2)
+    check_seed(seed)
     check_number("std", std, strict=True)
     check_count("polish_steps", polish_steps)
     check_count("max_rounds", max_rounds)
@@ -106,9 +108,11 @@ def find_modes(
     if made:
         target, out = model, dtype or model.dtype
     else:
-        target = Target.from_model(
-            model, *args, dtype=torch.float64, compile=False, **kwargs
-        )
+        check_model(model, "find_modes")
+        with explained_data(args, kwargs):
+            target = Target.from_model(
+                model, *args, dtype=torch.float64, compile=False, **kwargs
+            )
         out = dtype or torch.get_default_dtype()
     noise = torch.Generator().manual_seed(seed)
     climber = Climber(target, polish_steps)

@@ -103,7 +103,8 @@ class ModeSet:
         shown = ", ".join(f"{w:.3f}" for w in self.weights[:6].tolist())
         more = ", ..." if len(self) > 6 else ""
         kinds = "" if own == len(self) else f" ({own} up to symmetry)"
-        return f"ModeSet({len(self)} modes{kinds}, weights {shown}{more})"
+        modes = "1 mode" if len(self) == 1 else f"{len(self)} modes"
+        return f"ModeSet({modes}{kinds}, weights {shown}{more})"
 
     def _repr_html_(self) -> str:
         """Show the table of modes in a notebook."""

@@ -3,11 +3,15 @@
 import math
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 
 from pyro_geo.distributions import (
     BoundedFlat,
+    BoundedGamma,
+    BoundedLikelihood,
+    BoundedMeasure,
     BoundedMultivariateNormal,
     BoundedNormal,
     EllipsoidBall,
@@ -17,6 +21,7 @@ from pyro_geo.errors import (
     ConfigurationError,
     NotPositiveDefiniteError,
     ShapeError,
+    UnsupportedError,
 )
 
 ZERO, EYE = torch.zeros(2), torch.eye(2)
@@ -127,3 +132,18 @@ def test_without_validation_nothing_raises():
 def test_representations_are_short():
     assert "tanh" in repr(EllipsoidBall(ZERO, EYE, 1.0))
     assert repr(BoundedNormal(0.0, 1.0, mass=0.9)).startswith("BoundedNormal(loc: 0.0")
+    short = "BoundedGamma(Gamma(concentration: 2.0, rate: 1.0), nats: 4.605)"
+    assert repr(BoundedGamma(2.0, 1.0, mass=0.99)) == short
+    many = BoundedGamma(2.0, torch.ones(3), mass=0.99)
+    assert repr(many).endswith("nats: tensor of (3,))")
+
+
+def test_a_class_in_the_place_of_a_distribution_is_named():
+    with pytest.raises(UnsupportedError, match=r"the class Gamma.*Gamma\(\.\.\.\)"):
+        BoundedMeasure(dist.Gamma, mass=0.9)
+
+
+def test_likelihoods_of_shapes_that_do_not_broadcast_are_refused():
+    good, bad = dist.Normal(torch.zeros(3), 1.0), dist.Uniform(torch.zeros(2), 5.0)
+    with pytest.raises(ShapeError, match=r"\(3,\), \(2,\), \(\)"):
+        BoundedLikelihood(good, bad, 0.1)

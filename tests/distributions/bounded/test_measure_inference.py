@@ -74,7 +74,7 @@ def test_prior_of_a_model_is_sampled(name: str) -> None:
     assert fn.support.check(draws).all()
     share = fn.cdf(draws[:, 0])[::3]
     assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
-    assert not fit.attributes.get("notes")
+    assert fit.notes == ["No site is observed: these are draws of the prior."]
 
 
 @pytest.mark.slow

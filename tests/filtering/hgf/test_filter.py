@@ -325,3 +325,34 @@ def test_what_overflows_is_named():
     u = [0.0, 1e250, 0.0]
     with pytest.raises(HGFDomainError, match=r"trial 1, level 1.*scale near 1"):
         hgf_filter(u, *OWN, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(0, "omega"), (1, "kappa"), (2, "mu0"), (3, "pi0")]
+)
+def test_a_parameter_of_nan_is_refused_and_not_filtered_with(place: int, name: str):
+    own = [list(values) for values in OWN]
+    own[place][0] = math.nan
+    u = torch.tensor([1.0, 0.0, 1.0])
+    with pytest.raises(HGFDomainError, match=rf"{name} out of range \(.*level 0"):
+        filtering.hgf_filter(u, *own, kind="binary")  # compiled, where that works
+
+
+@pytest.mark.parametrize(
+    ("u", "omega", "name"), [("red", OWN[0], "u"), ([1.0, 0.0], ["a", "b"], "omega")]
+)
+def test_what_is_no_number_is_refused_by_name(u: Any, omega: Any, name: str):
+    with pytest.raises(HGFShapeError, match=rf"argument {name}\).*a list of numbers"):
+        hgf_filter(u, omega, *OWN[1:], kind="binary")
+
+
+def test_a_series_has_at_least_one_trial():
+    with pytest.raises(HGFShapeError, match=r"no trials.*\(0,\)"):
+        hgf_filter(torch.zeros(0), *OWN, kind="binary")
+
+
+def test_a_trajectory_shows_the_shapes_of_its_fields():
+    path = hgf_filter(series(3), *OWN, 10.0)
+    assert repr(path).startswith("HGFTrajectory(mu (3, 2), pi (3, 2), ")
+    assert repr(path).endswith("final_state.mu (2,), final_state.pi (2,))")
+    assert "<th>surprise</th><td>(3,)</td>" in path._repr_html_()

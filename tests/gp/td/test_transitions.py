@@ -11,7 +11,7 @@ from pyro_geo.errors import (
     NonFiniteDataError,
     ShapeError,
 )
-from pyro_geo.gp import Transitions, value_rows
+from pyro_geo.gp import ExactGPTD, SparseGPTD, Transitions, value_rows
 
 X = torch.arange(6.0, dtype=torch.float64).view(6, 1)
 ONES = torch.ones(6)
@@ -193,3 +193,17 @@ def test_gymnasium_tells_termination_from_truncation():
     steps = Transitions.from_gymnasium(env, lambda s: 0, num_steps=60, seed=0)
     ended = steps.episode.diff() != 0
     assert steps.discount[:-1][ended].eq(0).all()
+
+
+def test_what_is_no_tensor_of_numbers_is_named():
+    x = np.zeros((3, 2))
+    with pytest.raises(ShapeError, match=r"argument discount\).*'0.9'"):
+        Transitions(x, x, np.zeros(3), "0.9")
+    with pytest.raises(ShapeError, match=r"argument reward\)"):
+        Transitions(x, x, ["a", "b", "c"], 0.9)
+
+
+@pytest.mark.parametrize("model", [ExactGPTD, SparseGPTD])
+def test_a_model_takes_transitions_and_no_tensor(model):
+    with pytest.raises(ConfigurationError, match=r"Tensor, expected Transitions\(x"):
+        model(torch.zeros(3, 2))

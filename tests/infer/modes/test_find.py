@@ -307,3 +307,16 @@ def test_arguments_need_a_model(three: ModeSet):
         find_modes(target, 3.0)
     with pytest.raises(ConfigurationError, match="argument k"):
         three.values(3)
+
+
+def test_what_is_no_model_is_refused_as_by_a_kernel() -> None:
+    with pytest.raises(ConfigurationError, match=r"kernel\.model"):
+        find_modes(HMC(lambda: None))
+    with pytest.raises(ConfigurationError, match=r"argument seed"):
+        find_modes(lambda: None, seed="one")  # type: ignore[arg-type]
+
+
+def test_one_mode_is_counted_as_one() -> None:
+    target = Target.from_potential(lambda q: (q * q).sum(), 1, compile=False)
+    found = find_modes(target, num_instances=2, pop_size=20)
+    assert repr(found) == "ModeSet(1 mode, weights 1.000)"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_geo._showing import fields_html, fields_line
 from pyro_geo.filtering.hgf.network.graph import Graph
 from pyro_geo.filtering.hgf.network.prediction import (
     NetworkInputs,
@@ -62,6 +63,14 @@ class NetworkTrajectory(NamedTuple):
     surprises: dict[str, Tensor]
     surprise: Tensor
     final_state: NetworkState
+
+    def __repr__(self) -> str:
+        """Name the fields with their shapes."""
+        return fields_line(self)
+
+    def _repr_html_(self) -> str:
+        """Show the shapes in a notebook."""
+        return fields_html(self)
 
 
 def input_surprises(
