@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -59,11 +60,11 @@ def _check_not_repeated(name: str, site: Mapping[str, Any]) -> None:
     """Refuse `(n, 1)` against `(n,)`, which makes n squared terms of n data."""
     fn, shape = site["fn"], site["value"].shape
     data = shape[: len(shape) - len(fn.event_shape)]
-    try:
-        both = torch.broadcast_shapes(data, fn.batch_shape)
-    except RuntimeError:
+    try:  # torch's own would import SymPy
+        both = np.broadcast_shapes(tuple(data), tuple(fn.batch_shape))
+    except ValueError:
         return  # the log-probability says so
-    if both == data or site["value"].numel() == 1:
+    if both == tuple(data) or site["value"].numel() == 1:
         return
     plates = {
         frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized
@@ -75,13 +76,13 @@ def _check_not_repeated(name: str, site: Mapping[str, Any]) -> None:
         for axis, size in enumerate(both)
         if before[axis] != size and plates.get(axis - len(both)) != size
     ]
-    if not repeated and both == fn.batch_shape:
+    if not repeated and both == tuple(fn.batch_shape):
         return
     raise ShapeError(
         "broadcasting counts data several times",
         where=f"site {name!r}",
         found=f"data of {tuple(shape)} and a distribution of {tuple(fn.shape())}, "
-        f"together {tuple(both + fn.event_shape)}",
+        f"together {both + tuple(fn.event_shape)}",
         expected="data of the shape of their distribution",
         todo="Take an axis of length one off the data or the parameters, with "
         "squeeze(-1) say.",
