@@ -300,7 +300,7 @@ def consensus(
 
     Example:
         >>> from torch.distributions import constraints
-        >>> shards = [{"x": torch.randn(200)}, {"x": 3.0 + torch.randn(200)}]
+        >>> shards = [{"x": torch.randn(2_000)}, {"x": 3.0 + torch.randn(2_000)}]
         >>> together = consensus(shards, {"x": constraints.real})
         >>> bool((together["x"].mean() - 1.5).abs() < 0.3)
         True
