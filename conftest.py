@@ -1,11 +1,3 @@
-"""Examples of docstrings start from fixed seeds, as the tests do."""
+"""Examples of docstrings start from the same state as the tests."""
 
-import pytest
-
-from pyro_geo.ops.random import seed_generators
-
-
-@pytest.fixture(autouse=True)
-def fixed_seeds() -> None:
-    """Make an example's draws the same whatever has run before it."""
-    seed_generators(0)
+pytest_plugins = ["tests.clean_state"]

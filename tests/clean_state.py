@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, fixed seeds, clean global state."""
+"""What every test and example stands on: one thread, fixed seeds, clean state."""
 
 import gc
 import os
