@@ -12,7 +12,8 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from pyro_geo._pyro_words import words_for
@@ -27,6 +28,7 @@ __all__ = [
     "check_shape",
     "handled_types",
     "known_options",
+    "reading_numbers",
     "shown_options",
     "shown_value",
 ]
@@ -114,6 +116,36 @@ def check_seed(seed: int | None) -> None:
     except TypeError:
         good = False
     check(good, "seed", repr(seed), "an integer")
+
+
+@contextmanager
+def reading_numbers(
+    name: str, value: object, error: type[ShapeError] = ShapeError
+) -> Iterator[None]:
+    """Name the argument where what is no tensor cannot be made one.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        error: class of the error, for a text or a ragged list, say.
+
+    Example:
+        >>> with reading_numbers("reward", "0.9"):
+        ...     float("reward")
+        Traceback (most recent call last):
+            ...
+        pyro_geo.errors.ShapeError: this is no tensor of numbers (argument reward)...
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError):
+        raise error(
+            "this is no tensor of numbers",
+            where=f"argument {name}",
+            found=repr(value)[:100],
+            expected="a number, a list of numbers, an array or a tensor",
+            todo="Pass torch.tensor(...) of it.",
+        ) from None
 
 
 def check_shape(

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check, check_shape
-from pyro_geo.errors import DiscountError, EpisodeError, NonFiniteDataError, ShapeError
+from pyro_geo.checks import check, check_shape, reading_numbers
+from pyro_geo.errors import DiscountError, EpisodeError, NonFiniteDataError
 
 __all__ = [
     "discounts_of",
@@ -26,16 +26,8 @@ def tensor_of(
     """Take over a tensor, and copy anything else: an array may change later."""
     if isinstance(value, Tensor):
         return value.detach().to(device=device, dtype=dtype)
-    try:
+    with reading_numbers(name, value):
         return torch.tensor(np.array(value), dtype=dtype, device=device)
-    except (TypeError, ValueError):  # a text, say, or a ragged list
-        raise ShapeError(
-            "this is no tensor of numbers",
-            where=f"argument {name}",
-            found=repr(value)[:100],
-            expected="numbers, as a list, an array or a tensor",
-            todo="Pass torch.tensor(...) of it.",
-        ) from None
 
 
 def discounts_of(discount: Tensor, shape: tuple[int, ...], count: int) -> Tensor:

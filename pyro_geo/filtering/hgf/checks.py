@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check, check_choice
+from pyro_geo.checks import check, check_choice, reading_numbers
 from pyro_geo.errors import HGFShapeError
 from pyro_geo.filtering.hgf.parameters import HGFInputs, HGFParameters, Kind
 from pyro_geo.filtering.hgf.ranges import check_inputs, check_parameters
@@ -41,16 +41,8 @@ def common_type(*values: Any) -> tuple[torch.dtype, torch.device]:
 
 
 def _numbers(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    try:
+    with reading_numbers(name, value, HGFShapeError):
         return torch.as_tensor(value, dtype=dtype, device=device)
-    except (RuntimeError, TypeError, ValueError):  # a text, say, or a ragged list
-        raise HGFShapeError(
-            "this is no tensor of numbers",
-            where=f"argument {name}",
-            found=repr(value)[:100],
-            expected="a number, a list of numbers, an array or a tensor",
-            todo="Pass torch.tensor(...) of it.",
-        ) from None
 
 
 def _broadcast(
