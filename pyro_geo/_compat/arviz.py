@@ -172,7 +172,7 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep ArviZ from remarking on constant draws, NaN and short chains."""
+    """Keep ArviZ from remarking on constant draws and such, and from compiling."""
     # ArviZ 0.23 keeps its logger to itself; 1.x says such things below the level shown.
     logger: Any = getattr(import_arviz(), "_log", logging.getLogger("arviz"))
 
@@ -181,7 +181,7 @@ def quiet() -> Iterator[None]:
 
     logger.addFilter(unwanted)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with uncompiled(), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)
             yield
     finally:
@@ -190,7 +190,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Keep ArviZ 0.23 from compiling the variances of its tables with numba.
+    """Keep ArviZ 0.23 from compiling its variances with numba.
 
     In every process that takes longer than most tables do, and saves nothing later.
     """

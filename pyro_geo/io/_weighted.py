@@ -13,7 +13,6 @@ from pyro_geo._compat.arviz import (
     major_version,
     pareto_k,
     quiet,
-    uncompiled,
 )
 from pyro_geo.io._report.components import columns, component_name
 from pyro_geo.io.names import PARTICLE_DIMS
@@ -41,7 +40,7 @@ def arviz_table(posterior: "xr.Dataset", interval: float) -> "pd.DataFrame":
     """
     level = "ci_prob" if major_version() >= 1 else "hdi_prob"
     options: dict[str, Any] = {"round_to": "none", level: interval}
-    with quiet(), uncompiled():
+    with quiet():
         return import_arviz().summary(posterior, **options)
 
 
