@@ -19,7 +19,7 @@ from pyro_geo.infer.fits.draws import in_order, read_any
 from pyro_geo.infer.fits.layouts import check_alike
 from pyro_geo.infer.fits.precisions import factored
 from pyro_geo.ops.random import draw_rows
-from pyro_geo.summaries.gaussian import GaussianPosterior
+from pyro_geo.summaries.gaussian import GaussianPosterior, aligned_prior
 
 __all__ = ["combine", "consensus"]
 
@@ -96,16 +96,13 @@ def combine(
     posteriors, layout = _aligned(posteriors)
     product = how == "product"
     check(prior is None or product, "prior", "a posterior", f"None with how={how!r}")
-    kind = "a GaussianPosterior, of GaussianPosterior.from_prior(model, ...) say"
-    good = prior is None or isinstance(prior, GaussianPosterior)
-    check(good, "prior", type(prior).__name__, kind)
+    prior = aligned_prior(prior, layout)
     share = _weights(weights, len(posteriors), normalised=not product)
     share = share.to(posteriors[0].loc.device)
     notes = list(dict.fromkeys(note for p in posteriors for note in p.notes))
     cited = dict.fromkeys(key for p in posteriors for key in p.citations)
     cited |= dict.fromkeys(_CITED.get(how, ()))
-    if product and prior is not None:
-        prior = prior.aligned(layout, "argument prior")
+    if prior is not None:
         if on_indefinite == "clip":
             loc, precision = _clipped(posteriors, prior, share)
         else:

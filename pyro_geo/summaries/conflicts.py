@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_geo.checks import check
 from pyro_geo.geometry.matrices import Diagonal
 from pyro_geo.ops.arrays import to_numpy
-from pyro_geo.summaries.gaussian import GaussianPosterior
+from pyro_geo.summaries.gaussian import GaussianPosterior, aligned_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,15 +77,12 @@ def conflict(
     """
     import pandas as pd
 
-    kind = "a GaussianPosterior, of GaussianPosterior.from_prior(model, ...) say"
-    good = prior is None or isinstance(prior, GaussianPosterior)
-    check(good, "prior", type(prior).__name__, kind)
     names, found = _named(posteriors)
     layout = found[0].layout
     aligned = [
         p.aligned(layout, f"posterior {n}") for n, p in zip(names, found, strict=True)
     ]
-    start = None if prior is None else prior.aligned(layout, "argument prior")
+    start = aligned_prior(prior, layout)
     rows = []
     for i, j in itertools.combinations(range(len(aligned)), 2):
         rows.append(

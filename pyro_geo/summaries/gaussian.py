@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from pyro_geo.checks import check_count, check_shape
+from pyro_geo.checks import check, check_count, check_shape
 from pyro_geo.density import Layout, Target
 from pyro_geo.summaries._normal import SiteNormal
 
 if TYPE_CHECKING:
     from pyro_geo.summaries.priors import GaussianPrior
 
-__all__ = ["GaussianPosterior"]
+__all__ = ["GaussianPosterior", "aligned_prior"]
 
 Shrinkage = Literal["ledoit_wolf", "oas"]
 
@@ -330,3 +330,30 @@ class GaussianPosterior(SiteNormal):
         from pyro_geo.summaries.priors import GaussianPrior
 
         return GaussianPrior(self)
+
+
+def aligned_prior(
+    prior: GaussianPosterior | None, layout: Layout
+) -> GaussianPosterior | None:
+    """Read a prior that goes with posteriors.
+
+    Args:
+        prior: as passed; None for none.
+        layout: of the posteriors.
+
+    Returns:
+        The prior in this layout. Anything else, such as a model, is a
+        :class:`~pyro_geo.errors.ConfigurationError`.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> from pyro_geo.geometry.matrices import Diagonal
+        >>> layout = Layout.from_supports({"x": ((), constraints.real)})
+        >>> prior = GaussianPosterior(torch.zeros(1), Diagonal(torch.ones(1)), layout)
+        >>> aligned_prior(None, layout), aligned_prior(prior, layout).loc.item()
+        (None, 0.0)
+    """
+    expected = "a GaussianPosterior, of GaussianPosterior.from_prior(model, ...) say"
+    good = prior is None or isinstance(prior, GaussianPosterior)
+    check(good, "prior", type(prior).__name__, expected)
+    return None if prior is None else prior.aligned(layout, "argument prior")
