@@ -55,7 +55,7 @@ def held_out(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def options() -> dict[str, object]:
-    # the prior alone holds many directions, so that particles need long to come to rest
+    # weights that only the prior holds come to rest slowly
     slow = {"settle_time": 40.0, "settle_friction": 0.5, "polish_max_steps": 100}
     return {"loss": "joint", "alpha": 0.0, "velocity_scale": 0.5, **slow}
 

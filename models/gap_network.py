@@ -59,12 +59,12 @@ def out_of_distribution(seed: int = 0) -> tuple[Tensor, Tensor]:
     return draw(400, True, seed + 2_000_000)
 
 
-def truth(seed: int = 0) -> dict[str, Tensor]:
-    """Noise-free means at the inputs of `data`."""
+def truth(seed: int = 0) -> dict[str, Tensor]:  # at the inputs of `data`
     return {"mean": signal(data(seed)[0]).squeeze(-1)}
 
 
-def options() -> dict[str, object]:  # only the prior holds most directions: slowly
+def options() -> dict[str, object]:
+    # weights that only the prior holds come to rest slowly
     slow = {"settle_time": 40.0, "settle_friction": 0.7, "polish_max_steps": 200}
     flat = {"alpha": 0.0, "velocity_scale": 0.2, "max_evals": 80_000}
     return {"loss": "joint", **flat, **slow}
